@@ -1,0 +1,21 @@
+//! gpushare shares NVIDIA GPUs.
+#![deny(missing_docs)]
+#![deny(unsafe_code)]
+
+#[cfg(not(target_os = "linux"))]
+compile_error!("gpushare drives NVIDIA's Linux driver and builds for Linux only");
+
+pub mod backend;
+pub mod error;
+pub mod id;
+pub mod mig;
+pub mod mode;
+pub mod parameters;
+pub mod plan;
+pub mod port;
+pub mod process;
+pub mod snapshot;
+pub mod spec;
+pub mod units;
+
+pub use error::{Error, ErrorCode, Outcome, Result};

@@ -1,0 +1,164 @@
+//! Steps: the smallest changes of a GPU, each with its inverse.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::id::{ComputeProfileId, ProfileId};
+use crate::mig::{Placement, ProfileName};
+use crate::mode::{ComputeMode, Interval};
+use crate::parameters::MpsConfig;
+use crate::snapshot::Record;
+
+/// One change of one GPU.
+///
+/// Instances are named by where they stand, which is unique on a GPU at any time, and not by ids,
+/// which are reused, or uuids, which may change when an instance is created again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "step", rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Step {
+    /// Ends our MPS daemon.
+    StopMps {
+        /// What it was started with.
+        config: MpsConfig,
+    },
+    /// Destroys a compute instance.
+    DestroyComputeInstance(ComputeInstanceStep),
+    /// Destroys a GPU instance, which has no compute instances any more.
+    DestroyGpuInstance(GpuInstanceStep),
+    /// Creates a GPU instance.
+    CreateGpuInstance(GpuInstanceStep),
+    /// Creates a compute instance.
+    CreateComputeInstance(ComputeInstanceStep),
+    /// Sets the compute mode.
+    SetComputeMode {
+        /// What it is.
+        from: ComputeMode,
+        /// What it becomes.
+        to: ComputeMode,
+    },
+    /// Sets the time-slice interval.
+    SetInterval {
+        /// What it is.
+        from: Interval,
+        /// What it becomes.
+        to: Interval,
+    },
+    /// Turns MIG on or off.
+    SetMigMode {
+        /// On or off.
+        enable: bool,
+        /// Whether the change may need a reset of the GPU: before compute capability 9.0.
+        may_reset: bool,
+    },
+    /// Resets the GPU so that a pending change of MIG mode comes into force.
+    Reset {
+        /// What MIG mode is after it.
+        enable: bool,
+    },
+    /// Starts an MPS daemon of ours.
+    StartMps {
+        /// Its parameters.
+        config: MpsConfig,
+    },
+    /// Writes our record of the GPU.
+    WriteRecord {
+        /// What it says.
+        from: Option<Box<Record>>,
+        /// What it will say.
+        to: Option<Box<Record>>,
+    },
+}
+
+/// A GPU instance in a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GpuInstanceStep {
+    /// Its profile.
+    pub profile: ProfileId,
+    /// The name of its profile.
+    pub name: ProfileName,
+    /// Where it stands.
+    pub placement: Placement,
+}
+
+/// A compute instance in a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ComputeInstanceStep {
+    /// Where its GPU instance stands.
+    pub gpu_instance: Placement,
+    /// Its profile.
+    pub profile: ComputeProfileId,
+    /// The name of its profile.
+    pub name: ProfileName,
+    /// Where it stands, in compute slices of its GPU instance.
+    pub placement: Placement,
+    /// Whether profile and placement are the marked assumption, to be checked when the GPU
+    /// instance exists.
+    pub assumed: bool,
+}
+
+impl Step {
+    /// The step that undoes it. A reset is undone by what undoes the change of mode before it.
+    pub fn inverse(&self) -> Option<Self> {
+        Some(match self.clone() {
+            Self::StopMps { config } => Self::StartMps { config },
+            Self::StartMps { config } => Self::StopMps { config },
+            Self::DestroyComputeInstance(ci) => Self::CreateComputeInstance(ci),
+            Self::CreateComputeInstance(ci) => Self::DestroyComputeInstance(ci),
+            Self::DestroyGpuInstance(gi) => Self::CreateGpuInstance(gi),
+            Self::CreateGpuInstance(gi) => Self::DestroyGpuInstance(gi),
+            Self::SetComputeMode { from, to } => Self::SetComputeMode { from: to, to: from },
+            Self::SetInterval { from, to } => Self::SetInterval { from: to, to: from },
+            Self::SetMigMode { enable, may_reset } => {
+                Self::SetMigMode { enable: !enable, may_reset }
+            }
+            Self::WriteRecord { from, to } => Self::WriteRecord { from: to, to: from },
+            Self::Reset { .. } => return None,
+        })
+    }
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::StopMps { .. } => f.write_str("stop the MPS daemon"),
+            Self::StartMps { config } => {
+                write!(
+                    f,
+                    "start an MPS daemon, {} % of the threads for each client",
+                    config.thread_percentage
+                )
+            }
+            Self::DestroyComputeInstance(ci) => {
+                write!(
+                    f,
+                    "destroy compute instance {} at {} of {}",
+                    ci.name, ci.placement, ci.gpu_instance
+                )
+            }
+            Self::CreateComputeInstance(ci) => {
+                write!(
+                    f,
+                    "create compute instance {} at {} of {}",
+                    ci.name, ci.placement, ci.gpu_instance
+                )
+            }
+            Self::DestroyGpuInstance(gi) => {
+                write!(f, "destroy GPU instance {} at {}", gi.name, gi.placement)
+            }
+            Self::CreateGpuInstance(gi) => {
+                write!(f, "create GPU instance {} at {}", gi.name, gi.placement)
+            }
+            Self::SetComputeMode { from, to } => write!(f, "set compute mode {to} (was {from})"),
+            Self::SetInterval { from, to } => {
+                write!(f, "set time-slice interval {to} (was {from})")
+            }
+            Self::SetMigMode { enable: true, .. } => f.write_str("turn MIG on"),
+            Self::SetMigMode { enable: false, .. } => f.write_str("turn MIG off"),
+            Self::Reset { .. } => f.write_str("reset the GPU"),
+            Self::WriteRecord { to: Some(_), .. } => f.write_str("write the record"),
+            Self::WriteRecord { to: None, .. } => f.write_str("remove the record"),
+        }
+    }
+}

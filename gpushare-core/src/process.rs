@@ -1,0 +1,61 @@
+//! A process that stands on a GPU, as errors, snapshots and plans name it.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::id::Pid;
+
+/// What a holder of a GPU or MIG device is to us. It decides whether and how it can be evicted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum HolderKind {
+    /// A process with a CUDA context.
+    Compute,
+    /// A process with a graphics context: a display server for the most part.
+    Graphics,
+    /// A client of an MPS daemon of ours.
+    MpsClient,
+    /// An MPS server or daemon that is not ours.
+    ForeignMps,
+    /// NVIDIA's own services: DCGM, persistenced, fabric manager.
+    Service,
+}
+
+/// A process that holds a GPU or an instance of it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Holder {
+    /// Its process id.
+    pub pid: Pid,
+    /// When it started, in clock ticks since boot (`/proc/PID/stat`): with the pid, who it is.
+    /// Absent when `/proc` does not show the process (another pid namespace).
+    pub start_time: Option<u64>,
+    /// Its command, as far as it may be read.
+    pub command: String,
+    /// The user it runs as.
+    pub uid: Option<u32>,
+    /// What it is to us.
+    pub kind: HolderKind,
+    /// Why it is never evicted, when it is not.
+    pub protected: Option<String>,
+}
+
+impl Holder {
+    /// A holder of which only the pid is known.
+    pub fn new(pid: Pid, kind: HolderKind) -> Self {
+        Self { pid, start_time: None, command: String::new(), uid: None, kind, protected: None }
+    }
+}
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let command = if self.command.is_empty() { "?" } else { &self.command };
+        write!(f, "pid {} ({command})", self.pid)?;
+        if let Some(why) = &self.protected {
+            write!(f, " [never evicted: {why}]")?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,510 @@
+//! A snapshot: the state of a node's GPUs that was observed, as plain data.
+//!
+//! It holds everything that planning needs and is the document `gpushare.status/v1` that the
+//! command line, C and Python show. Keys are only ever added to it; what is not known is null.
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use crate::error::{Error, ErrorCode, Result};
+use crate::id::{
+    ComputeInstanceId, ComputeProfileId, GpuIndex, GpuInstanceId, GpuUuid, MigUuid, MinorNumber,
+    PciAddress, PciDeviceId, Pid, ProfileId, ShareId,
+};
+use crate::mig::{Geometry, Placement, ProfileName};
+use crate::mode::{ComputeMode, Interval, SharingMode};
+use crate::parameters::{MpsConfig, Parameters, TimeSlicing};
+use crate::process::Holder;
+use crate::spec::Sharing;
+use crate::units::Bytes;
+
+/// The schema that a serialised snapshot names.
+pub const SCHEMA: &str = "gpushare.status/v1";
+
+/// The GPUs of a node as they were observed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Snapshot {
+    /// [`SCHEMA`].
+    pub schema: String,
+    /// Whether the node is simulated.
+    pub simulated: bool,
+    /// The driver.
+    pub driver: Driver,
+    /// Which life of machine and driver this is.
+    pub epoch: Epoch,
+    /// What this node's backend can do beside NVML.
+    pub abilities: Abilities,
+    /// The GPUs, by NVML index; those that our records know and the driver does not come last, as `lost`.
+    pub gpus: Vec<GpuSnapshot>,
+}
+
+/// Versions of the driver and its libraries.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Driver {
+    /// The kernel driver: `580.159.04`.
+    pub version: String,
+    /// The newest CUDA that it supports: `13.0`.
+    pub cuda: Option<String>,
+}
+
+/// One life of machine and driver: what is remembered of another life is no longer so.
+///
+/// A reboot or a reload of the driver loses the MIG layout, MPS, compute mode and interval, and
+/// from compute capability 9.0 on MIG mode.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Epoch {
+    /// The kernel's boot id.
+    pub boot_id: String,
+    /// The version of the driver.
+    pub driver_version: String,
+    /// Differs for every load of the driver's module, where it can be told.
+    pub driver_load: Option<u64>,
+}
+
+/// What a backend can do beside NVML.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Abilities {
+    /// It starts and stops MPS daemons.
+    pub mps: bool,
+    /// It reads and sets the time-slice interval.
+    pub interval: bool,
+    /// It resets GPUs.
+    pub reset: bool,
+}
+
+/// How much of a GPU the observer was allowed to see.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "level")]
+#[non_exhaustive]
+pub enum Visibility {
+    /// Everything.
+    #[default]
+    Full,
+    /// Not all of it: GPU instances, placements and GPU instances without compute instances are
+    /// hidden from a caller without the privilege.
+    Partial {
+        /// What the caller lacks.
+        missing: Vec<String>,
+    },
+}
+
+/// One GPU.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct GpuSnapshot {
+    /// Its uuid: the key to it.
+    pub uuid: GpuUuid,
+    /// NVML's index.
+    pub index: Option<GpuIndex>,
+    /// The minor number of its device node.
+    pub minor: Option<MinorNumber>,
+    /// Its PCI address.
+    pub pci: Option<PciAddress>,
+    /// Its PCI device id.
+    pub device_id: Option<PciDeviceId>,
+    /// NVML's name without `NVIDIA `.
+    pub model: String,
+    /// Its memory.
+    #[serde(rename = "memory_bytes")]
+    pub memory: Option<Bytes>,
+    /// Its streaming multiprocessors: derived from its cores and its compute capability.
+    pub sm_count: Option<u32>,
+    /// Major and minor.
+    pub compute_capability: Option<(u32, u32)>,
+    /// How it is shared.
+    pub mode: SharingMode,
+    /// Why it counts as that.
+    pub reason: String,
+    /// How much of it could be seen.
+    pub visibility: Visibility,
+    /// Its compute mode; with MIG on none, since it is a property of each MIG device there.
+    pub compute_mode: Option<ComputeMode>,
+    /// Its time-slice interval, where it was asked for.
+    pub interval: Option<Interval>,
+    /// Mode `time_sliced`: its parameters; replicas are null where the GPU is not managed.
+    pub time_sliced: Option<TimeSlicedStatus>,
+    /// The MPS daemon that serves it or should.
+    pub mps: Option<MpsStatus>,
+    /// MIG, where the GPU has it.
+    pub mig: Option<MigStatus>,
+    /// Its MIG devices, by placement.
+    pub mig_devices: Vec<MigDevice>,
+    /// What can be leased.
+    pub shares: Vec<Share>,
+    /// Who uses it.
+    pub processes: Vec<GpuProcess>,
+    /// Our record of it.
+    pub record: Option<Record>,
+    /// A change of it that was not finished: the journal's name.
+    pub unsettled: Option<String>,
+}
+
+/// What `time_sliced` shows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct TimeSlicedStatus {
+    /// How many leases it admits; none where the GPU is not managed.
+    pub replicas: Option<u32>,
+    /// The interval, where it was asked for or is on record.
+    pub interval: Option<Interval>,
+}
+
+/// An MPS daemon.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct MpsStatus {
+    /// Whether it is ours.
+    pub ours: bool,
+    /// Whether it answers.
+    pub alive: bool,
+    /// Its parameters, where it is ours.
+    pub config: Option<MpsConfig>,
+    /// Its process, where it is known.
+    pub pid: Option<Pid>,
+}
+
+/// MIG on one GPU.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct MigStatus {
+    /// Whether it is on.
+    pub enabled: bool,
+    /// Whether it will be on after a reset.
+    pub pending: bool,
+    /// The profiles and placements that the driver reports.
+    #[serde(rename = "profiles")]
+    pub geometry: Geometry,
+    /// The GPU instances, by placement.
+    pub gpu_instances: Vec<GpuInstance>,
+}
+
+/// A GPU instance.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct GpuInstance {
+    /// Its id, which is reused.
+    pub id: GpuInstanceId,
+    /// Its profile.
+    pub profile: ProfileId,
+    /// The name of its profile.
+    pub name: ProfileName,
+    /// Where it stands.
+    pub placement: Placement,
+    /// Who uses it apart from its compute instances.
+    pub usage: Usage,
+    /// Its compute instances, by start.
+    pub compute_instances: Vec<ComputeInstance>,
+}
+
+/// A compute instance.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct ComputeInstance {
+    /// Its id within its GPU instance, which is reused.
+    pub id: ComputeInstanceId,
+    /// Its profile.
+    pub profile: ComputeProfileId,
+    /// Its compute slices.
+    pub slices: u8,
+    /// Where it starts, in compute slices of its GPU instance.
+    pub start: u8,
+    /// The uuid of the MIG device that it is.
+    pub uuid: MigUuid,
+    /// Who uses it.
+    pub usage: Usage,
+}
+
+/// Who uses something.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "state", content = "holders")]
+#[non_exhaustive]
+pub enum Usage {
+    /// Nobody.
+    #[default]
+    Idle,
+    /// These.
+    Busy(Vec<Holder>),
+    /// It could not be seen: counts as in use.
+    Unknown,
+}
+
+impl Usage {
+    /// Whether somebody uses it, or may do.
+    pub const fn is_busy(&self) -> bool {
+        !matches!(self, Self::Idle)
+    }
+
+    /// Who uses it, as far as is known.
+    pub fn holders(&self) -> &[Holder] {
+        match self {
+            Self::Busy(holders) => holders,
+            Self::Idle | Self::Unknown => &[],
+        }
+    }
+}
+
+/// A MIG device: a compute instance as programs see it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct MigDevice {
+    /// Its uuid.
+    pub uuid: MigUuid,
+    /// The name of its profile.
+    pub profile: ProfileName,
+    /// The id of its GPU instance.
+    pub gi: GpuInstanceId,
+    /// The id of its compute instance.
+    pub ci: ComputeInstanceId,
+    /// The first slot of its GPU instance, where it could be seen.
+    pub start: Option<u8>,
+    /// Its memory, shared with the other compute instances of its GPU instance.
+    #[serde(rename = "memory_bytes")]
+    pub memory: Option<Bytes>,
+    /// Its streaming multiprocessors; unknown for a compute instance that does not fill its GPU instance
+    /// unless the driver says.
+    pub sm_count: Option<u32>,
+    /// The name that the spec gave it.
+    pub name: Option<String>,
+    /// Who uses it.
+    pub usage: Usage,
+}
+
+/// What can be leased.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Share {
+    /// Its id.
+    pub id: ShareId,
+    /// Who holds it.
+    pub holder: Option<Holder>,
+}
+
+impl Share {
+    /// A share that nobody holds.
+    pub fn free(id: ShareId) -> Self {
+        Self { id, holder: None }
+    }
+}
+
+/// A process on a GPU.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct GpuProcess {
+    /// Who.
+    #[serde(flatten)]
+    pub holder: Holder,
+    /// On which GPU instance.
+    pub gi: Option<GpuInstanceId>,
+    /// On which compute instance.
+    pub ci: Option<ComputeInstanceId>,
+    /// Its device memory, where the driver says.
+    #[serde(rename = "memory_bytes")]
+    pub memory: Option<Bytes>,
+}
+
+impl GpuProcess {
+    /// A process on the whole GPU or on an instance of it.
+    pub fn new(
+        holder: Holder,
+        instance: Option<(GpuInstanceId, ComputeInstanceId)>,
+        memory: Option<Bytes>,
+    ) -> Self {
+        Self { holder, gi: instance.map(|i| i.0), ci: instance.map(|i| i.1), memory }
+    }
+}
+
+/// What we remember of a GPU that no driver does.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Record {
+    /// The life of machine and driver that it speaks of.
+    pub epoch: Epoch,
+    /// The mode that was asked for, with its parameters.
+    pub parameters: Parameters,
+    /// What was there before the first managed change.
+    pub prior: Prior,
+    /// What the spec said of MIG instances beyond their layout, by placement.
+    pub instances: Vec<InstanceRecord>,
+}
+
+impl Record {
+    /// A record of a managed change.
+    pub fn new(epoch: Epoch, parameters: Parameters, prior: Prior) -> Self {
+        Self { epoch, parameters, prior, instances: Vec::new() }
+    }
+}
+
+/// What a GPU was before the first managed change; `mps disable` and `mig disable` return to it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Prior {
+    /// The compute mode.
+    pub compute_mode: Option<ComputeMode>,
+    /// The interval, where it was known.
+    pub interval: Option<Interval>,
+}
+
+/// What the spec said of a MIG instance beyond its layout.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct InstanceRecord {
+    /// Where it stands.
+    pub placement: Placement,
+    /// The name that the spec gave it.
+    pub name: Option<String>,
+    /// How its MIG devices are shared further.
+    pub sharing: Option<Sharing>,
+}
+
+impl InstanceRecord {
+    /// A record of the instance at that placement.
+    pub fn new(placement: Placement, name: Option<String>, sharing: Option<Sharing>) -> Self {
+        Self { placement, name, sharing }
+    }
+}
+
+impl Snapshot {
+    /// The GPU with that uuid.
+    pub fn gpu(&self, uuid: &GpuUuid) -> Option<&GpuSnapshot> {
+        self.gpus.iter().find(|gpu| &gpu.uuid == uuid)
+    }
+
+    /// SHA-256 over the canonical JSON of the structure of all GPUs, in hexadecimal.
+    pub fn digest(&self) -> String {
+        digest(self.gpus.iter())
+    }
+}
+
+impl GpuSnapshot {
+    /// A GPU of which only the uuid is known.
+    pub fn new(uuid: GpuUuid) -> Self {
+        Self {
+            uuid,
+            index: None,
+            minor: None,
+            pci: None,
+            device_id: None,
+            model: String::new(),
+            memory: None,
+            sm_count: None,
+            compute_capability: None,
+            mode: SharingMode::Lost,
+            reason: String::new(),
+            visibility: Visibility::Full,
+            compute_mode: None,
+            interval: None,
+            time_sliced: None,
+            mps: None,
+            mig: None,
+            mig_devices: Vec::new(),
+            shares: Vec::new(),
+            processes: Vec::new(),
+            record: None,
+            unsettled: None,
+        }
+    }
+
+    /// Whether our record speaks of this life of machine and driver.
+    pub fn current_record(&self, epoch: &Epoch) -> Option<&Record> {
+        self.record.as_ref().filter(|record| &record.epoch == epoch)
+    }
+
+    /// What makes two states of a GPU the same state: no pids, no memory in use, no times.
+    fn structure(&self) -> Structure<'_> {
+        let mig = self.mig.as_ref();
+        let instances = mig.map_or(&[][..], |mig| &mig.gpu_instances);
+        let interval = match &self.record {
+            Some(record) => matches!(record.parameters, Parameters::TimeSliced(_)),
+            None => false,
+        };
+        Structure {
+            uuid: &self.uuid,
+            mode: self.mode,
+            mig: mig.map(|mig| (mig.enabled, mig.pending)),
+            compute_mode: self.compute_mode,
+            interval: self.interval.filter(|_| interval),
+            instances: instances
+                .iter()
+                .map(|instance| StructureInstance {
+                    profile: instance.profile,
+                    placement: instance.placement,
+                    compute: instance
+                        .compute_instances
+                        .iter()
+                        .map(|ci| (ci.start, ci.slices, &ci.uuid))
+                        .collect(),
+                })
+                .collect(),
+            mps: self.mps.as_ref().map(|mps| (mps.ours, mps.alive, mps.config.as_ref())),
+            record: self.record.as_ref(),
+            unsettled: self.unsettled.as_deref(),
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Structure<'a> {
+    uuid: &'a GpuUuid,
+    mode: SharingMode,
+    mig: Option<(bool, bool)>,
+    compute_mode: Option<ComputeMode>,
+    interval: Option<Interval>,
+    instances: Vec<StructureInstance<'a>>,
+    mps: Option<(bool, bool, Option<&'a MpsConfig>)>,
+    record: Option<&'a Record>,
+    unsettled: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+struct StructureInstance<'a> {
+    profile: ProfileId,
+    placement: Placement,
+    compute: Vec<(u8, u8, &'a MigUuid)>,
+}
+
+/// SHA-256 over the canonical JSON of the structure of these GPUs, in hexadecimal.
+///
+/// Structure is what a plan rests on: mode, pending changes, compute mode, interval where it is
+/// used, instances with uuid, profile and placement, our daemons and records. Who uses what, how
+/// much memory is in use and what time it is are not in it.
+pub fn digest<'a>(gpus: impl Iterator<Item = &'a GpuSnapshot>) -> String {
+    hash(&gpus.map(GpuSnapshot::structure).collect::<Vec<_>>())
+}
+
+/// SHA-256 of a value's JSON. It is canonical because every map in it is a struct with a fixed
+/// order of keys.
+pub(crate) fn hash(value: &impl Serialize) -> String {
+    use std::fmt::Write as _;
+    let mut hasher = Sha256::new();
+    // Writing to a hasher cannot fail, and no value of ours fails to serialise.
+    let written = serde_json::to_writer(&mut hasher, value);
+    debug_assert!(written.is_ok());
+    hasher.finalize().iter().fold(String::with_capacity(64), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+/// Refuses a document that names another schema.
+pub(crate) fn expect_schema(found: &str, expected: &str) -> Result<()> {
+    if found == expected {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorCode::InvalidArgument,
+        format!("the document is of schema {found:?}, not {expected:?}"),
+    ))
+}
+
+impl TimeSlicedStatus {
+    /// What is shown of a GPU in mode `time_sliced`.
+    pub fn new(parameters: Option<&TimeSlicing>, interval: Option<Interval>) -> Self {
+        Self {
+            replicas: parameters.map(|p| p.replicas.get()),
+            interval: interval.or(parameters.map(|p| p.interval)),
+        }
+    }
+}
