@@ -1,0 +1,3 @@
+//! The `gpushare` command.
+
+fn main() {}
