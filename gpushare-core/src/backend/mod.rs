@@ -1,5 +1,10 @@
 //! What implements the ports. Only the node's builder names a backend.
 
+mod command;
+pub mod mps_host;
+pub mod nvidia_smi;
+#[allow(unsafe_code, reason = "NVML is a C library, and half of it has no safe wrapper")]
 pub mod nvml;
 #[cfg(feature = "sim")]
 pub mod sim;
+pub mod system;
