@@ -24,6 +24,7 @@ use crate::plan::state::GpuState;
 use crate::plan::{self, Plan, Request};
 use crate::port::{LockGuard, Ports};
 use crate::snapshot::{GpuSnapshot, Snapshot};
+use crate::spec::{Entry, Want};
 use crate::state::journal::{self, Device, GpuChange, Header, Journal};
 use crate::state::lock;
 
@@ -68,9 +69,10 @@ pub fn apply(
     let mut observer = Observer::open(ports, simulated)?;
     let request = source.request();
     // Without the lock: it only finds out which GPUs to lock, or that there is nothing to do.
-    let first = observer.snapshot(&scope_of(request, None))?;
+    let first = observer.snapshot(&scope_of(request))?;
     let glance = plan::plan_request(&first, request)?;
-    let settled = glance.gpus.iter().all(|gpu| first.gpu(&gpu.uuid).is_none_or(|g| g.unsettled.is_none()));
+    let settled =
+        glance.gpus.iter().all(|gpu| first.gpu(&gpu.uuid).is_none_or(|g| g.unsettled.is_none()));
     if glance.noop && settled {
         expect(&source, &glance, options)?;
         return Ok(Report::unchanged(&first, &glance));
@@ -79,12 +81,14 @@ pub fn apply(
         Source::Plan(plan) => plan.gpus.iter().map(|gpu| gpu.uuid.clone()).collect(),
         Source::Request(_) => glance.gpus.iter().map(|gpu| gpu.uuid.clone()).collect(),
     };
+    // Settling may reset a GPU, which needs every session of ours closed.
+    let observer = settled.then_some(observer);
     let (locks, recovered) = lock_and_settle(ports, simulated, gpus.clone(), options, progress)?;
-    if !recovered.is_empty() {
-        // Settling may have reset a GPU, which needed every session of ours closed.
-        observer = Observer::open(ports, simulated)?;
-    }
-    let scope = scope_of(request, Some(&gpus));
+    let mut observer = match observer.filter(|_| recovered.is_empty()) {
+        Some(observer) => observer,
+        None => Observer::open(ports, simulated)?,
+    };
+    let scope = Scope { gpus: Some(gpus.into_iter().collect()), ..scope_of(request) };
     let snapshot = observer.snapshot(&scope)?;
     let fresh = plan::plan_request(&snapshot, request)?;
     let plan = check(&source, &snapshot, fresh, options)?;
@@ -101,19 +105,16 @@ pub fn apply(
     Ok(report)
 }
 
-/// What must be observed for a request. A selector such as `all` needs every GPU; under the locks
-/// only those that it meant.
-fn scope_of(request: &Request, gpus: Option<&[GpuUuid]>) -> Scope {
-    let scope = match (gpus, request) {
-        (Some(gpus), _) => Scope::gpus(gpus.iter().cloned()),
-        (None, Request::Leave { gpus, .. }) => Scope::gpus(gpus.iter().cloned()),
-        (None, Request::Apply(_)) => Scope::all(),
-    };
-    let asks = match request {
-        Request::Apply(spec) => spec.gpus.iter().any(|entry| matches!(entry.want, crate::spec::Want::TimeSliced(_))),
-        Request::Leave { .. } => false,
-    };
-    if asks { scope.with_intervals() } else { scope }
+/// What must be observed for a request. A selector such as `all` needs every GPU.
+pub(crate) fn scope_of(request: &Request) -> Scope {
+    match request {
+        Request::Leave { gpus, .. } => Scope::gpus(gpus.iter().cloned()),
+        Request::Apply(spec) => {
+            let asks = |entry: &Entry| matches!(entry.want, Want::TimeSliced(_));
+            let scope = Scope::all();
+            if spec.gpus.iter().any(asks) { scope.with_intervals() } else { scope }
+        }
+    }
 }
 
 /// Compares with what the caller expects.
