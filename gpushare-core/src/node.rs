@@ -116,15 +116,18 @@ impl NodeBuilder {
             Some(sim) => Some(sim),
             None => environment("GPUSHARE_SIM").map(text).transpose()?,
         };
-        let state_dir = self.state_dir.or_else(|| environment("GPUSHARE_STATE_DIR").map(PathBuf::from));
+        let state_dir =
+            self.state_dir.or_else(|| environment("GPUSHARE_STATE_DIR").map(PathBuf::from));
         if let Some(directory) = &state_dir {
             expect_absolute_or_ours(directory)?;
         }
         if let Some(fleet) = sim {
             return simulated(&fleet, state_dir, self.shared_state);
         }
-        let nvml_path = self.nvml_path.or_else(|| environment("GPUSHARE_NVML_PATH").map(PathBuf::from));
-        let nvidia_smi = self.nvidia_smi.or_else(|| environment("GPUSHARE_NVIDIA_SMI").map(PathBuf::from));
+        let nvml_path =
+            self.nvml_path.or_else(|| environment("GPUSHARE_NVML_PATH").map(PathBuf::from));
+        let nvidia_smi =
+            self.nvidia_smi.or_else(|| environment("GPUSHARE_NVIDIA_SMI").map(PathBuf::from));
         for path in [&nvml_path, &nvidia_smi].into_iter().flatten() {
             expect_trusted(path)?;
         }
@@ -179,7 +182,9 @@ fn simulated(fleet: &str, state_dir: Option<PathBuf>, shared: bool) -> Result<No
 fn simulated(fleet: &str, _: Option<PathBuf>, _: bool) -> Result<Node> {
     Err(Error::new(
         ErrorCode::Unsupported,
-        format!("the simulated node {fleet} was asked for, and gpushare-core was built without feature `sim`"),
+        format!(
+            "the simulated node {fleet} was asked for, and gpushare-core was built without feature `sim`"
+        ),
     ))
 }
 
@@ -187,7 +192,11 @@ fn simulated(fleet: &str, _: Option<PathBuf>, _: bool) -> Result<Node> {
 #[cfg(feature = "sim")]
 fn simulated_directory() -> PathBuf {
     let user = rustix::process::geteuid();
-    if user.is_root() { PathBuf::from("/run/gpushare/simulated") } else { users_directory(user.as_raw()) }
+    if user.is_root() {
+        PathBuf::from("/run/gpushare/simulated")
+    } else {
+        users_directory(user.as_raw())
+    }
 }
 
 fn users_directory(uid: u32) -> PathBuf {
@@ -215,10 +224,23 @@ fn directories(state_dir: Option<PathBuf>) -> (PathBuf, PathBuf) {
 
 /// A variable, unless this program runs with more rights than its caller.
 fn environment(name: &str) -> Option<std::ffi::OsString> {
-    if rustix::param::linux_secure() {
+    if has_more_rights_than_its_caller() {
         return None;
     }
     std::env::var_os(name).filter(|value| !value.is_empty())
+}
+
+/// What the kernel told the dynamic linker, AT_SECURE: set-id, or file capabilities. Such a process
+/// often may not read its own auxiliary vector; then it has them.
+fn has_more_rights_than_its_caller() -> bool {
+    const AT_SECURE: usize = 23;
+    const WORD: usize = size_of::<usize>();
+    let Ok(vector) = std::fs::read("/proc/self/auxv") else { return true };
+    let word = |bytes: &[u8]| bytes.try_into().map(usize::from_ne_bytes).unwrap_or(AT_SECURE);
+    vector
+        .chunks_exact(2 * WORD)
+        .map(|pair| pair.split_at(WORD))
+        .any(|(key, value)| word(key) == AT_SECURE && word(value) != 0)
 }
 
 fn text(value: std::ffi::OsString) -> Result<String> {
@@ -294,7 +316,8 @@ impl Node {
         self.inner.simulator.as_ref()
     }
 
-    pub(crate) fn ports(&self) -> &Ports {
+    /// The ports that the node stands on: to decorate them with faults, or to count calls.
+    pub fn ports(&self) -> &Ports {
         &self.inner.ports
     }
 
@@ -338,7 +361,9 @@ impl Node {
     /// # Errors
     /// Every code but PANIC; the [outcome](Error::outcome) says what is left on the hardware.
     pub fn apply(&self, spec: &Spec, options: &ApplyOptions) -> Result<Report> {
-        self.apply_with(Source::Request(&Request::Apply(spec.clone())), options, |_| ControlFlow::Continue(()))
+        self.apply_with(Source::Request(&Request::Apply(spec.clone())), options, |_| {
+            ControlFlow::Continue(())
+        })
     }
 
     /// Applies a plan or a request, and hears how it goes. `progress` is called at each step and

@@ -2,7 +2,7 @@
 
 use crate::apply::{ApplyOptions, Event, POLL, Progress};
 use crate::error::{Error, ErrorCode, Result};
-use crate::mig::solve::fits;
+use crate::mig::fit::fits;
 use crate::observe::{Observer, Scope};
 use crate::plan::{self, Eviction, Plan, Step};
 use crate::port::Ports;
@@ -47,9 +47,13 @@ pub(super) fn obtain(
     }
     let start = ports.clock.now();
     while !plan.needs.evict.is_empty() && ports.clock.now().saturating_sub(start) < options.drain {
-        let holders = plan.needs.evict.iter().flat_map(|eviction| eviction.holders.clone()).collect();
+        let holders =
+            plan.needs.evict.iter().flat_map(|eviction| eviction.holders.clone()).collect();
         if progress(&Event::Draining { holders }).is_break() {
-            return Err(Error::new(ErrorCode::Interrupted, "stopped while waiting for tenants to go"));
+            return Err(Error::new(
+                ErrorCode::Interrupted,
+                "stopped while waiting for tenants to go",
+            ));
         }
         ports.clock.sleep(POLL);
         snapshot = observer.snapshot(scope)?;
@@ -74,14 +78,22 @@ fn can_evict(eviction: &Eviction, options: &ApplyOptions) -> bool {
 
 fn in_the_way(snapshot: &Snapshot, eviction: &Eviction, options: &ApplyOptions) -> Error {
     let holders: Vec<_> = eviction.holders.iter().map(ToString::to_string).collect();
-    let held = if holders.is_empty() { String::new() } else { format!(" is held by {}", holders.join(", ")) };
+    let held = if holders.is_empty() {
+        String::new()
+    } else {
+        format!(" is held by {}", holders.join(", "))
+    };
     let advice = if options.allow_evict {
         "end the protected holder by its own means"
     } else {
         "wait for it (--drain), allow its eviction (--allow-evict), or ask for what fits beside it"
     };
     let fits = beside_the_busy(snapshot, eviction);
-    let beside = if fits.is_empty() { String::new() } else { format!("; beside what is in use fits {}", fits.join(", ")) };
+    let beside = if fits.is_empty() {
+        String::new()
+    } else {
+        format!("; beside what is in use fits {}", fits.join(", "))
+    };
     Error::new(ErrorCode::Busy, format!("{}{held}; {advice}{beside}", eviction.what))
         .of_gpu(&eviction.gpu)
         .with_holders(eviction.holders.clone())
@@ -122,7 +134,9 @@ pub(super) fn holders_in_the_way(snapshot: &Snapshot, plan: &Plan) -> Vec<Holder
                 Step::DestroyComputeInstance(ci) => {
                     let gis = mig.gpu_instances.iter().filter(|i| i.placement == ci.gpu_instance);
                     let cis = gis.flat_map(|gi| &gi.compute_instances);
-                    cis.filter(|there| there.start == ci.placement.start).map(|ci| &ci.usage).collect()
+                    cis.filter(|there| there.start == ci.placement.start)
+                        .map(|ci| &ci.usage)
+                        .collect()
                 }
                 _ => Vec::new(),
             };

@@ -59,7 +59,11 @@ pub(super) fn evict(
         if waiting.is_empty() || ports.clock.now().saturating_sub(start) >= options.grace {
             break;
         }
-        if progress(&Event::Draining { holders: waiting.iter().map(|(_, h, _)| (*h).clone()).collect() }).is_break() {
+        if progress(&Event::Draining {
+            holders: waiting.iter().map(|(_, h, _)| (*h).clone()).collect(),
+        })
+        .is_break()
+        {
             return Err(Error::new(ErrorCode::Interrupted, "stopped while evicting"));
         }
         ports.clock.sleep(POLL);

@@ -64,14 +64,6 @@ impl<'a> Executor<'a> {
         self.ports
     }
 
-    /// Gives the open driver back.
-    pub(super) fn into_observer(self) -> Result<Observer> {
-        match self.observer {
-            Some(observer) => Ok(observer),
-            None => Observer::open(self.ports, self.simulated),
-        }
-    }
-
     /// Does the steps of a journal's header, in order, and holds the result against the model.
     pub(super) fn run(
         &mut self,
@@ -98,9 +90,13 @@ impl<'a> Executor<'a> {
             let first = from.get(position).copied().unwrap_or(0);
             for (step_number, step) in gpu.steps.iter().enumerate().skip(first) {
                 number += 1;
-                let event = Event::Step { number, of, gpu: gpu.uuid.clone(), what: step.to_string() };
+                let event =
+                    Event::Step { number, of, gpu: gpu.uuid.clone(), what: step.to_string() };
                 if progress(&event).is_break() {
-                    let error = Error::new(ErrorCode::Interrupted, format!("stopped before step {number} of {of}, {step}"));
+                    let error = Error::new(
+                        ErrorCode::Interrupted,
+                        format!("stopped before step {number} of {of}, {step}"),
+                    );
                     return Err(Failed { error: error.of_gpu(&gpu.uuid), begun });
                 }
                 if let Err(error) = journal.write(&Entry::Begin(position, step_number)) {
@@ -112,12 +108,14 @@ impl<'a> Executor<'a> {
                 let created = match self.step(&gpu.uuid, step) {
                     Ok(created) => created,
                     Err(error) => {
-                        let error = error.of_gpu(&gpu.uuid).context(format!("{step} on GPU {}", gpu.uuid));
+                        let error =
+                            error.of_gpu(&gpu.uuid).context(format!("{step} on GPU {}", gpu.uuid));
                         return Err(Failed { error, begun });
                     }
                 };
                 if let Some(uuid) = created {
-                    if let Err(error) = journal.write(&Entry::Created(position, step_number, uuid)) {
+                    if let Err(error) = journal.write(&Entry::Created(position, step_number, uuid))
+                    {
                         return Err(Failed { error, begun });
                     }
                 }
@@ -130,7 +128,8 @@ impl<'a> Executor<'a> {
     fn check_result(&mut self, header: &Header) -> Result<()> {
         let snapshot = self.observe(header)?;
         for gpu in &header.gpus {
-            let expected = gpu.steps.iter().fold(gpu.before.clone(), |state, step| state.after(step));
+            let expected =
+                gpu.steps.iter().fold(gpu.before.clone(), |state, step| state.after(step));
             let found = snapshot.gpu(&gpu.uuid).map(GpuState::of);
             if !found.is_some_and(|found| found.matches(&expected)) {
                 return Err(Error::new(
@@ -174,7 +173,9 @@ impl<'a> Executor<'a> {
         if self.observer.is_none() {
             self.observer = Some(Observer::open(self.ports, self.simulated)?);
         }
-        self.observer.as_mut().ok_or_else(|| Error::new(ErrorCode::InvalidState, "the driver is closed"))
+        self.observer
+            .as_mut()
+            .ok_or_else(|| Error::new(ErrorCode::InvalidState, "the driver is closed"))
     }
 
     /// One call that changes something, with its line in the audit.
@@ -222,16 +223,22 @@ impl<'a> Executor<'a> {
             Step::CreateGpuInstance(gi) => self.create_gpu_instance(gpu, gi).map(|()| None),
             Step::DestroyGpuInstance(gi) => self.destroy_gpu_instance(gpu, gi).map(|()| None),
             Step::CreateComputeInstance(ci) => self.create_compute_instance(gpu, ci).map(Some),
-            Step::DestroyComputeInstance(ci) => self.destroy_compute_instance(gpu, ci).map(|()| None),
+            Step::DestroyComputeInstance(ci) => {
+                self.destroy_compute_instance(gpu, ci).map(|()| None)
+            }
             Step::SetMigMode { enable, may_reset } => {
                 self.set_mig_mode(gpu, *enable, *may_reset).map(|()| None)
             }
             Step::Reset { enable } => self.reset(gpu, *enable).map(|()| None),
             Step::SetComputeMode { to, .. } => {
                 let (mode, name) = (*to, to.as_str());
-                self.change(gpu, "nvmlDeviceSetComputeMode", name, |nvml| nvml.set_compute_mode(gpu, mode))?;
+                self.change(gpu, "nvmlDeviceSetComputeMode", name, |nvml| {
+                    nvml.set_compute_mode(gpu, mode)
+                })?;
                 let found = self.observer()?.nvml().compute_mode(gpu)?;
-                read_back(found == mode, || format!("compute mode is {found} after it was set to {mode}"))?;
+                read_back(found == mode, || {
+                    format!("compute mode is {found} after it was set to {mode}")
+                })?;
                 Ok(None)
             }
             Step::SetInterval { to, .. } => {
@@ -240,7 +247,9 @@ impl<'a> Executor<'a> {
                 self.audit(gpu, "nvidia-smi compute-policy --set-timeslice", to.as_str(), word, 0);
                 result?;
                 let found = self.ports.policy.interval(gpu)?;
-                read_back(found == *to, || format!("the interval is {found} after it was set to {to}"))?;
+                read_back(found == *to, || {
+                    format!("the interval is {found} after it was set to {to}")
+                })?;
                 Ok(None)
             }
             Step::StartMps { config } => {
@@ -259,7 +268,9 @@ impl<'a> Executor<'a> {
                 self.audit(gpu, "stop MPS daemon", "", word, 0);
                 result?;
                 let found = self.ports.mps.probe(gpu)?;
-                read_back(!found.is_some_and(|daemon| daemon.alive), || "the MPS daemon still answers".to_owned())?;
+                read_back(!found.is_some_and(|daemon| daemon.alive), || {
+                    "the MPS daemon still answers".to_owned()
+                })?;
                 Ok(None)
             }
             Step::WriteRecord { to, .. } => {
@@ -279,9 +290,10 @@ impl<'a> Executor<'a> {
     fn create_gpu_instance(&mut self, gpu: &GpuUuid, gi: &GpuInstanceStep) -> Result<()> {
         let (profile, placement) = (gi.profile, gi.placement);
         let argument = format!("{} ({profile}) at {placement}", gi.name);
-        let info = self.change(gpu, "nvmlDeviceCreateGpuInstanceWithPlacement", &argument, |nvml| {
-            nvml.create_gpu_instance(gpu, profile, placement)
-        })?;
+        let info =
+            self.change(gpu, "nvmlDeviceCreateGpuInstanceWithPlacement", &argument, |nvml| {
+                nvml.create_gpu_instance(gpu, profile, placement)
+            })?;
         self.gpu_instances.insert((gpu.clone(), info.placement), info.id);
         read_back(info.placement == placement && info.profile == profile, || {
             format!("the driver created profile {} at {} instead", info.profile, info.placement)
@@ -291,13 +303,19 @@ impl<'a> Executor<'a> {
     fn destroy_gpu_instance(&mut self, gpu: &GpuUuid, gi: &GpuInstanceStep) -> Result<()> {
         let id = self.gpu_instance_id(gpu, gi.placement)?;
         let argument = format!("{} at {} (id {id})", gi.name, gi.placement);
-        self.change(gpu, "nvmlGpuInstanceDestroy", &argument, |nvml| nvml.destroy_gpu_instance(gpu, id))
-            .map_err(unseen_holder)?;
+        self.change(gpu, "nvmlGpuInstanceDestroy", &argument, |nvml| {
+            nvml.destroy_gpu_instance(gpu, id)
+        })
+        .map_err(unseen_holder)?;
         self.gpu_instances.remove(&(gpu.clone(), gi.placement));
         Ok(())
     }
 
-    fn create_compute_instance(&mut self, gpu: &GpuUuid, ci: &ComputeInstanceStep) -> Result<MigUuid> {
+    fn create_compute_instance(
+        &mut self,
+        gpu: &GpuUuid,
+        ci: &ComputeInstanceStep,
+    ) -> Result<MigUuid> {
         let id = self.gpu_instance_id(gpu, ci.gpu_instance)?;
         if ci.assumed {
             let profiles = self.observer()?.nvml().compute_profiles(gpu, id)?;
@@ -315,15 +333,20 @@ impl<'a> Executor<'a> {
         }
         // A compute instance that fills its GPU instance has one place to be, and old drivers
         // cannot be told it.
-        let placement = ci.assumed.then_some(ci.placement).or_else(|| {
-            (ci.name.compute.is_some()).then_some(ci.placement)
-        });
+        let placement = ci
+            .assumed
+            .then_some(ci.placement)
+            .or_else(|| (ci.name.compute.is_some()).then_some(ci.placement));
         let argument = format!("{} at {} of {}", ci.name, ci.placement, ci.gpu_instance);
         let profile = ci.profile;
-        let info = self.change(gpu, "nvmlGpuInstanceCreateComputeInstanceWithPlacement", &argument, |nvml| {
-            nvml.create_compute_instance(gpu, id, profile, placement)
-        })?;
-        self.compute_instances.insert((gpu.clone(), ci.gpu_instance, info.placement.start), info.id);
+        let info = self.change(
+            gpu,
+            "nvmlGpuInstanceCreateComputeInstanceWithPlacement",
+            &argument,
+            |nvml| nvml.create_compute_instance(gpu, id, profile, placement),
+        )?;
+        self.compute_instances
+            .insert((gpu.clone(), ci.gpu_instance, info.placement.start), info.id);
         read_back(info.profile == profile && info.placement.start == ci.placement.start, || {
             format!("the driver created profile {} at {} instead", info.profile, info.placement)
         })?;
@@ -334,7 +357,10 @@ impl<'a> Executor<'a> {
         let gi = self.gpu_instance_id(gpu, ci.gpu_instance)?;
         let key = (gpu.clone(), ci.gpu_instance, ci.placement.start);
         let id = self.compute_instances.get(&key).copied().ok_or_else(|| {
-            Error::new(ErrorCode::Stale, format!("there is no compute instance at {}", ci.placement))
+            Error::new(
+                ErrorCode::Stale,
+                format!("there is no compute instance at {}", ci.placement),
+            )
         })?;
         let argument = format!("{} at {} of {} (id {id})", ci.name, ci.placement, ci.gpu_instance);
         self.change(gpu, "nvmlComputeInstanceDestroy", &argument, |nvml| {
@@ -344,14 +370,15 @@ impl<'a> Executor<'a> {
         self.compute_instances.remove(&key);
         let profile = ci.profile;
         let left = self.observer()?.nvml().compute_instances(gpu, gi, profile)?;
-        read_back(left.iter().all(|there| there.id != id), || "the compute instance is still there".to_owned())
+        read_back(left.iter().all(|there| there.id != id), || {
+            "the compute instance is still there".to_owned()
+        })
     }
 
     fn set_mig_mode(&mut self, gpu: &GpuUuid, enable: bool, may_reset: bool) -> Result<()> {
         let argument = if enable { "on" } else { "off" };
-        let activation = self.change(gpu, "nvmlDeviceSetMigMode", argument, |nvml| {
-            nvml.set_mig_mode(gpu, enable)
-        })?;
+        let activation = self
+            .change(gpu, "nvmlDeviceSetMigMode", argument, |nvml| nvml.set_mig_mode(gpu, enable))?;
         // Minor number and handles may be others now (nvml.h).
         self.observer()?.forget(gpu);
         self.forget_instances(gpu);

@@ -10,7 +10,7 @@ mod evict;
 mod execute;
 mod options;
 mod recover;
-mod report;
+pub mod report;
 mod settle;
 
 use std::collections::BTreeSet;
@@ -30,7 +30,9 @@ use crate::state::lock;
 
 pub use options::{ApplyOptions, Event};
 pub use recover::{discard, recover};
-pub use report::{Evicted, Recovered, Recreated, Report, ReportOutcome, Settled};
+pub use report::Report;
+
+use report::Recovered;
 
 use execute::Executor;
 
@@ -140,7 +142,12 @@ fn stale(expected: &str, found: &str) -> Error {
 }
 
 /// The plan to execute: the one that was given, with today's needs.
-fn check(source: &Source<'_>, snapshot: &Snapshot, fresh: Plan, options: &ApplyOptions) -> Result<Plan> {
+fn check(
+    source: &Source<'_>,
+    snapshot: &Snapshot,
+    fresh: Plan,
+    options: &ApplyOptions,
+) -> Result<Plan> {
     expect(source, &fresh, options)?;
     match source {
         Source::Plan(plan) if plan.digest != fresh.digest => {
@@ -253,7 +260,10 @@ fn transact(
                     };
                     let mut error = failed.error.with_outcome(outcome);
                     for device in recreated {
-                        error = error.context(format!("rolled back, and {} is now {}", device.old, device.new));
+                        error = error.context(format!(
+                            "rolled back, and {} is now {}",
+                            device.old, device.new
+                        ));
                     }
                     Err(error)
                 }

@@ -94,7 +94,11 @@ pub(super) fn settle(
     let begun: Vec<usize> = (0..header.gpus.len()).map(|gpu| found.begun(gpu)).collect();
     let reached = positions(header, &begun, &snapshot)?;
     let all = |done: fn(&GpuChange) -> usize| {
-        header.gpus.iter().zip(&reached).all(|(gpu, position)| *position == Position::After(done(gpu)))
+        header
+            .gpus
+            .iter()
+            .zip(&reached)
+            .all(|(gpu, position)| *position == Position::After(done(gpu)))
     };
     if all(|gpu| gpu.steps.len()) {
         journal.settle()?;
@@ -204,7 +208,9 @@ fn expect_idle(change: &GpuChange, position: Position, gpu: &GpuSnapshot) -> Res
         }
     }
     match in_use.into_iter().next() {
-        Some((what, holders)) => Err(in_the_way(change, &format!("{what} is in use since"), holders)),
+        Some((what, holders)) => {
+            Err(in_the_way(change, &format!("{what} is in use since"), holders))
+        }
         None => Ok(()),
     }
 }

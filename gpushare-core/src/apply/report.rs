@@ -133,7 +133,8 @@ impl Report {
     }
 
     pub(super) fn recovered(simulated: bool, recovered: Vec<Recovered>) -> Self {
-        let outcome = if recovered.is_empty() { ReportOutcome::Unchanged } else { ReportOutcome::Recovered };
+        let outcome =
+            if recovered.is_empty() { ReportOutcome::Unchanged } else { ReportOutcome::Recovered };
         Self {
             schema: SCHEMA.to_owned(),
             simulated,

@@ -21,12 +21,17 @@ pub(super) enum Position {
 ///
 /// # Errors
 /// RECOVERY_REQUIRED when a GPU is in no state that the change could have left.
-pub(super) fn positions(header: &Header, begun: &[usize], snapshot: &Snapshot) -> Result<Vec<Position>> {
+pub(super) fn positions(
+    header: &Header,
+    begun: &[usize],
+    snapshot: &Snapshot,
+) -> Result<Vec<Position>> {
     let mut positions = Vec::with_capacity(header.gpus.len());
     for (change, &begun) in header.gpus.iter().zip(begun) {
-        let found = snapshot.gpu(&change.uuid).map(GpuState::of).ok_or_else(|| {
-            required(change, "the GPU does not answer")
-        })?;
+        let found = snapshot
+            .gpu(&change.uuid)
+            .map(GpuState::of)
+            .ok_or_else(|| required(change, "the GPU does not answer"))?;
         let position = locate(change, begun, &found).ok_or_else(|| {
             required(change, "it is in no state that the change could have left: somebody else has changed it since")
         })?;
@@ -71,7 +76,9 @@ fn locate(change: &GpuChange, begun: usize, found: &GpuState) -> Option<Position
 fn called_off(change: &GpuChange) -> Option<GpuState> {
     let mut state = change.before.clone();
     let mig = state.mig.as_mut()?;
-    if mig.enabled == mig.pending || !change.steps.iter().any(|step| matches!(step, Step::Reset { .. })) {
+    if mig.enabled == mig.pending
+        || !change.steps.iter().any(|step| matches!(step, Step::Reset { .. }))
+    {
         return None;
     }
     mig.pending = mig.enabled;
@@ -116,7 +123,8 @@ pub(super) fn roll_back(
     for change in &header.gpus {
         let found = snapshot.gpu(&change.uuid).map(GpuState::of);
         let back = found.is_some_and(|found| {
-            found.matches(&change.before) || called_off(change).is_some_and(|state| state.matches(&found))
+            found.matches(&change.before)
+                || called_off(change).is_some_and(|state| state.matches(&found))
         });
         if !back {
             return Err(required(change, "it was rolled back and is still not as before"));

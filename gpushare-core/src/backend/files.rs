@@ -56,7 +56,10 @@ impl FileStore {
 
     fn make(&self, name: &str) -> Result<Folder> {
         self.folder(name, true)?.ok_or_else(|| {
-            Error::new(ErrorCode::Io, format!("{} is gone while it is written to", self.lib.display()))
+            Error::new(
+                ErrorCode::Io,
+                format!("{} is gone while it is written to", self.lib.display()),
+            )
         })
     }
 }
@@ -118,7 +121,12 @@ fn open_below(
     }
 }
 
-fn make_directory(above: impl rustix::fd::AsFd, name: &OsStr, path: &Path, mode: u32) -> Result<()> {
+fn make_directory(
+    above: impl rustix::fd::AsFd,
+    name: &OsStr,
+    path: &Path,
+    mode: u32,
+) -> Result<()> {
     match rustix::fs::mkdirat(&above, name, Mode::from_raw_mode(mode)) {
         // The umask may have taken rights that readers of records need.
         Ok(()) => rustix::fs::chmodat(&above, name, Mode::from_raw_mode(mode), AtFlags::empty())
@@ -129,7 +137,11 @@ fn make_directory(above: impl rustix::fd::AsFd, name: &OsStr, path: &Path, mode:
 }
 
 /// Opens a directory that can be trusted; none when it is not there.
-fn open_directory(above: impl rustix::fd::AsFd, name: &OsStr, path: &Path) -> Result<Option<OwnedFd>> {
+fn open_directory(
+    above: impl rustix::fd::AsFd,
+    name: &OsStr,
+    path: &Path,
+) -> Result<Option<OwnedFd>> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let directory = match rustix::fs::openat(above, name, flags, Mode::empty()) {
         Ok(directory) => directory,
@@ -139,7 +151,8 @@ fn open_directory(above: impl rustix::fd::AsFd, name: &OsStr, path: &Path) -> Re
         }
         Err(errno) => return Err(Error::io("open", path, errno.into())),
     };
-    let stat = rustix::fs::fstat(&directory).map_err(|errno| Error::io("look at", path, errno.into()))?;
+    let stat =
+        rustix::fs::fstat(&directory).map_err(|errno| Error::io("look at", path, errno.into()))?;
     let user = rustix::process::geteuid();
     let owner = stat.st_uid;
     if owner != 0 && owner != user.as_raw() {
@@ -203,7 +216,8 @@ impl Store for FileStore {
     fn append(&self, name: &str, content: &[u8]) -> Result<()> {
         let folder = self.make(name)?;
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::APPEND;
-        let mut file = File::from(folder.open(&folder.file, flags, 0o644).map_err(folder.error("write"))?);
+        let mut file =
+            File::from(folder.open(&folder.file, flags, 0o644).map_err(folder.error("write"))?);
         let failed = |error| Error::io("write", &folder.path, error);
         file.write_all(content).map_err(failed)?;
         file.sync_data().map_err(failed)
@@ -219,9 +233,12 @@ impl Store for FileStore {
     }
 
     fn list(&self, folder: &str) -> Result<Vec<String>> {
-        let Some(folder) = self.folder(&format!("{folder}/"), false)? else { return Ok(Vec::new()) };
+        let Some(folder) = self.folder(&format!("{folder}/"), false)? else {
+            return Ok(Vec::new());
+        };
         let mut names = Vec::new();
-        let entries = rustix::fs::Dir::read_from(&folder.directory).map_err(folder.error("list"))?;
+        let entries =
+            rustix::fs::Dir::read_from(&folder.directory).map_err(folder.error("list"))?;
         for entry in entries {
             let entry = entry.map_err(folder.error("list"))?;
             // Names that begin with a dot are being written.

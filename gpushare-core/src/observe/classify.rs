@@ -27,11 +27,15 @@ fn hardware(gpu: &GpuSnapshot) -> (SharingMode, String) {
     if let Some(mig) = &gpu.mig {
         if mig.enabled != mig.pending {
             let (now, then) = if mig.enabled { ("on", "off") } else { ("off", "on") };
-            return (SharingMode::Pending, format!("MIG is {now} and will be {then} after a reset"));
+            return (
+                SharingMode::Pending,
+                format!("MIG is {now} and will be {then} after a reset"),
+            );
         }
         if mig.enabled {
             let without = mig.gpu_instances.iter().filter(|gi| gi.compute_instances.is_empty());
-            let without: Vec<_> = without.map(|gi| format!("{} at {}", gi.name, gi.placement)).collect();
+            let without: Vec<_> =
+                without.map(|gi| format!("{} at {}", gi.name, gi.placement)).collect();
             let reason = if without.is_empty() {
                 "MIG is on".to_owned()
             } else {
@@ -84,7 +88,8 @@ pub(super) fn shares(gpu: &GpuSnapshot, parameters: Option<&Parameters>) -> Vec<
             None => Vec::new(),
         },
         SharingMode::Mig => {
-            let instances = gpu.record.as_ref().map(|record| &record.instances[..]).unwrap_or_default();
+            let instances =
+                gpu.record.as_ref().map(|record| &record.instances[..]).unwrap_or_default();
             let mut shares = Vec::new();
             for device in &gpu.mig_devices {
                 let sharing = instances

@@ -15,7 +15,11 @@ const MIG_CONFIG: &str = "/proc/driver/nvidia/capabilities/mig/config";
 const MOST_PROFILES: u32 = 64;
 
 impl Observer {
-    pub(super) fn look_at_mig(&mut self, gpu: &mut GpuSnapshot, pci: PciInfo) -> Result<(), Failure> {
+    pub(super) fn look_at_mig(
+        &mut self,
+        gpu: &mut GpuSnapshot,
+        pci: PciInfo,
+    ) -> Result<(), Failure> {
         let Some(mode) = optional(self.nvml.mig_mode(&gpu.uuid))? else { return Ok(()) };
         let geometry = self.geometry(&gpu.uuid, pci)?;
         let mut gpu_instances = Vec::new();
@@ -31,7 +35,9 @@ impl Observer {
             }
         }
         gpu.mig_devices = match devices {
-            Some(devices) => devices.iter().map(|device| hidden_device(&geometry, device)).collect(),
+            Some(devices) => {
+                devices.iter().map(|device| hidden_device(&geometry, device)).collect()
+            }
             None => devices_of(&geometry, &gpu_instances, gpu),
         };
         gpu.mig = Some(MigStatus {
@@ -71,7 +77,11 @@ impl Observer {
     ///
     /// NVML lists them by profile. Once no profile that was not asked for could stand on what is
     /// left, there are no more to find.
-    fn gpu_instances(&mut self, gpu: &GpuUuid, geometry: &Geometry) -> Result<Vec<GpuInstance>, Failure> {
+    fn gpu_instances(
+        &mut self,
+        gpu: &GpuUuid,
+        geometry: &Geometry,
+    ) -> Result<Vec<GpuInstance>, Failure> {
         let mut found = Vec::new();
         let mut taken: u16 = 0;
         for (position, profile) in geometry.profiles().iter().enumerate() {
@@ -101,7 +111,8 @@ impl Observer {
         // Largest first: mostly one compute instance fills its GPU instance, and one call finds it.
         for candidate in assumed.iter().rev() {
             if candidate.slices <= free {
-                free = self.add_compute_instances(gpu, info, candidate, free, &mut compute_instances)?;
+                free =
+                    self.add_compute_instances(gpu, info, candidate, free, &mut compute_instances)?;
             }
         }
         if free > 0 {
@@ -109,7 +120,13 @@ impl Observer {
             let asked: Vec<ComputeProfileId> = assumed.iter().map(|profile| profile.id).collect();
             for other in self.nvml.compute_profiles(gpu, info.id)? {
                 if !asked.contains(&other.id) {
-                    free = self.add_compute_instances(gpu, info, &other, free, &mut compute_instances)?;
+                    free = self.add_compute_instances(
+                        gpu,
+                        info,
+                        &other,
+                        free,
+                        &mut compute_instances,
+                    )?;
                 }
             }
         }
@@ -185,8 +202,10 @@ fn devices_of(geometry: &Geometry, instances: &[GpuInstance], gpu: &GpuSnapshot)
 
 /// A MIG device as its own handle shows it to a caller without privilege.
 fn hidden_device(geometry: &Geometry, device: &MigDeviceInfo) -> MigDevice {
-    let same_slices = geometry.profiles().iter().filter(|profile| profile.slices == device.gpu_slices);
-    let closest = same_slices.min_by_key(|profile| (profile.memory.get().abs_diff(device.memory.get()), profile.id));
+    let same_slices =
+        geometry.profiles().iter().filter(|profile| profile.slices == device.gpu_slices);
+    let closest = same_slices
+        .min_by_key(|profile| (profile.memory.get().abs_diff(device.memory.get()), profile.id));
     let name = closest.map_or(ProfileName::short(device.gpu_slices), |profile| profile.name);
     MigDevice {
         uuid: device.uuid.clone(),

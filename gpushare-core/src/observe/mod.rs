@@ -14,11 +14,11 @@ use crate::error::Result;
 use crate::id::{GpuIndex, GpuUuid, MinorNumber, PciDeviceId};
 use crate::mig::Geometry;
 use crate::mode::SharingMode;
+use crate::parameters::Parameters;
 use crate::port::{Nvml, NvmlFailure, NvmlResult, NvmlReturn, PciInfo, Ports};
 use crate::snapshot::{
-    Abilities, Driver, Epoch, GpuSnapshot, MpsStatus, Record, Snapshot, TimeSlicedStatus, SCHEMA,
+    Abilities, Driver, Epoch, GpuSnapshot, MpsStatus, Record, SCHEMA, Snapshot, TimeSlicedStatus,
 };
-use crate::parameters::Parameters;
 use crate::state::{journal, record};
 use crate::units::Bytes;
 
@@ -219,7 +219,11 @@ impl Observer {
         Ok(())
     }
 
-    fn look_at_mps(&mut self, gpu: &mut GpuSnapshot, epoch: &Epoch) -> std::result::Result<(), Failure> {
+    fn look_at_mps(
+        &mut self,
+        gpu: &mut GpuSnapshot,
+        epoch: &Epoch,
+    ) -> std::result::Result<(), Failure> {
         let recorded = gpu.current_record(epoch).and_then(|record| match &record.parameters {
             Parameters::Mps(config) => Some(config.clone()),
             _ => None,
@@ -281,7 +285,8 @@ fn vanished(
     scope: &Scope,
     unsettled: &BTreeMap<GpuUuid, String>,
 ) -> Vec<GpuSnapshot> {
-    let gone = records.into_iter().filter(|(uuid, _)| !present.contains(uuid) && scope.contains(uuid));
+    let gone =
+        records.into_iter().filter(|(uuid, _)| !present.contains(uuid) && scope.contains(uuid));
     gone.map(|(uuid, record)| {
         let mut gpu = GpuSnapshot::new(uuid);
         gpu.reason = "gpushare has managed it, and the driver no longer shows it".to_owned();
@@ -307,7 +312,10 @@ impl From<NvmlFailure> for Failure {
 fn is_lost(failure: &NvmlFailure) -> bool {
     matches!(
         failure.ret,
-        NvmlReturn::GPU_IS_LOST | NvmlReturn::GPU_NOT_FOUND | NvmlReturn::NOT_FOUND | NvmlReturn::RESET_REQUIRED
+        NvmlReturn::GPU_IS_LOST
+            | NvmlReturn::GPU_NOT_FOUND
+            | NvmlReturn::NOT_FOUND
+            | NvmlReturn::RESET_REQUIRED
     )
 }
 

@@ -19,7 +19,8 @@ const SERVICES: [&str; 7] = [
     "nvidia-fabricmanager",
 ];
 
-const MPS_DAEMONS: [&str; 3] = ["nvidia-cuda-mps-server", "nvidia-cuda-mps-control", "nvidia-cuda-mps"];
+const MPS_DAEMONS: [&str; 3] =
+    ["nvidia-cuda-mps-server", "nvidia-cuda-mps-control", "nvidia-cuda-mps"];
 
 /// Fills in the processes of a GPU and the usage of its instances.
 pub(super) fn look(
@@ -33,14 +34,18 @@ pub(super) fn look(
         return Ok(());
     };
     // Without MIG any GPU may draw; with it only +gfx profiles do.
-    let graphics = if !mig_on || draws(gpu) { list(nvml, gpu, ContextKind::Graphics)? } else { None };
+    let graphics =
+        if !mig_on || draws(gpu) { list(nvml, gpu, ContextKind::Graphics)? } else { None };
     let ours = gpu.mps.as_ref().is_some_and(|mps| mps.ours && mps.alive);
-    let clients = if mig_on || compute.is_empty() { None } else { list(nvml, gpu, ContextKind::MpsClient)? };
-    let clients: BTreeSet<Pid> = clients.unwrap_or_default().iter().map(|process| process.pid).collect();
+    let clients =
+        if mig_on || compute.is_empty() { None } else { list(nvml, gpu, ContextKind::MpsClient)? };
+    let clients: BTreeSet<Pid> =
+        clients.unwrap_or_default().iter().map(|process| process.pid).collect();
 
     let lineage = lineage(processes);
     let mut found: Vec<GpuProcess> = Vec::new();
-    let kinds = [(compute, HolderKind::Compute), (graphics.unwrap_or_default(), HolderKind::Graphics)];
+    let kinds =
+        [(compute, HolderKind::Compute), (graphics.unwrap_or_default(), HolderKind::Graphics)];
     for (list, kind) in kinds {
         for info in list {
             let facts = processes.facts(info.pid);
@@ -58,9 +63,9 @@ pub(super) fn look(
             } else {
                 kind
             };
-            let known = found
-                .iter_mut()
-                .find(|process| process.holder.pid == info.pid && process.gi == info.instance.map(|i| i.0));
+            let known = found.iter_mut().find(|process| {
+                process.holder.pid == info.pid && process.gi == info.instance.map(|i| i.0)
+            });
             match known {
                 // With both kinds of context it is the one that is harder to move.
                 Some(process) => process.holder.kind = kind,
@@ -72,7 +77,9 @@ pub(super) fn look(
         }
     }
     found.sort_by(|a, b| a.holder.cmp(&b.holder));
-    if let Some(foreign) = found.iter().find(|process| process.holder.kind == HolderKind::ForeignMps) {
+    if let Some(foreign) =
+        found.iter().find(|process| process.holder.kind == HolderKind::ForeignMps)
+    {
         // Best effort: a daemon without a server yet is not seen.
         let pid = Some(foreign.holder.pid);
         if gpu.mps.is_none() {
@@ -117,7 +124,12 @@ fn lineage(processes: &dyn Processes) -> BTreeSet<Pid> {
     lineage
 }
 
-fn holder(pid: Pid, kind: HolderKind, facts: Option<ProcessFacts>, lineage: &BTreeSet<Pid>) -> Holder {
+fn holder(
+    pid: Pid,
+    kind: HolderKind,
+    facts: Option<ProcessFacts>,
+    lineage: &BTreeSet<Pid>,
+) -> Holder {
     let mut holder = Holder::new(pid, kind);
     let protected = match kind {
         HolderKind::Graphics => Some("it draws on a display"),
@@ -163,7 +175,8 @@ fn mark_usage(gpu: &mut GpuSnapshot) {
         device.usage = match ci {
             Some(ci) => ci.usage.clone(),
             None => usage(gpu.processes.iter().filter(|process| {
-                process.gi.is_none_or(|id| id == device.gi) && process.ci.is_none_or(|id| id == device.ci)
+                process.gi.is_none_or(|id| id == device.gi)
+                    && process.ci.is_none_or(|id| id == device.ci)
             })),
         };
     }

@@ -10,7 +10,10 @@ impl fmt::Display for Plan {
         if self.simulated {
             writeln!(f, "SIMULATED")?;
         }
-        for gpu in &self.gpus {
+        // They are locked in the order of uuids; people read them in the order of indices.
+        let mut gpus: Vec<_> = self.gpus.iter().collect();
+        gpus.sort_by_key(|gpu| gpu.index);
+        for gpu in gpus {
             gpu.fmt(f)?;
         }
         if self.noop {
@@ -22,7 +25,11 @@ impl fmt::Display for Plan {
         }
         for eviction in &needs.evict {
             let holders: Vec<_> = eviction.holders.iter().map(ToString::to_string).collect();
-            let holders = if holders.is_empty() { String::new() } else { format!(": {}", holders.join(", ")) };
+            let holders = if holders.is_empty() {
+                String::new()
+            } else {
+                format!(": {}", holders.join(", "))
+            };
             writeln!(f, "  --allow-evict  {}{holders}", eviction.what)?;
         }
         for gpu in &needs.reset {
@@ -30,7 +37,11 @@ impl fmt::Display for Plan {
         }
         for hazard in &needs.hazards {
             let safe = hazard.hazard.safe.join(", ");
-            writeln!(f, "  --allow-hazard {}  {}; safe: {safe}", hazard.hazard.name, hazard.hazard.message)?;
+            writeln!(
+                f,
+                "  --allow-hazard {}  {}; safe: {safe}",
+                hazard.hazard.name, hazard.hazard.message
+            )?;
         }
         writeln!(f, "Digest {}", self.digest)
     }
@@ -50,24 +61,41 @@ impl fmt::Display for GpuPlan {
         for kept in &self.keep {
             let busy = if kept.busy { "  in use" } else { "" };
             let uuids: Vec<_> = kept.uuids.iter().map(|uuid| uuid.as_str()).collect();
-            writeln!(f, "    keep     {:14} at {}  {}{busy}", kept.profile, kept.placement, uuids.join(" "))?;
+            writeln!(
+                f,
+                "    keep     {:14} at {}  {}{busy}",
+                kept.profile,
+                kept.placement,
+                uuids.join(" ")
+            )?;
         }
         for step in &self.steps {
             let sign = match step {
-                Step::DestroyComputeInstance(_) | Step::DestroyGpuInstance(_) | Step::StopMps { .. } => '-',
-                Step::CreateComputeInstance(_) | Step::CreateGpuInstance(_) | Step::StartMps { .. } => '+',
+                Step::DestroyComputeInstance(_)
+                | Step::DestroyGpuInstance(_)
+                | Step::StopMps { .. } => '-',
+                Step::CreateComputeInstance(_)
+                | Step::CreateGpuInstance(_)
+                | Step::StartMps { .. } => '+',
                 _ => '~',
             };
             let assumed = match step {
-                Step::CreateComputeInstance(ci) if ci.assumed => "  (assumed; checked when its GPU instance exists)",
+                Step::CreateComputeInstance(ci) if ci.assumed => {
+                    "  (assumed; checked when its GPU instance exists)"
+                }
                 _ => "",
             };
             writeln!(f, "  {sign} {step}{assumed}")?;
         }
         if !self.steps.is_empty() {
-            let count = |which: fn(&Step) -> bool| self.steps.iter().filter(|step| which(step)).count();
-            let destroys = count(|step| matches!(step, Step::DestroyComputeInstance(_) | Step::DestroyGpuInstance(_)));
-            let creates = count(|step| matches!(step, Step::CreateComputeInstance(_) | Step::CreateGpuInstance(_)));
+            let count =
+                |which: fn(&Step) -> bool| self.steps.iter().filter(|step| which(step)).count();
+            let destroys = count(|step| {
+                matches!(step, Step::DestroyComputeInstance(_) | Step::DestroyGpuInstance(_))
+            });
+            let creates = count(|step| {
+                matches!(step, Step::CreateComputeInstance(_) | Step::CreateGpuInstance(_))
+            });
             if destroys + creates > 0 {
                 writeln!(f, "    costs    {destroys} destroys, {creates} creates")?;
             }

@@ -2,8 +2,9 @@
 
 use crate::error::{Error, ErrorCode, Result};
 use crate::hazard;
+use crate::mig::fit::fits;
 use crate::mig::order::{Action, order};
-use crate::mig::solve::{CurrentCompute, CurrentInstance, Solution, WantedInstance, fits, solve};
+use crate::mig::solve::{CurrentCompute, CurrentInstance, Solution, WantedInstance, solve};
 use crate::mig::{ComputeProfile, Geometry, Placement, Profile};
 use crate::mode::{ComputeMode, Interval, SharingMode};
 use crate::parameters::Parameters;
@@ -47,7 +48,8 @@ pub(super) fn plan_gpu(
     if gpu.unsettled.is_some() {
         plan.notes.push("an unfinished change lies here and is settled first".to_owned());
     }
-    let mut planner = Planner { snapshot, gpu, target, plan, evict: Vec::new(), instances: Vec::new() };
+    let mut planner =
+        Planner { snapshot, gpu, target, plan, evict: Vec::new(), instances: Vec::new() };
     planner.stop_mps();
     planner.mig(needs)?;
     planner.settings();
@@ -81,7 +83,11 @@ impl Planner<'_> {
         new.sort();
         new.dedup_by_key(|holder| holder.pid);
         if !new.is_empty() {
-            self.evict.push(Eviction { gpu: self.gpu.uuid.clone(), what: what.into(), holders: new });
+            self.evict.push(Eviction {
+                gpu: self.gpu.uuid.clone(),
+                what: what.into(),
+                holders: new,
+            });
         }
     }
 
@@ -92,7 +98,9 @@ impl Planner<'_> {
 
     fn stop_mps(&mut self) {
         let Some(mps) = self.gpu.mps.as_ref().filter(|mps| mps.ours && mps.alive) else { return };
-        if let Some(config) = mps.config.as_ref().filter(|config| self.target.mps.as_ref() != Some(config)) {
+        if let Some(config) =
+            mps.config.as_ref().filter(|config| self.target.mps.as_ref() != Some(config))
+        {
             self.step(Step::StopMps { config: config.clone() });
             let clients = self.holders(|kind| kind == HolderKind::MpsClient);
             self.need_gone("the MPS daemon that is stopped", clients);
@@ -104,7 +112,10 @@ impl Planner<'_> {
             return match self.target.mig {
                 Some(_) => Err(Error::new(
                     ErrorCode::Unsupported,
-                    format!("{} has no MIG; it can be exclusive, time_sliced or mps", self.gpu.model),
+                    format!(
+                        "{} has no MIG; it can be exclusive, time_sliced or mps",
+                        self.gpu.model
+                    ),
                 )),
                 None => Ok(()),
             };
@@ -119,7 +130,9 @@ impl Planner<'_> {
                 }
             }
             Some(layout) => {
-                if !mig.enabled && self.gpu.compute_mode.is_some_and(|mode| mode != ComputeMode::Default) {
+                if !mig.enabled
+                    && self.gpu.compute_mode.is_some_and(|mode| mode != ComputeMode::Default)
+                {
                     // Turning MIG on would do it, but then turning it off would not undo it.
                     self.set_compute_mode(ComputeMode::Default);
                 }
@@ -178,8 +191,10 @@ impl Planner<'_> {
             .collect::<Result<_>>()?;
         let solution = solve(geometry, &current, &wanted)?;
         self.need_instances_gone(mig, &solution);
-        for action in order(geometry, &current, &wanted, &solution) {
-            if let Some(step) = layout_step(geometry, &mig.gpu_instances, &wanted, &solution, action) {
+        for action in order(geometry, &current, &wanted, &solution)? {
+            if let Some(step) =
+                layout_step(geometry, &mig.gpu_instances, &wanted, &solution, action)
+            {
                 self.step(step);
             }
         }
@@ -225,16 +240,23 @@ impl Planner<'_> {
         let mut busy: Vec<(String, Usage)> = Vec::new();
         let mut check = |gi: &GpuInstance, whole: bool, goes: &dyn Fn(usize) -> bool| {
             if whole && gi.usage.is_busy() {
-                busy.push((format!("GPU instance {} at {}", gi.name, gi.placement), gi.usage.clone()));
+                busy.push((
+                    format!("GPU instance {} at {}", gi.name, gi.placement),
+                    gi.usage.clone(),
+                ));
             }
             for (position, ci) in gi.compute_instances.iter().enumerate() {
                 if goes(position) && ci.usage.is_busy() {
                     let name = gi.name.with_compute(ci.slices);
-                    busy.push((format!("{name} at {} ({})", gi.placement, ci.uuid), ci.usage.clone()));
+                    busy.push((
+                        format!("{name} at {} ({})", gi.placement, ci.uuid),
+                        ci.usage.clone(),
+                    ));
                 }
             }
         };
-        for gi in solution.destroyed.iter().filter_map(|&position| mig.gpu_instances.get(position)) {
+        for gi in solution.destroyed.iter().filter_map(|&position| mig.gpu_instances.get(position))
+        {
             check(gi, true, &|_| true);
         }
         for placed in &solution.instances {
@@ -276,7 +298,8 @@ impl Planner<'_> {
             if self.plan.steps.len() > before && to == ComputeMode::ExclusiveProcess {
                 // It would say that one process has the GPU while several do.
                 let there = self.holders(|kind| {
-                    matches!(kind, HolderKind::Compute) || (kind == HolderKind::MpsClient && self.target.mps.is_none())
+                    matches!(kind, HolderKind::Compute)
+                        || (kind == HolderKind::MpsClient && self.target.mps.is_none())
                 });
                 let allowed = usize::from(self.target.mps.is_none());
                 if there.len() > allowed {
@@ -453,5 +476,7 @@ fn layout_step(
 }
 
 fn compute_profile(profile: &Profile, slices: u8) -> Option<ComputeProfile> {
-    ComputeProfile::assumed(profile.index, profile.slices).into_iter().find(|ci| ci.slices == slices)
+    ComputeProfile::assumed(profile.index, profile.slices)
+        .into_iter()
+        .find(|ci| ci.slices == slices)
 }

@@ -191,7 +191,8 @@ impl Plan {
     /// INVALID_ARGUMENT when it is none.
     pub fn from_json(text: &str) -> Result<Self> {
         let plan: Self = serde_json::from_str(text).map_err(|error| {
-            Error::new(ErrorCode::InvalidArgument, format!("not a plan: {error}")).with_source(error)
+            Error::new(ErrorCode::InvalidArgument, format!("not a plan: {error}"))
+                .with_source(error)
         })?;
         snapshot::expect_schema(&plan.schema, SCHEMA)?;
         Ok(plan)
@@ -218,8 +219,9 @@ pub fn plan_request(snapshot: &Snapshot, request: &Request) -> Result<Plan> {
     let mut gpus = Vec::new();
     for (position, target) in target::targets(snapshot, request)? {
         let Some(gpu) = snapshot.gpus.get(position) else { continue };
-        let planned = layout::plan_gpu(snapshot, gpu, &target, &mut needs)
-            .map_err(|error| error.of_gpu(&gpu.uuid).context(format!("GPU {}", select::name(gpu))))?;
+        let planned = layout::plan_gpu(snapshot, gpu, &target, &mut needs).map_err(|error| {
+            error.of_gpu(&gpu.uuid).context(format!("GPU {}", select::name(gpu)))
+        })?;
         gpus.push(planned);
     }
     gpus.sort_by(|a, b| a.uuid.cmp(&b.uuid));

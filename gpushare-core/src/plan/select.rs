@@ -71,7 +71,10 @@ pub fn one(snapshot: &Snapshot, selector: &Selector) -> Result<Vec<usize>> {
     let missing = |what: String| {
         let known: Vec<_> = snapshot.gpus.iter().map(name).collect();
         let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
-        Err(Error::new(ErrorCode::NotFound, format!("there is no GPU {what}; this node has {known}")))
+        Err(Error::new(
+            ErrorCode::NotFound,
+            format!("there is no GPU {what}; this node has {known}"),
+        ))
     };
     match selector {
         Selector::All => Ok(matching(&|gpu| gpu.mode != SharingMode::Lost)),
@@ -100,11 +103,7 @@ pub fn one(snapshot: &Snapshot, selector: &Selector) -> Result<Vec<usize>> {
         }
         Selector::Pci { address, optional } => {
             let found = matching(&|gpu| gpu.pci == Some(*address));
-            if found.is_empty() && !optional {
-                missing(format!("at {address}"))
-            } else {
-                Ok(found)
-            }
+            if found.is_empty() && !optional { missing(format!("at {address}")) } else { Ok(found) }
         }
         Selector::Model(pattern) => Ok(matching(&|gpu| glob(pattern, &gpu.model))),
         Selector::DeviceId(id) => Ok(matching(&|gpu| gpu.device_id == Some(*id))),
@@ -132,7 +131,9 @@ pub fn parse(text: &str) -> Result<Selector> {
     }
     Err(Error::new(
         ErrorCode::InvalidArgument,
-        format!("{text:?} names no GPU: give an index, a uuid or the beginning of one, a PCI address, or all"),
+        format!(
+            "{text:?} names no GPU: give an index, a uuid or the beginning of one, a PCI address, or all"
+        ),
     ))
 }
 

@@ -82,7 +82,11 @@ impl GpuState {
             gpu_instances,
             compute_mode: gpu.compute_mode,
             interval: gpu.interval,
-            mps: gpu.mps.as_ref().filter(|mps| mps.ours && mps.alive).and_then(|mps| mps.config.clone()),
+            mps: gpu
+                .mps
+                .as_ref()
+                .filter(|mps| mps.ours && mps.alive)
+                .and_then(|mps| mps.config.clone()),
             record: gpu.record.clone(),
         }
     }
@@ -112,7 +116,9 @@ impl GpuState {
             Step::SetInterval { to, .. } => state.interval = Some(*to),
             Step::WriteRecord { to, .. } => state.record = to.as_deref().cloned(),
             // The mode is what it is to be: a pending change is called off, nothing else happens.
-            Step::SetMigMode { enable, .. } if state.mig.is_some_and(|mig| mig.enabled == *enable) => {
+            Step::SetMigMode { enable, .. }
+                if state.mig.is_some_and(|mig| mig.enabled == *enable) =>
+            {
                 state.mig = Some(MigModeState { enabled: *enable, pending: *enable });
             }
             Step::SetMigMode { enable, .. } | Step::Reset { enable } => {
@@ -135,7 +141,8 @@ impl GpuState {
             }
             Step::CreateComputeInstance(ci) => {
                 if let Some(gi) = state.gpu_instance_mut(ci.gpu_instance) {
-                    gi.compute.push(ComputeState { start: ci.placement.start, profile: ci.profile });
+                    gi.compute
+                        .push(ComputeState { start: ci.placement.start, profile: ci.profile });
                     gi.compute.sort_unstable_by_key(|ci| ci.start);
                 }
             }

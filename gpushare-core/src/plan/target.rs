@@ -46,7 +46,8 @@ pub(super) fn targets(snapshot: &Snapshot, request: &Request) -> Result<Vec<(usi
                 for position in positions {
                     let Some(gpu) = snapshot.gpus.get(position) else { continue };
                     let target = wanted(snapshot, gpu, &entry.want).map_err(|error| {
-                        let error = error.of_gpu(&gpu.uuid).context(format!("GPU {}", select::name(gpu)));
+                        let error =
+                            error.of_gpu(&gpu.uuid).context(format!("GPU {}", select::name(gpu)));
                         match entry.location.to_string() {
                             place if place.is_empty() => error,
                             place => error.context(place),
@@ -61,8 +62,10 @@ pub(super) fn targets(snapshot: &Snapshot, request: &Request) -> Result<Vec<(usi
             let mut targets = Vec::new();
             for uuid in gpus {
                 let position = snapshot.gpus.iter().position(|gpu| &gpu.uuid == uuid);
-                let Some((position, gpu)) = position.and_then(|p| Some((p, snapshot.gpus.get(p)?))) else {
-                    return Err(Error::new(ErrorCode::NotFound, format!("there is no GPU {uuid}")).of_gpu(uuid));
+                let Some((position, gpu)) = position.and_then(|p| Some((p, snapshot.gpus.get(p)?)))
+                else {
+                    return Err(Error::new(ErrorCode::NotFound, format!("there is no GPU {uuid}"))
+                        .of_gpu(uuid));
                 };
                 targets.push((position, left(snapshot, gpu, *mode)?));
             }
@@ -160,7 +163,9 @@ fn left(snapshot: &Snapshot, gpu: &GpuSnapshot, mode: Mode) -> Result<Target> {
         _ => {
             return Err(Error::new(
                 ErrorCode::InvalidArgument,
-                format!("{mode} is not a mode that one leaves: apply the mode that you want instead"),
+                format!(
+                    "{mode} is not a mode that one leaves: apply the mode that you want instead"
+                ),
             ));
         }
     };
@@ -180,7 +185,9 @@ fn left(snapshot: &Snapshot, gpu: &GpuSnapshot, mode: Mode) -> Result<Target> {
     let mut notes = Vec::new();
     let prior = record.map_or_else(Prior::default, |record| record.prior.clone());
     let compute_mode = prior.compute_mode.unwrap_or_else(|| {
-        notes.push("what was there before is not on record: compute mode becomes default".to_owned());
+        notes.push(
+            "what was there before is not on record: compute mode becomes default".to_owned(),
+        );
         ComputeMode::Default
     });
     Ok(Target {

@@ -239,8 +239,9 @@ fn sum_of(before: &str, json: &str) -> String {
 
 /// A line with its checksum, and the checksum.
 fn seal(before: &str, value: &impl Serialize) -> Result<(String, String)> {
-    let json = serde_json::to_string(value)
-        .map_err(|error| Error::new(ErrorCode::Io, "cannot write the journal").with_source(error))?;
+    let json = serde_json::to_string(value).map_err(|error| {
+        Error::new(ErrorCode::Io, "cannot write the journal").with_source(error)
+    })?;
     let sum = sum_of(before, &json);
     Ok((format!("{sum} {json}\n"), sum))
 }
@@ -254,9 +255,14 @@ fn parse(content: &[u8]) -> std::result::Result<(Header, Vec<Entry>), String> {
         let Some(line) = line.strip_suffix('\n') else {
             // Cut off while it was written: it never counted. The header is never cut off, since a
             // journal appears whole.
-            return if number == 0 { Err("its first line is cut off".to_owned()) } else { Ok(None) };
+            return if number == 0 {
+                Err("its first line is cut off".to_owned())
+            } else {
+                Ok(None)
+            };
         };
-        let (found, json) = line.split_once(' ').ok_or(format!("line {} has no checksum", number + 1))?;
+        let (found, json) =
+            line.split_once(' ').ok_or(format!("line {} has no checksum", number + 1))?;
         let expected = sum_of(sum, json);
         if found != expected {
             return Err(format!("the checksum of line {} does not add up", number + 1));
@@ -265,7 +271,8 @@ fn parse(content: &[u8]) -> std::result::Result<(Header, Vec<Entry>), String> {
         Ok(Some(json))
     };
     let header = next(&mut sum)?.ok_or("it is empty")?;
-    let header: Header = serde_json::from_str(header).map_err(|error| format!("its first line: {error}"))?;
+    let header: Header =
+        serde_json::from_str(header).map_err(|error| format!("its first line: {error}"))?;
     expect_schema(&header.schema, SCHEMA).map_err(|error| error.to_string())?;
     let mut entries = Vec::new();
     while let Some(json) = next(&mut sum)? {

@@ -47,7 +47,11 @@ pub fn acquire(
                 .of_gpu(gpu));
             }
             if waiting(gpu).is_break() {
-                return Err(Error::new(ErrorCode::Interrupted, format!("stopped while waiting for the lock of GPU {gpu}")).of_gpu(gpu));
+                return Err(Error::new(
+                    ErrorCode::Interrupted,
+                    format!("stopped while waiting for the lock of GPU {gpu}"),
+                )
+                .of_gpu(gpu));
             }
             clock.sleep(POLL);
         };

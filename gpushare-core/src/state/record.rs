@@ -70,8 +70,7 @@ pub fn read(store: &dyn Store, gpu: &GpuUuid) -> Result<Option<Record>> {
 /// IO or PERMISSION_DENIED.
 pub fn write(store: &dyn Store, gpu: &GpuUuid, record: Option<&Record>) -> Result<()> {
     let Some(record) = record else { return store.remove(&name(gpu)) };
-    let document =
-        Document { schema: SCHEMA.to_owned(), gpu: gpu.clone(), record: record.clone() };
+    let document = Document { schema: SCHEMA.to_owned(), gpu: gpu.clone(), record: record.clone() };
     let content = serde_json::to_vec(&document).map_err(|error| {
         Error::new(ErrorCode::Io, format!("cannot write the record of {gpu}")).with_source(error)
     })?;
