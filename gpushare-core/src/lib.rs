@@ -8,6 +8,7 @@ compile_error!("gpushare drives NVIDIA's Linux driver and builds for Linux only"
 pub mod apply;
 pub mod backend;
 pub mod error;
+pub mod gpu;
 pub mod hazard;
 pub mod id;
 pub mod mig;
