@@ -22,7 +22,7 @@
 
 mod backing;
 mod control;
-
+mod faults;
 mod fleet;
 mod mig;
 mod nvml;
@@ -38,7 +38,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
 pub use control::{FaultSpec, Loss, ProcessSpec, Target};
-
+pub use faults::{CallRecord, Death, Failure, Fault, Faults};
 pub use fleet::Fleet;
 pub use nvml::SimulatedNvml;
 pub use products::{PRODUCTS, Product, ProductProfile};

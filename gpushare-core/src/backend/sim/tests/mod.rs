@@ -1,3 +1,5 @@
+mod faults;
+
 use std::time::Instant;
 
 use super::*;
