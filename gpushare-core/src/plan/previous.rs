@@ -36,7 +36,7 @@ fn want(snapshot: &Snapshot, gpu: &GpuSnapshot) -> Result<Want, String> {
         }
         SharingMode::Mps | SharingMode::Degraded => {
             let config = gpu.mps.as_ref().and_then(|mps| mps.config.clone());
-            Ok(Want::Mps(config.unwrap_or_else(MpsConfig::default)))
+            Ok(Want::Mps(config.unwrap_or_default()))
         }
         SharingMode::Mig => {
             let instances = gpu.mig.as_ref().map(|mig| &mig.gpu_instances[..]).unwrap_or_default();
