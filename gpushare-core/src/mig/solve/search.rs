@@ -158,11 +158,13 @@ impl<'a> Search<'a> {
         for (at, &placement) in placements.iter().enumerate() {
             group.masks[at] = placement.mask();
             group.starts[at] = placement.start;
-            let here = |instance: &CurrentInstance| {
-                instance.profile == position && instance.placement == placement
-            };
-            group.standing[at] =
-                current.iter().position(here).map_or(NONE, |position| position as u8);
+        }
+        group.standing = [NONE; LIMIT];
+        for (number, instance) in current.iter().enumerate() {
+            let here = placements.iter().position(|&placement| placement == instance.placement);
+            if let (true, Some(at)) = (instance.profile == position, here) {
+                group.standing[at] = number as u8;
+            }
         }
         for k in from..until {
             let kind = &self.kinds[k];

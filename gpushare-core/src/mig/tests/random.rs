@@ -127,6 +127,7 @@ fn geometry(which: usize) -> Geometry {
         geometries::a30_with_media,
         geometries::rtx_pro_6000,
         geometries::h100,
+        geometries::scarce,
     ][which]()
 }
 
@@ -280,7 +281,7 @@ proptest! {
 
     #[test]
     fn the_best_way_by_definition(
-        which in 0usize..5, bytes in proptest::collection::vec(any::<u8>(), 0..300),
+        which in 0usize..6, bytes in proptest::collection::vec(any::<u8>(), 0..300),
     ) {
         let geometry = geometry(which);
         let mut draw = Draw(bytes.into_iter());
@@ -291,7 +292,7 @@ proptest! {
     /// The same with large GPU instances of one profile, which are cut again.
     #[test]
     fn the_best_way_to_cut_again(
-        which in 0usize..5, bytes in proptest::collection::vec(any::<u8>(), 0..100),
+        which in 0usize..6, bytes in proptest::collection::vec(any::<u8>(), 0..100),
     ) {
         let geometry = geometry(which);
         let mut draw = Draw(bytes.into_iter());
@@ -310,7 +311,7 @@ proptest! {
 
     #[test]
     fn the_order_of_what_is_given_does_not_matter(
-        which in 0usize..5, bytes in proptest::collection::vec(any::<u8>(), 0..400),
+        which in 0usize..6, bytes in proptest::collection::vec(any::<u8>(), 0..400),
     ) {
         let geometry = geometry(which);
         let mut draw = Draw(bytes.into_iter());
@@ -334,7 +335,7 @@ proptest! {
 
     #[test]
     fn what_exists_can_be_wanted(
-        which in 0usize..5, bytes in proptest::collection::vec(any::<u8>(), 0..300),
+        which in 0usize..6, bytes in proptest::collection::vec(any::<u8>(), 0..300),
     ) {
         let geometry = geometry(which);
         let current = Draw(bytes.into_iter()).current(&geometry);
