@@ -9,13 +9,16 @@ use gpushare_core::mig::solve::{CurrentCompute, CurrentInstance, WantedInstance}
 use gpushare_core::mig::{Geometry, Placement, Profile};
 use gpushare_core::units::Bytes;
 
+/// Name, index, id, slices, maximum, MiB, size and starts of the placements.
+type Row = (&'static str, u32, u32, u8, u8, u64, u8, &'static [u8]);
+
 /// The 7-slice family without `+me`, with the numbers of an H100 of 80 GB, as `nvidia-smi mig -lgip`
 /// and `-lgipp` print them: 18 placements, 723 layouts, 78 multisets of profiles.
 ///
 /// # Errors
 /// None that this table can cause.
 pub fn seven_slices() -> Result<Geometry> {
-    let rows: [(&str, u32, u32, u8, u8, u64, u8, &[u8]); 6] = [
+    let rows: [Row; 6] = [
         ("1g.10gb", 0, 19, 1, 7, 9_984, 1, &[0, 1, 2, 3, 4, 5, 6]),
         ("1g.20gb", 9, 15, 1, 4, 20_096, 2, &[0, 2, 4, 6]),
         ("2g.20gb", 1, 14, 2, 3, 20_096, 2, &[0, 2, 4]),
@@ -23,16 +26,7 @@ pub fn seven_slices() -> Result<Geometry> {
         ("4g.40gb", 3, 5, 4, 1, 40_448, 4, &[0]),
         ("7g.80gb", 4, 0, 7, 1, 81_152, 8, &[0]),
     ];
-    let profile = |(name, index, id, slices, max_instances, mebibytes, size, starts): (
-        &str,
-        _,
-        _,
-        _,
-        _,
-        _,
-        _,
-        &[u8],
-    )| {
+    let profile = |(name, index, id, slices, max_instances, mebibytes, size, starts): Row| {
         let engines = Engines { decoders: slices, encoders: 0, jpeg: slices, optical_flow: 0 };
         Ok(Profile {
             name: name.parse()?,

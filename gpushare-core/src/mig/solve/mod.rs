@@ -139,7 +139,7 @@ const MOST_COMPUTE: usize = 64;
 ///   profile, or a size that its compute instances do not come in.
 /// - INSUFFICIENT when the wanted instances do not fit on this GPU even when it is empty, or
 ///   wanted compute instances not in their GPU instance; with the largest parts of it that do.
-/// - UNSUPPORTED for more instances than any known GPU has.
+/// - UNSUPPORTED for more instances, or more ways to place them, than any known GPU has.
 pub fn solve(
     geometry: &Geometry,
     current: &[CurrentInstance],
@@ -147,7 +147,7 @@ pub fn solve(
 ) -> Result<Solution> {
     check(geometry, current)?;
     let demand = Demand::new(geometry, current, wanted)?;
-    search::best(geometry, current, wanted, &demand)
+    search::best(geometry, current, wanted, &demand)?
         .ok_or_else(|| refusal::insufficient(geometry, wanted))
 }
 

@@ -10,9 +10,9 @@ use crate::mig::solve::compute::{Sizes, arrange, legal_starts};
 /// How many alternatives an error names.
 const NAMED: usize = 5;
 
-/// After how many tries the search for alternatives ends. No request of plain profiles on a
-/// known GPU comes near it.
-const TRIES: usize = 20_000;
+/// After how many steps the search for alternatives ends. A request on a known GPU takes some
+/// thousands; what has been found by then is still true.
+const STEPS: u32 = 1_000_000;
 
 pub(super) fn no_profile(geometry: &Geometry, position: usize) -> Error {
     let names: Vec<_> =
@@ -79,12 +79,14 @@ pub(super) fn compute(geometry: &Geometry, wanted: &WantedInstance) -> Error {
     let spell = |chosen: &[usize]| {
         sum(sizes.iter().zip(chosen).map(|(&size, &n)| (compute_name(profile, size), n)))
     };
+    let mut steps = STEPS;
     let mut found = maximal(&counts, |chosen| {
+        steps = steps.saturating_sub(100);
         let most = usize::from(profile.slices);
         let list = sizes.iter().zip(chosen);
         let list: Vec<_> = list.flat_map(|(&size, &n)| vec![size; n.min(most + 1)]).collect();
         let Some(packed) = Sizes::of(&list, profile.slices) else { return false };
-        arrange(packed, &legal_starts(profile, packed), &[]).is_some()
+        steps > 0 && arrange(packed, &legal_starts(profile, packed), &[]).is_some()
     });
     found.sort_by_key(|chosen| {
         let slices: usize = sizes.iter().zip(chosen).map(|(&s, n)| usize::from(s) * n).sum();
@@ -133,7 +135,8 @@ pub(super) fn insufficient(geometry: &Geometry, wanted: &[WantedInstance]) -> Er
     asked.sort_by_key(|entry| (entry.position, entry.start));
     let counts: Vec<_> = asked.iter().map(|entry| entry.count).collect();
     let spell = |chosen: &[usize]| sum(asked.iter().zip(chosen).map(|(e, &n)| (e.name(), n)));
-    let mut found = maximal(&counts, |chosen| fits_together(geometry, &asked, chosen));
+    let mut steps = STEPS;
+    let mut found = maximal(&counts, |chosen| fits_together(geometry, &asked, chosen, &mut steps));
     // Then it is the compute instances.
     found.retain(|chosen| *chosen != counts);
     found.sort_by_key(|chosen| {
@@ -194,11 +197,12 @@ fn why(geometry: &Geometry, asked: &[Entry<'_>]) -> String {
     }
     // No maximum is exceeded, so the counts are small.
     let all: Vec<_> = asked.iter().map(|entry| (entry.count, entry)).collect();
-    if !place(&all, 0, 0) {
-        return format!(
-            "no arrangement has room for all of them in its {} slots",
-            geometry.slots()
-        );
+    let (mut steps, slots) = (STEPS, geometry.slots());
+    if !place(&all, 0, 0, &mut steps) {
+        return match steps {
+            0 => format!("no room was found for all of them in its {slots} slots"),
+            _ => format!("no arrangement has room for all of them in its {slots} slots"),
+        };
     }
     let each = asked.iter().flat_map(|entry| std::iter::repeat_n(entry.position, entry.count));
     let (take, have) = (Room::beside(geometry, each).engines(), geometry.engines());
@@ -216,29 +220,36 @@ fn why(geometry: &Geometry, asked: &[Entry<'_>]) -> String {
         .to_owned()
 }
 
-fn fits_together(geometry: &Geometry, asked: &[Entry<'_>], chosen: &[usize]) -> bool {
+fn fits_together(
+    geometry: &Geometry,
+    asked: &[Entry<'_>],
+    chosen: &[usize],
+    steps: &mut u32,
+) -> bool {
     if chosen.iter().sum::<usize>() > Geometry::LIMIT {
         return false;
     }
     let each = || asked.iter().zip(chosen);
     let positions = each().flat_map(|(entry, &n)| std::iter::repeat_n(entry.position, n));
     let left: Vec<_> = each().map(|(entry, &n)| (n, entry)).collect();
-    Room::beside(geometry, positions).is_enough(geometry) && place(&left, 0, 0)
+    Room::beside(geometry, positions).is_enough(geometry) && place(&left, 0, 0, steps)
 }
 
-/// Whether there are slots for so many of each, the first of them at `from` and above.
-fn place(left: &[(usize, &Entry<'_>)], from: usize, taken: u16) -> bool {
+/// Whether there are slots for so many of each, the first of them at `from` and above; false when
+/// no steps are left.
+fn place(left: &[(usize, &Entry<'_>)], from: usize, taken: u16, steps: &mut u32) -> bool {
+    *steps = steps.saturating_sub(1);
     let Some((&(count, entry), rest)) = left.split_first() else { return true };
-    if count == 0 {
-        return place(rest, 0, taken);
-    }
-    if count > entry.masks.len().saturating_sub(from) {
+    if *steps == 0 || count > entry.masks.len().saturating_sub(from) {
         return false;
+    }
+    if count == 0 {
+        return place(rest, 0, taken, steps);
     }
     let mut less = left.to_vec();
     less[0].0 = count - 1;
-    let masks = entry.masks.iter().enumerate().skip(from);
-    masks.into_iter().any(|(at, mask)| mask & taken == 0 && place(&less, at + 1, taken | mask))
+    let mut masks = entry.masks.iter().enumerate().skip(from);
+    masks.any(|(at, mask)| mask & taken == 0 && place(&less, at + 1, taken | mask, steps))
 }
 
 /// The largest choices of at most that many of each that fit: with one more they would not.
@@ -269,13 +280,8 @@ fn maximal(most: &[usize], mut fits: impl FnMut(&[usize]) -> bool) -> Vec<Vec<us
         }
         chosen[at] = 0;
     }
-    let mut tries = 0;
     let mut found = Vec::new();
-    let mut limited = |chosen: &[usize]| {
-        tries += 1;
-        tries <= TRIES && fits(chosen)
-    };
-    grow(0, most, &mut vec![0; most.len()], &mut limited, &mut found);
+    grow(0, most, &mut vec![0; most.len()], &mut fits, &mut found);
     found
 }
 
@@ -285,4 +291,15 @@ fn sum(parts: impl Iterator<Item = (String, usize)>) -> String {
     let parts: Vec<_> =
         parts.map(|(name, n)| if n == 1 { name } else { format!("{n} x {name}") }).collect();
     parts.join(" + ")
+}
+
+/// UNSUPPORTED: on no known GPU are there so many ways.
+pub(super) fn too_many(geometry: &Geometry) -> Error {
+    Error::new(
+        ErrorCode::Unsupported,
+        format!(
+            "the {} MIG profiles that the driver reports can be laid out in more ways than gpushare looks at",
+            geometry.profiles().len()
+        ),
+    )
 }

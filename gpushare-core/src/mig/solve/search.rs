@@ -1,14 +1,20 @@
 //! The search through all ways to place what is wanted.
 
+use crate::error::Result;
 use crate::mig::geometry::{Geometry, Placement};
 use crate::mig::solve::compute::arrange;
 use crate::mig::solve::demand::{Demand, Kind};
 use crate::mig::solve::{
-    Cost, CurrentInstance, PlacedCompute, PlacedInstance, Solution, WantedInstance,
+    Cost, CurrentInstance, MOST_COMPUTE, PlacedCompute, PlacedInstance, Solution, WantedInstance,
+    refusal,
 };
 
 const LIMIT: usize = Geometry::LIMIT;
 const NONE: u8 = u8::MAX;
+
+/// How many instances the search places before it gives up, in some tenths of a second. No
+/// transition of a known GPU places more than some thousands.
+const STEPS: u32 = 20_000_000;
 
 /// Evictions, GPU instances, compute instances and creates, a byte each, the first in the highest.
 ///
@@ -72,23 +78,34 @@ struct Search<'a> {
     more_ends: [(u8, u16); LIMIT],
     more_len: usize,
     profiles: u8,
+    /// How many more instances the search may place.
+    steps: u32,
     best: Option<Way>,
 }
 
 /// The best way to what is wanted; none when it does not fit.
+///
+/// # Errors
+/// UNSUPPORTED when there are more ways than any known GPU has.
 pub(super) fn best(
     geometry: &Geometry,
     current: &[CurrentInstance],
     wanted: &[WantedInstance],
     demand: &Demand,
-) -> Option<Solution> {
+) -> Result<Option<Solution>> {
     if !demand.room.is_enough(geometry) {
-        return None;
+        return Ok(None);
+    }
+    let compute = demand.kinds().iter().map(|kind| usize::from(kind.count * kind.sizes.len()));
+    if compute.sum::<usize>() > MOST_COMPUTE {
+        return Err(refusal::too_many(geometry));
     }
     let mut search = Search::new(geometry, current, demand);
     search.group(0, Part::default());
-    let way = search.best?;
-    Some(search.solution(current, wanted, demand, way))
+    if search.steps == 0 {
+        return Err(refusal::too_many(geometry));
+    }
+    Ok(search.best.map(|way| search.solution(current, wanted, demand, way)))
 }
 
 impl<'a> Search<'a> {
@@ -104,6 +121,7 @@ impl<'a> Search<'a> {
             more_ends: [(0, 0); LIMIT],
             more_len: 0,
             profiles: geometry.profiles().len() as u8,
+            steps: STEPS,
             best: None,
         };
         let mut from = 0;
@@ -140,11 +158,13 @@ impl<'a> Search<'a> {
         for (at, &placement) in placements.iter().enumerate() {
             group.masks[at] = placement.mask();
             group.starts[at] = placement.start;
-            let here = |instance: &CurrentInstance| {
-                instance.profile == position && instance.placement == placement
-            };
-            group.standing[at] =
-                current.iter().position(here).map_or(NONE, |position| position as u8);
+        }
+        group.standing = [NONE; LIMIT];
+        for (number, instance) in current.iter().enumerate() {
+            let here = placements.iter().position(|&placement| placement == instance.placement);
+            if let (true, Some(at)) = (instance.profile == position, here) {
+                group.standing[at] = number as u8;
+            }
         }
         for k in from..until {
             let kind = &self.kinds[k];
@@ -214,12 +234,14 @@ impl<'a> Search<'a> {
             for k in first..last {
                 let saved = part.saved + self.savings[k][at];
                 if self.left[k] == 0
+                    || self.steps == 0
                     || self.allowed[k] >> at & 1 == 0
                     || self.best.is_some_and(|best| u32::MAX - (saved + bound) > best.lost)
                 {
                     continue;
                 }
                 self.left[k] -= 1;
+                self.steps -= 1;
                 let part = Part {
                     taken: part.taken | mask,
                     saved,

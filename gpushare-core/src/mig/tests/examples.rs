@@ -1,6 +1,7 @@
 //! Single cases: errors, and what fits.
 
 use crate::error::ErrorCode;
+use crate::id::ProfileId;
 use crate::mig::fit::{Fit, fits};
 use crate::mig::geometry::{Geometry, Placement, Profile};
 use crate::mig::solve::{CurrentCompute, CurrentInstance, PlacedCompute, WantedInstance, solve};
@@ -177,4 +178,30 @@ fn a_geometry_that_the_planner_cannot_pack_is_refused() {
     assert!(profile(|_| ()).is_ok());
     assert!(profile(|profile| profile.placements.push(Placement::new(0, 4))).is_err());
     assert!(profile(|profile| profile.slices = 16).is_err());
+}
+
+/// No GPU is like this; a driver's nonsense must not hang the planner.
+#[test]
+fn more_ways_than_can_be_looked_at_are_refused() {
+    let like = geometries::h100().profiles()[5].clone();
+    let profile = |id, max_instances, slices, starts: u8| Profile {
+        id: ProfileId::new(id),
+        max_instances,
+        slices,
+        placements: (0..starts).map(|start| Placement::new(start, 1)).collect(),
+        ..like.clone()
+    };
+    let each = |profile| WantedInstance { profile, start: None, compute: None };
+    let all: Vec<_> = (0..16).map(each).collect();
+    let geometry =
+        |starts| Geometry::new((0..16).map(|id| profile(id, 1, 1, starts)).collect()).unwrap();
+    assert_eq!(solve(&geometry(16), &[], &all).unwrap_err().code(), ErrorCode::Unsupported);
+    // One slot too few.
+    let error = solve(&geometry(15), &[], &all).unwrap_err();
+    assert!(matches!(error.code(), ErrorCode::Unsupported | ErrorCode::Insufficient), "{error}");
+
+    let geometry = Geometry::new(vec![profile(0, 16, 15, 16)]).unwrap();
+    let cut = WantedInstance { compute: Some(vec![1; 15]), ..each(0) };
+    let error = solve(&geometry, &[], &vec![cut; 16]).unwrap_err();
+    assert_eq!(error.code(), ErrorCode::Unsupported);
 }

@@ -104,3 +104,12 @@ pub(super) fn a30_with_media() -> Geometry {
 pub(super) fn rtx_pro_6000() -> Geometry {
     geometry(&RTX_PRO_6000, &[])
 }
+
+/// No GPU that exists: an H100 with lower maxima, which on real GPUs follow from slots and engines.
+pub(super) fn scarce() -> Geometry {
+    let mut rows = H100;
+    for (row, max_instances) in rows.iter_mut().zip([3, 1, 2, 1, 1, 1, 1]) {
+        row.4 = max_instances;
+    }
+    geometry(&rows, &[])
+}

@@ -33,8 +33,11 @@ impl Draw {
     fn layout(&mut self, geometry: &Geometry, tries: usize) -> Vec<(usize, Placement)> {
         let places = places(geometry);
         let mut layout = Vec::new();
+        // Now and then mostly large ones, which can be cut again.
+        let large = self.one_in(2);
         for _ in 0..self.below(tries + 1) {
-            layout.push(places[self.below(places.len())]);
+            let end = if large { 1 + self.below(places.len()) } else { places.len() };
+            layout.push(places[self.below(end)]);
             if !possible(geometry, &layout) {
                 layout.pop();
             }
@@ -79,6 +82,25 @@ impl Draw {
         layout.into_iter().map(instance).collect()
     }
 
+    /// Slices of compute instances that mostly fit in a GPU instance.
+    fn sizes(&mut self, geometry: &Geometry, profile: usize) -> Vec<u8> {
+        let slices = geometry.profiles()[profile].slices;
+        let known = |&size: &u8| !starts(geometry, profile, size).is_empty();
+        let known: Vec<u8> = (1..=slices).filter(known).collect();
+        let mut sizes: Vec<u8> = Vec::new();
+        for _ in 0..self.below(6) {
+            let end = 1 + self.below(known.len());
+            let mut size = known[self.below(end)];
+            if self.one_in(50) {
+                size = 1 + self.below(slices.into()) as u8;
+            }
+            if sizes.iter().sum::<u8>() + size <= slices || self.one_in(30) {
+                sizes.push(size);
+            }
+        }
+        sizes
+    }
+
     /// Instances that mostly fit.
     fn wanted(&mut self, geometry: &Geometry) -> Vec<WantedInstance> {
         let mut layout = self.layout(geometry, 10);
@@ -89,21 +111,9 @@ impl Draw {
         layout
             .into_iter()
             .map(|(profile, placement)| {
-                let slices = geometry.profiles()[profile].slices;
                 let start = self.one_in(4).then_some(placement.start);
                 let start = if self.one_in(60) { Some(self.below(9) as u8) } else { start };
-                let compute = self.one_in(2).then(|| {
-                    let mut sizes: Vec<u8> = Vec::new();
-                    for _ in 0..self.below(5) {
-                        let size = 1 + self.below(slices.into()) as u8;
-                        let fits = sizes.iter().sum::<u8>() + size <= slices;
-                        let known = !starts(geometry, profile, size).is_empty();
-                        if (fits && known) || self.one_in(30) {
-                            sizes.push(size);
-                        }
-                    }
-                    sizes
-                });
+                let compute = self.one_in(2).then(|| self.sizes(geometry, profile));
                 WantedInstance { profile, start, compute }
             })
             .collect()
@@ -117,6 +127,7 @@ fn geometry(which: usize) -> Geometry {
         geometries::a30_with_media,
         geometries::rtx_pro_6000,
         geometries::h100,
+        geometries::scarce,
     ][which]()
 }
 
@@ -246,31 +257,61 @@ fn essence(
     (standing, gone, solution.cost)
 }
 
+/// Compares the solution with the reference, and carries it out.
+fn agree(
+    geometry: &Geometry,
+    current: &[CurrentInstance],
+    wanted: &[WantedInstance],
+) -> Result<(), TestCaseError> {
+    match (solve(geometry, current, wanted), reference(geometry, current, wanted)) {
+        (Ok(solution), expected) => {
+            prop_assert_eq!(Some(&solution), expected.as_ref());
+            carry_out(geometry, current, wanted, &solution);
+        }
+        (Err(error), None) => {
+            prop_assert_eq!(error.code(), refusal(geometry, current, wanted));
+        }
+        (Err(error), Some(_)) => prop_assert!(false, "{}", error),
+    }
+    Ok(())
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 1_500, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 10_000, ..ProptestConfig::default() })]
 
     #[test]
     fn the_best_way_by_definition(
-        which in 0usize..5, bytes in proptest::collection::vec(any::<u8>(), 0..160),
+        which in 0usize..6, bytes in proptest::collection::vec(any::<u8>(), 0..300),
     ) {
         let geometry = geometry(which);
         let mut draw = Draw(bytes.into_iter());
         let (wanted, current) = (draw.wanted(&geometry), draw.current(&geometry));
-        match (solve(&geometry, &current, &wanted), reference(&geometry, &current, &wanted)) {
-            (Ok(solution), expected) => {
-                prop_assert_eq!(Some(&solution), expected.as_ref());
-                carry_out(&geometry, &current, &wanted, &solution);
-            }
-            (Err(error), None) => {
-                prop_assert_eq!(error.code(), refusal(&geometry, &current, &wanted));
-            }
-            (Err(error), Some(_)) => prop_assert!(false, "{}", error),
+        agree(&geometry, &current, &wanted)?;
+    }
+
+    /// The same with large GPU instances of one profile, which are cut again.
+    #[test]
+    fn the_best_way_to_cut_again(
+        which in 0usize..6, bytes in proptest::collection::vec(any::<u8>(), 0..100),
+    ) {
+        let geometry = geometry(which);
+        let mut draw = Draw(bytes.into_iter());
+        let large = geometry.profiles().iter().filter(|profile| profile.slices > 2).count();
+        let profile = draw.below(large);
+        let mut current = Vec::new();
+        let mut wanted = Vec::new();
+        for &placement in &geometry.profiles()[profile].placements {
+            let compute = draw.standing(&geometry, profile);
+            current.push(CurrentInstance { profile, placement, busy: false, compute });
+            let compute = Some(draw.sizes(&geometry, profile));
+            wanted.push(WantedInstance { profile, start: None, compute });
         }
+        agree(&geometry, &current, &wanted)?;
     }
 
     #[test]
     fn the_order_of_what_is_given_does_not_matter(
-        which in 0usize..5, bytes in proptest::collection::vec(any::<u8>(), 0..200),
+        which in 0usize..6, bytes in proptest::collection::vec(any::<u8>(), 0..400),
     ) {
         let geometry = geometry(which);
         let mut draw = Draw(bytes.into_iter());
@@ -294,7 +335,7 @@ proptest! {
 
     #[test]
     fn what_exists_can_be_wanted(
-        which in 0usize..5, bytes in proptest::collection::vec(any::<u8>(), 0..160),
+        which in 0usize..6, bytes in proptest::collection::vec(any::<u8>(), 0..300),
     ) {
         let geometry = geometry(which);
         let current = Draw(bytes.into_iter()).current(&geometry);

@@ -36,6 +36,7 @@ fn subsets(set: u32) -> impl Iterator<Item = u32> {
 fn layouts_and_multisets() {
     let sizes = |geometry| {
         let world = World::new(geometry);
+        world.layouts.iter().for_each(|layout| world.check_fits(layout));
         (world.layouts.len(), world.multisets.len())
     };
     assert_eq!(sizes(geometries::h100()), (723, 78));

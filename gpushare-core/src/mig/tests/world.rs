@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::mig::fit::fits;
 use crate::mig::geometry::{Geometry, Placement};
 use crate::mig::solve::{
     Cost, CurrentCompute, CurrentInstance, PlacedCompute, Solution, WantedInstance, solve,
@@ -124,6 +125,21 @@ impl World {
         let ways = options.map(|layout| (cost(layout), &layout.starts, layout.set));
         let (cost, _, set) = ways.min().unwrap();
         (cost, set)
+    }
+
+    /// Compares what fits beside a layout with adding each place.
+    pub(super) fn check_fits(&self, layout: &Layout) {
+        let members: Vec<_> = self.members(layout.set).iter().map(|&p| self.places[p]).collect();
+        let fits = fits(&self.geometry, &members);
+        let fitting = |place: &&(usize, Placement)| {
+            let mut more = members.clone();
+            more.push(**place);
+            possible(&self.geometry, &more)
+        };
+        let expected: Vec<_> = self.places.iter().filter(fitting).copied().collect();
+        let each = fits.iter().flat_map(|fit| fit.placements.iter().map(|&at| (fit.profile, at)));
+        assert_eq!(each.collect::<Vec<_>>(), expected);
+        assert!(fits.iter().all(|fit| !fit.placements.is_empty()));
     }
 
     /// How many GPU instances of a layout can come while all of another still stand.
