@@ -172,7 +172,7 @@ fn lock_and_settle(
     gpus: Vec<GpuUuid>,
     options: &ApplyOptions,
     progress: &mut Progress<'_>,
-) -> Result<(Vec<Box<dyn LockGuard>>, Vec<Recovered>)> {
+) -> Result<(Locks, Vec<Recovered>)> {
     let mut wanted: BTreeSet<GpuUuid> = gpus.into_iter().collect();
     loop {
         let list: Vec<_> = wanted.iter().cloned().collect();
@@ -252,7 +252,7 @@ fn transact(
             let _ = progress(&Event::RollingBack);
             match settle::roll_back(&mut executor, &header, &failed.begun) {
                 Ok(recreated) => {
-                    journal.settle().map_err(|error| error.with_outcome(Outcome::Indeterminate))?;
+                    journal.settle()?;
                     let outcome = if failed.begun.iter().any(|&steps| steps > 0) {
                         Outcome::RolledBack
                     } else {
@@ -289,6 +289,9 @@ fn devices(gpu: &GpuSnapshot) -> Vec<Device> {
         })
         .collect()
 }
+
+/// Locks of GPUs, held until they are dropped.
+type Locks = Vec<Box<dyn LockGuard>>;
 
 /// How often a waiting apply looks again and asks whether to stop.
 const POLL: Duration = Duration::from_millis(100);

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use crate::error::{Error, ErrorCode, Result};
+use crate::error::{Error, ErrorCode, Outcome, Result};
 use crate::id::{GpuUuid, MigUuid, Pid};
 use crate::mig::Placement;
 use crate::plan::Step;
@@ -124,7 +124,14 @@ impl<'a> Journal<'a> {
     pub fn begin(store: &'a dyn Store, name: &str, header: &Header) -> Result<Self> {
         let (line, sum) = seal("", header)?;
         let path = format!("{FOLDER}/{name}");
-        store.replace(&path, line.as_bytes())?;
+        if let Err(error) = store.replace(&path, line.as_bytes()) {
+            // It may be there all the same. If it cannot be removed either, recovery finds that
+            // nothing had begun.
+            if let Err(left) = store.remove(&path) {
+                tracing::warn!(target: "gpushare::state", error = %left, "a journal without a change is left");
+            }
+            return Err(error);
+        }
         Ok(Self { store, path, sum })
     }
 
@@ -160,9 +167,13 @@ impl<'a> Journal<'a> {
     /// The change is settled: removes the journal.
     ///
     /// # Errors
-    /// IO or PERMISSION_DENIED.
+    /// IO or PERMISSION_DENIED, indeterminate: as long as the journal is there, recovery decides.
     pub fn settle(self) -> Result<()> {
-        self.store.remove(&self.path)
+        self.store.remove(&self.path).map_err(|error| {
+            error
+                .with_outcome(Outcome::Indeterminate)
+                .context("the journal of a change that is settled could not be removed; run `gpushare recover`")
+        })
     }
 }
 

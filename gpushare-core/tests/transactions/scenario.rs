@@ -7,29 +7,29 @@ use gpushare_core::{ApplyOptions, Node, Snapshot, Spec};
 
 /// A transition of a simulated node.
 #[derive(Clone, Debug)]
-pub struct Scenario {
-    pub fleet: &'static str,
-    pub rules: Rules,
-    pub from: Vec<String>,
-    pub to: String,
+pub(crate) struct Scenario {
+    pub(crate) fleet: &'static str,
+    pub(crate) rules: Rules,
+    pub(crate) from: Vec<String>,
+    pub(crate) to: String,
 }
 
 impl Scenario {
-    pub fn new(fleet: &'static str, from: impl Into<String>, to: impl Into<String>) -> Self {
+    pub(crate) fn new(fleet: &'static str, from: impl Into<String>, to: impl Into<String>) -> Self {
         Self { fleet, rules: Rules::default(), from: vec![from.into()], to: to.into() }
     }
 
-    pub fn rules(mut self, change: impl FnOnce(&mut Rules)) -> Self {
+    pub(crate) fn rules(mut self, change: impl FnOnce(&mut Rules)) -> Self {
         change(&mut self.rules);
         self
     }
 
-    pub fn target(&self) -> Spec {
+    pub(crate) fn target(&self) -> Spec {
         self.to.parse().unwrap_or_else(|error| panic!("{error}: {}", self.to))
     }
 
     /// A node in the first state, with a switch for faults.
-    pub fn start(&self) -> World {
+    pub(crate) fn start(&self) -> World {
         let simulator = Simulator::new(self.fleet.parse().unwrap()).unwrap();
         simulator.set_rules(self.rules.clone()).unwrap();
         let (ports, faults) = Faults::wrap(simulator.ports_in_memory());
@@ -44,51 +44,51 @@ impl Scenario {
 }
 
 /// A simulated node with a switch for faults.
-pub struct World {
-    pub simulator: Simulator,
-    pub node: Node,
-    pub faults: Faults,
+pub(crate) struct World {
+    pub(crate) simulator: Simulator,
+    pub(crate) node: Node,
+    pub(crate) faults: Faults,
 }
 
 impl World {
     /// A node as its fleet is delivered.
-    pub fn new(fleet: &str) -> Self {
+    pub(crate) fn new(fleet: &str) -> Self {
         let simulator = Simulator::new(fleet.parse().unwrap()).unwrap();
         let (ports, faults) = Faults::wrap(simulator.ports_in_memory());
         Self { simulator, node: Node::with_ports(ports, true), faults }
     }
 
-    pub fn snapshot(&self) -> Snapshot {
+    pub(crate) fn snapshot(&self) -> Snapshot {
         self.node.snapshot().unwrap()
     }
 
     /// The state of each GPU without ids and uuids, intervals included.
-    pub fn states(&self) -> Vec<GpuState> {
+    pub(crate) fn states(&self) -> Vec<GpuState> {
         let scope = gpushare_core::observe::Scope::all().with_intervals();
         let snapshot = self.node.observer().unwrap().snapshot(&scope).unwrap();
         snapshot.gpus.iter().map(GpuState::of).collect()
     }
 
-    pub fn apply(&self, spec: &str) -> gpushare_core::Result<gpushare_core::Report> {
+    pub(crate) fn apply(&self, spec: &str) -> gpushare_core::Result<gpushare_core::Report> {
         self.node.apply(&spec.parse()?, &options())
     }
 
-    pub fn journals(&self) -> Vec<String> {
+    pub(crate) fn journals(&self) -> Vec<String> {
         self.node.ports().store.list("journal").unwrap()
     }
 }
 
 /// Whatever is needed is allowed.
-pub fn options() -> ApplyOptions {
+pub(crate) fn options() -> ApplyOptions {
     ApplyOptions::new().allow_reset(true).allow_evict(true)
 }
 
 /// A spec for all GPUs: `mode`, and its block if it has one.
-pub fn spec(mode: &str, block: &str) -> String {
+pub(crate) fn spec(mode: &str, block: &str) -> String {
     entry("\"all\"", mode, block)
 }
 
-pub fn entry(select: &str, mode: &str, block: &str) -> String {
+pub(crate) fn entry(select: &str, mode: &str, block: &str) -> String {
     let block = if block.is_empty() { String::new() } else { format!(", \"{mode}\": {block}") };
     format!(
         r#"{{"version": "gpushare/v1", "gpus": [{{"select": {select}, "mode": "{mode}"{block}}}]}}"#
@@ -96,7 +96,7 @@ pub fn entry(select: &str, mode: &str, block: &str) -> String {
 }
 
 /// A MIG spec with placed instances: `[("1g.10gb", 4)]`.
-pub fn placed(instances: &[(String, u8)]) -> String {
+pub(crate) fn placed(instances: &[(String, u8)]) -> String {
     let list: Vec<_> = instances
         .iter()
         .map(|(profile, start)| format!(r#"{{"profile": "{profile}", "start": {start}}}"#))
@@ -105,7 +105,7 @@ pub fn placed(instances: &[(String, u8)]) -> String {
 }
 
 /// A MIG spec by counts: `{"1g.10gb": 2}`.
-pub fn counted(instances: &[(String, u8)]) -> String {
+pub(crate) fn counted(instances: &[(String, u8)]) -> String {
     let mut counts = std::collections::BTreeMap::<&str, u32>::new();
     for (profile, _) in instances {
         *counts.entry(profile).or_default() += 1;
@@ -114,7 +114,7 @@ pub fn counted(instances: &[(String, u8)]) -> String {
 }
 
 /// Every layout of placed plain profiles.
-pub fn layouts(geometry: &Geometry) -> Vec<Vec<(String, u8)>> {
+pub(crate) fn layouts(geometry: &Geometry) -> Vec<Vec<(String, u8)>> {
     let places: Vec<(String, u16, u8)> = geometry
         .profiles()
         .iter()
