@@ -1,1 +1,3 @@
-//! Not yet.
+//! Tests across the crates of gpushare, and what they share.
+
+pub mod conformance;
