@@ -15,7 +15,7 @@ use crate::process::{Holder, HolderKind};
 /// A fault of one driver call to come. It strikes once, in whichever process makes the call.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FaultSpec {
-    /// The NVML function, as [`NvmlFailure::call`] names it.
+    /// The NVML function, as [`NvmlFailure::call`](crate::port::NvmlFailure::call) names it.
     pub call: String,
     /// Which of its calls from now: 1 is the next.
     pub nth: u32,
