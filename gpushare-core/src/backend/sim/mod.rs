@@ -1,1 +1,131 @@
-//! The simulated driver.
+//! The simulated driver: whole nodes of GPUs, in memory or in a file that processes share.
+//!
+//! It implements every port, so that everything above the ports can be tried and tested without a
+//! GPU. [`Simulator`] makes a node and is also what makes things happen on it: processes, faults,
+//! reboots. [`Faults`] decorates any ports, simulated or real, and makes any call of theirs fail,
+//! hang, or be the last of the process.
+//!
+//! ```
+//! use gpushare_core::backend::sim::{Fleet, ProcessSpec, Simulator};
+//! use gpushare_core::port::NvmlLibrary as _;
+//!
+//! let simulator = Simulator::new("8xH100-80GB".parse()?)?;
+//! let ports = simulator.ports_in_memory();
+//! let mut nvml = ports.nvml.open()?;
+//! assert_eq!(nvml.device_count()?, 8);
+//!
+//! let gpu = nvml.device(0)?;
+//! simulator.busy(&gpu, ProcessSpec::new("python train.py"))?;
+//! # Ok::<(), gpushare_core::Error>(())
+//! ```
+#![doc = include_str!("RULES.md")]
+
+mod backing;
+mod control;
+mod faults;
+mod fleet;
+mod mig;
+mod nvml;
+mod ports;
+mod products;
+mod raw;
+mod rules;
+mod state;
+mod store;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+
+pub use control::{FaultSpec, Loss, ProcessSpec, Target};
+pub use faults::{CallRecord, Death, Failure, Fault, Faults};
+pub use fleet::Fleet;
+pub use nvml::SimulatedNvml;
+pub use products::{PRODUCTS, Product, ProductProfile};
+pub use raw::{RawComputeProfile, RawProfile};
+pub use rules::Rules;
+pub use state::{Process, ProcessKind};
+pub use store::MemoryStore;
+
+use crate::error::Result;
+use crate::port::{Ports, Processes, Store};
+use backing::Backing;
+use ports::SimulatedPorts;
+use state::NodeState;
+
+/// A simulated node. Clones are handles to the same node.
+#[derive(Clone, Debug)]
+pub struct Simulator {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    backing: Backing,
+    clock: ports::Time,
+    /// NVML sessions that are open through this handle and its clones.
+    sessions: AtomicUsize,
+}
+
+impl Simulator {
+    /// A node in memory, whose clock stands still except while somebody sleeps on it.
+    ///
+    /// # Errors
+    /// None for a fleet that parses.
+    pub fn new(fleet: Fleet) -> Result<Self> {
+        let backing = Backing::memory(NodeState::new(fleet)?);
+        Ok(Self::with(backing, ports::Time::virtual_clock()))
+    }
+
+    /// A node in a file, which is made where it is not there. All that open the file share the node.
+    ///
+    /// Every change is made under a lock and written whole, by a rename, so that a process that
+    /// dies leaves the state before or after its call. The clock is the real one.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT when the file holds another fleet; IO.
+    pub fn in_file(path: &Path, fleet: Fleet) -> Result<Self> {
+        let backing = Backing::file(path, fleet)?;
+        Ok(Self::with(backing, ports::Time::real_clock()))
+    }
+
+    fn with(backing: Backing, clock: ports::Time) -> Self {
+        Self { inner: Arc::new(Inner { backing, clock, sessions: AtomicUsize::new(0) }) }
+    }
+
+    /// All ports of the node, with durable files in that store.
+    pub fn ports(&self, store: Arc<dyn Store>) -> Ports {
+        let ports = Arc::new(SimulatedPorts::new(self.clone(), None));
+        Ports {
+            nvml: ports.clone(),
+            mps: ports.clone(),
+            policy: ports.clone(),
+            reset: ports.clone(),
+            processes: ports.clone(),
+            store,
+            clock: ports,
+        }
+    }
+
+    /// All ports of the node, with durable files in a new [`MemoryStore`].
+    pub fn ports_in_memory(&self) -> Ports {
+        self.ports(Arc::new(MemoryStore::new()))
+    }
+
+    /// The processes of the node, and beneath them those of another port: simulated pids are
+    /// answered by the simulator, all others by that port.
+    pub fn processes_over(&self, beneath: Arc<dyn Processes>) -> Arc<dyn Processes> {
+        Arc::new(SimulatedPorts::new(self.clone(), Some(beneath)))
+    }
+
+    fn read<R>(&self, look: impl FnOnce(&NodeState) -> R) -> Result<R> {
+        Ok(look(&*self.inner.backing.read()?))
+    }
+
+    fn change<R>(&self, change: impl FnOnce(&mut NodeState) -> R) -> Result<R> {
+        self.inner.backing.change(change)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,282 @@
+//! Each port, decorated: it counts its calls and asks the switch what happens at them.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use super::{Refusal as _, Session, Shared};
+use crate::error::{Error, Result};
+use crate::id::{
+    ComputeInstanceId, ComputeProfileId, GpuInstanceId, GpuUuid, MinorNumber, Pid, ProfileId,
+    ProfileIndex,
+};
+use crate::mig::{ComputeProfile, Placement, Profile};
+use crate::mode::{ComputeMode, Interval};
+use crate::parameters::MpsConfig;
+use crate::port::{
+    Activation, Clock, ComputeInstanceInfo, ComputePolicy, ContextKind, GpuInstanceInfo, LockGuard,
+    MigDeviceInfo, MigMode, MpsDaemon, MpsHost, Nvml, NvmlFailure, NvmlLibrary, NvmlResult,
+    PciInfo, Ports, ProcessFacts, ProcessInfo, Processes, ProfileAnswer, Reset, Signal, Store,
+};
+use crate::snapshot::Driver;
+use crate::units::Bytes;
+
+const LOOK: bool = false;
+const CHANGE: bool = true;
+
+/// All ports of a process.
+#[derive(Debug)]
+pub(super) struct Faulty {
+    ports: Ports,
+    shared: Arc<Shared>,
+}
+
+impl Faulty {
+    pub(super) fn wrap(ports: Ports, shared: &Arc<Shared>) -> Ports {
+        let faulty = Arc::new(Self { ports, shared: shared.clone() });
+        Ports {
+            nvml: faulty.clone(),
+            mps: faulty.clone(),
+            policy: faulty.clone(),
+            reset: faulty.clone(),
+            processes: faulty.clone(),
+            store: faulty.clone(),
+            clock: faulty,
+        }
+    }
+
+    fn call<R>(
+        &self,
+        name: &'static str,
+        mutating: bool,
+        call: impl FnOnce() -> Result<R>,
+    ) -> Result<R> {
+        self.shared.call(name, mutating, |_| (), call)
+    }
+}
+
+impl NvmlLibrary for Faulty {
+    fn open(&self) -> NvmlResult<Box<dyn Nvml>> {
+        let open = || self.ports.nvml.open();
+        let nvml = self.shared.call("nvml.open", LOOK, |_| (), open)?;
+        let session: Arc<Session> = Arc::new(Mutex::new(Some(nvml)));
+        self.shared.state().sessions.push(Arc::downgrade(&session));
+        Ok(Box::new(FaultyNvml { session, shared: self.shared.clone() }))
+    }
+}
+
+#[derive(Debug)]
+struct FaultyNvml {
+    session: Arc<Session>,
+    shared: Arc<Shared>,
+}
+
+impl FaultyNvml {
+    fn call<R>(
+        &self,
+        name: &'static str,
+        mutating: bool,
+        call: impl FnOnce(&mut dyn Nvml) -> NvmlResult<R>,
+    ) -> NvmlResult<R> {
+        self.shared.call(
+            name,
+            mutating,
+            |_| (),
+            || {
+                let mut session = self.session.lock().unwrap_or_else(PoisonError::into_inner);
+                match &mut *session {
+                    Some(nvml) => call(&mut **nvml),
+                    None => Err(NvmlFailure::dead(name)),
+                }
+            },
+        )
+    }
+}
+
+macro_rules! nvml {
+    ($($kind:ident $name:ident($($arg:ident: $type:ty),*) -> $answer:ty;)*) => {
+        impl Nvml for FaultyNvml {
+            $(fn $name(&mut self $(, $arg: $type)*) -> NvmlResult<$answer> {
+                self.call(concat!("nvml.", stringify!($name)), $kind, |nvml| nvml.$name($($arg),*))
+            })*
+        }
+    };
+}
+
+nvml! {
+    LOOK driver() -> Driver;
+    LOOK device_count() -> u32;
+    LOOK device(index: u32) -> GpuUuid;
+    LOOK minor_number(gpu: &GpuUuid) -> MinorNumber;
+    LOOK pci_info(gpu: &GpuUuid) -> PciInfo;
+    LOOK name(gpu: &GpuUuid) -> String;
+    LOOK memory_total(gpu: &GpuUuid) -> Bytes;
+    LOOK compute_capability(gpu: &GpuUuid) -> (u32, u32);
+    LOOK core_count(gpu: &GpuUuid) -> u32;
+    LOOK compute_mode(gpu: &GpuUuid) -> ComputeMode;
+    CHANGE set_compute_mode(gpu: &GpuUuid, mode: ComputeMode) -> ();
+    LOOK mig_mode(gpu: &GpuUuid) -> MigMode;
+    CHANGE set_mig_mode(gpu: &GpuUuid, enable: bool) -> Activation;
+    LOOK profile(gpu: &GpuUuid, index: ProfileIndex) -> ProfileAnswer;
+    LOOK placements(gpu: &GpuUuid, profile: ProfileId) -> Vec<Placement>;
+    LOOK gpu_instances(gpu: &GpuUuid, profile: &Profile) -> Vec<GpuInstanceInfo>;
+    CHANGE create_gpu_instance(gpu: &GpuUuid, profile: ProfileId, placement: Placement) -> GpuInstanceInfo;
+    CHANGE destroy_gpu_instance(gpu: &GpuUuid, gi: GpuInstanceId) -> ();
+    LOOK compute_profiles(gpu: &GpuUuid, gi: GpuInstanceId) -> Vec<ComputeProfile>;
+    LOOK compute_instances(gpu: &GpuUuid, gi: GpuInstanceId, profile: ComputeProfileId) -> Vec<ComputeInstanceInfo>;
+    CHANGE create_compute_instance(gpu: &GpuUuid, gi: GpuInstanceId, profile: ComputeProfileId, placement: Option<Placement>) -> ComputeInstanceInfo;
+    CHANGE destroy_compute_instance(gpu: &GpuUuid, gi: GpuInstanceId, ci: ComputeInstanceId) -> ();
+    LOOK mig_devices(gpu: &GpuUuid) -> Vec<MigDeviceInfo>;
+    LOOK processes(gpu: &GpuUuid, kind: ContextKind) -> Vec<ProcessInfo>;
+}
+
+impl MpsHost for Faulty {
+    fn able(&self) -> bool {
+        self.ports.mps.able()
+    }
+
+    fn probe(&self, gpu: &GpuUuid) -> Result<Option<MpsDaemon>> {
+        self.call("mps.probe", LOOK, || self.ports.mps.probe(gpu))
+    }
+
+    fn start(&self, gpu: &GpuUuid, config: &MpsConfig) -> Result<()> {
+        self.call("mps.start", CHANGE, || self.ports.mps.start(gpu, config))
+    }
+
+    fn stop(&self, gpu: &GpuUuid) -> Result<()> {
+        self.call("mps.stop", CHANGE, || self.ports.mps.stop(gpu))
+    }
+}
+
+impl ComputePolicy for Faulty {
+    fn able(&self) -> bool {
+        self.ports.policy.able()
+    }
+
+    fn interval(&self, gpu: &GpuUuid) -> Result<Interval> {
+        self.call("policy.interval", LOOK, || self.ports.policy.interval(gpu))
+    }
+
+    fn set_interval(&self, gpu: &GpuUuid, interval: Interval) -> Result<()> {
+        self.call("policy.set_interval", CHANGE, || self.ports.policy.set_interval(gpu, interval))
+    }
+}
+
+impl Reset for Faulty {
+    fn able(&self) -> bool {
+        self.ports.reset.able()
+    }
+
+    fn reset(&self, gpu: &GpuUuid) -> Result<()> {
+        self.call("reset.reset", CHANGE, || self.ports.reset.reset(gpu))
+    }
+}
+
+impl Processes for Faulty {
+    fn facts(&self, pid: Pid) -> Option<ProcessFacts> {
+        self.ports.processes.facts(pid)
+    }
+
+    fn own_pid(&self) -> Pid {
+        self.ports.processes.own_pid()
+    }
+
+    fn own_uid(&self) -> u32 {
+        self.ports.processes.own_uid()
+    }
+
+    fn signal(&self, pid: Pid, start_time: u64, signal: Signal) -> Result<()> {
+        let send = || self.ports.processes.signal(pid, start_time, signal);
+        self.call("processes.signal", CHANGE, send)
+    }
+}
+
+impl Store for Faulty {
+    fn read(&self, name: &str) -> Result<Option<Vec<u8>>> {
+        self.call("store.read", LOOK, || self.ports.store.read(name))
+    }
+
+    fn replace(&self, name: &str, content: &[u8]) -> Result<()> {
+        self.call("store.replace", CHANGE, || self.ports.store.replace(name, content))
+    }
+
+    fn append(&self, name: &str, content: &[u8]) -> Result<()> {
+        let torn = |percent: u8| {
+            let kept = content.len() * usize::from(percent.min(100)) / 100;
+            if let Some(prefix) = content.get(..kept) {
+                // The process is about to die: nobody hears of an error.
+                let _ = self.ports.store.append(name, prefix);
+            }
+        };
+        let append = || self.ports.store.append(name, content);
+        self.shared.call("store.append", CHANGE, torn, append)
+    }
+
+    fn remove(&self, name: &str) -> Result<()> {
+        self.call("store.remove", CHANGE, || self.ports.store.remove(name))
+    }
+
+    fn list(&self, folder: &str) -> Result<Vec<String>> {
+        self.call("store.list", LOOK, || self.ports.store.list(folder))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> Result<()> {
+        self.call("store.rename", CHANGE, || self.ports.store.rename(from, to))
+    }
+
+    fn try_lock(&self, name: &str) -> Result<Option<Box<dyn LockGuard>>> {
+        let taken = self.call("store.try_lock", LOOK, || self.ports.store.try_lock(name))?;
+        let Some(lock) = taken else { return Ok(None) };
+        let mut state = self.shared.state();
+        // Another thread may have died meanwhile; then the lock goes as this returns.
+        if state.dead {
+            return Err(Error::dead("store.try_lock"));
+        }
+        let number = state.next_lock;
+        state.next_lock += 1;
+        state.locks.insert(number, lock);
+        Ok(Some(Box::new(FaultyLock { number, shared: self.shared.clone() })))
+    }
+
+    fn place(&self) -> &Path {
+        self.ports.store.place()
+    }
+}
+
+/// A lock that is held until it is dropped or its process dies.
+#[derive(Debug)]
+struct FaultyLock {
+    number: u64,
+    shared: Arc<Shared>,
+}
+
+impl LockGuard for FaultyLock {}
+
+impl Drop for FaultyLock {
+    fn drop(&mut self) {
+        let lock = self.shared.state().locks.remove(&self.number);
+        drop(lock);
+    }
+}
+
+impl Clock for Faulty {
+    fn now(&self) -> Duration {
+        self.ports.clock.now()
+    }
+
+    fn unix_time(&self) -> u64 {
+        self.ports.clock.unix_time()
+    }
+
+    fn sleep(&self, duration: Duration) {
+        self.ports.clock.sleep(duration);
+    }
+
+    fn boot_id(&self) -> Result<String> {
+        self.call("clock.boot_id", LOOK, || self.ports.clock.boot_id())
+    }
+
+    fn driver_load(&self) -> Option<u64> {
+        self.ports.clock.driver_load()
+    }
+}
