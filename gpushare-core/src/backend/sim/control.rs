@@ -278,11 +278,11 @@ impl Simulator {
     /// # Errors
     /// BUSY while a process uses a GPU, or NVML is open through this handle.
     pub fn reload(&self) -> Result<()> {
-        let open = self.own_sessions();
         self.change(|node| {
-            let holders: Vec<_> =
-                open.into_iter().chain(node.processes.iter().map(holder)).collect();
-            if !holders.is_empty() {
+            let open = self.own_sessions(node.loads);
+            let seen = node.processes.iter().filter(|process| !process.invisible).map(holder);
+            let holders: Vec<_> = open.into_iter().chain(seen).collect();
+            if !(holders.is_empty() && node.processes.is_empty()) {
                 let why = "the driver is in use; end what uses it first";
                 return Err(Error::new(ErrorCode::Busy, why).with_holders(holders));
             }
@@ -346,8 +346,8 @@ impl Simulator {
     }
 
     /// This process as a holder, where it has NVML open.
-    pub(super) fn own_sessions(&self) -> Option<Holder> {
-        let open = self.inner.sessions.load(std::sync::atomic::Ordering::SeqCst);
+    pub(super) fn own_sessions(&self, load: u64) -> Option<Holder> {
+        let open = self.sessions().get(&load).copied().unwrap_or(0);
         (open > 0).then(|| Holder::new(Pid::new(std::process::id()), HolderKind::Compute))
     }
 }
@@ -435,7 +435,13 @@ impl NodeState {
                 gpu.compute_mode,
                 ComputeMode::ExclusiveProcess | ComputeMode::ExclusiveThread
             );
-            if exclusive && spec.kind == ProcessKind::Compute && !compute.is_empty() {
+            // An MPS server is the one process that its clients count as.
+            let new_one = match spec.kind {
+                ProcessKind::Compute => true,
+                ProcessKind::Graphics => false,
+                ProcessKind::MpsClient => mps.is_some_and(|mps| mps.server.is_none()),
+            };
+            if exclusive && new_one && !compute.is_empty() {
                 let holders = compute.into_iter().map(holder).collect();
                 return refuse(ErrorCode::Busy, format!("{uuid} admits one process"))
                     .map_err(|error| error.with_holders(holders));

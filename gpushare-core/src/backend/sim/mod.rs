@@ -33,9 +33,9 @@ mod rules;
 mod state;
 mod store;
 
+use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub use control::{FaultSpec, Loss, ProcessSpec, Target};
 pub use faults::{CallRecord, Death, Failure, Fault, Faults};
@@ -63,8 +63,8 @@ pub struct Simulator {
 struct Inner {
     backing: Backing,
     clock: ports::Time,
-    /// NVML sessions that are open through this handle and its clones.
-    sessions: AtomicUsize,
+    /// How many NVML sessions are open through this handle and its clones, by load of the driver.
+    sessions: Mutex<BTreeMap<u64, usize>>,
 }
 
 impl Simulator {
@@ -90,7 +90,7 @@ impl Simulator {
     }
 
     fn with(backing: Backing, clock: ports::Time) -> Self {
-        Self { inner: Arc::new(Inner { backing, clock, sessions: AtomicUsize::new(0) }) }
+        Self { inner: Arc::new(Inner { backing, clock, sessions: Mutex::default() }) }
     }
 
     /// All ports of the node, with durable files in that store.
@@ -116,6 +116,10 @@ impl Simulator {
     /// answered by the simulator, all others by that port.
     pub fn processes_over(&self, beneath: Arc<dyn Processes>) -> Arc<dyn Processes> {
         Arc::new(SimulatedPorts::new(self.clone(), Some(beneath)))
+    }
+
+    fn sessions(&self) -> MutexGuard<'_, BTreeMap<u64, usize>> {
+        self.inner.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn read<R>(&self, look: impl FnOnce(&NodeState) -> R) -> Result<R> {

@@ -1,6 +1,5 @@
 //! The driver's library, simulated.
 
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::Simulator;
@@ -44,7 +43,7 @@ impl Simulator {
     pub fn open(&self) -> NvmlResult<SimulatedNvml> {
         const CALL: &str = "nvmlInit_v2";
         let load = self.read(|node| node.loads).map_err(|error| unreadable(CALL, &error))?;
-        self.inner.sessions.fetch_add(1, Ordering::SeqCst);
+        *self.sessions().entry(load).or_default() += 1;
         let session = SimulatedNvml { simulator: self.clone(), load };
         session.ask(CALL, |_| Ok(()))?;
         Ok(session)
@@ -53,7 +52,9 @@ impl Simulator {
 
 impl Drop for SimulatedNvml {
     fn drop(&mut self) {
-        self.simulator.inner.sessions.fetch_sub(1, Ordering::SeqCst);
+        if let Some(open) = self.simulator.sessions().get_mut(&self.load) {
+            *open = open.saturating_sub(1);
+        }
     }
 }
 
@@ -160,7 +161,9 @@ impl Nvml for SimulatedNvml {
         self.ask("nvmlDeviceGetMinorNumber", |node| {
             // Counted against the index, so that nobody mistakes one for the other.
             let count = u32::try_from(node.gpus.len()).map_err(|_| NvmlReturn::UNKNOWN)?;
-            Ok(MinorNumber::new(count.saturating_sub(node.gpu(gpu)?.position + 1)))
+            let gpu = node.gpu(gpu)?;
+            let moved = if node.rules.minor_follows_mig && gpu.mig { count } else { 0 };
+            Ok(MinorNumber::new(count.saturating_sub(gpu.position + 1) + moved))
         })
     }
 

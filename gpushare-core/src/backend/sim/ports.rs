@@ -149,8 +149,8 @@ impl Reset for SimulatedPorts {
     }
 
     fn reset(&self, gpu: &GpuUuid) -> Result<()> {
-        let own = self.simulator.own_sessions();
         self.change(gpu, |node| {
+            let own = self.simulator.own_sessions(node.loads);
             if !node.rules.reset_able {
                 return refuse(ErrorCode::Unsupported, "GPUs of this node can't be reset");
             }

@@ -28,6 +28,8 @@ pub struct Rules {
     pub disable_removes_instances: bool,
     /// A reset sets the compute mode back to DEFAULT.
     pub reset_clears_compute_mode: bool,
+    /// The minor number of a GPU is another one while MIG is on.
+    pub minor_follows_mig: bool,
     /// Volta cards have the time-slice interval.
     pub interval_on_volta: bool,
     /// MPS daemons can be started on this node.
@@ -50,6 +52,7 @@ impl Default for Rules {
             mode_change_stays_pending: false,
             disable_removes_instances: false,
             reset_clears_compute_mode: true,
+            minor_follows_mig: false,
             interval_on_volta: true,
             mps_able: true,
             interval_able: true,

@@ -36,7 +36,7 @@ fn call_everything(ports: &Ports, nvml: &mut dyn Nvml, gpu: &GpuUuid) -> Vec<&'s
         nvml.compute_capability(gpu);
         nvml.core_count(gpu);
         nvml.compute_mode(gpu);
-        nvml.set_compute_mode(gpu, crate::mode::ComputeMode::Prohibited);
+        nvml.set_compute_mode(gpu, ComputeMode::Prohibited);
         nvml.mig_mode(gpu);
         nvml.set_mig_mode(gpu, true);
         nvml.profile(gpu, ProfileIndex::new(0));
@@ -58,7 +58,7 @@ fn call_everything(ports: &Ports, nvml: &mut dyn Nvml, gpu: &GpuUuid) -> Vec<&'s
         mps.start(gpu, &MpsConfig::default());
         mps.stop(gpu);
         policy.interval(gpu);
-        policy.set_interval(gpu, crate::mode::Interval::Long);
+        policy.set_interval(gpu, Interval::Long);
         reset.reset(gpu);
         processes.signal(Pid::new(state::FIRST_PID), 100, Signal::Kill);
         store.append("log", b"0123456789");
