@@ -47,7 +47,10 @@ fn info(session: &mut Session, handle: Handle) -> Answer<nvmlComputeInstanceInfo
     let (gpu, gi, ci) = session.compute_instance(handle)?;
     let all = instances(session, &gpu, gi, None)?;
     let found = all.into_iter().find(|found| found.id == ci).ok_or(NvmlReturn::NOT_FOUND)?;
-    let device = Object::Mig { uuid: found.uuid, gpu: gpu.clone(), gi, ci };
+    let device = match std::env::var("GPUSHARE_NVML_CI_DEVICE").as_deref() {
+        Ok("mig") => Object::Mig { uuid: found.uuid, gpu: gpu.clone(), gi, ci },
+        _ => Object::Gpu(gpu.clone()),
+    };
     Ok(nvmlComputeInstanceInfo_t {
         device: session.give(device).pointer(),
         gpuInstance: session.give(Object::GpuInstance { gpu, gi }).pointer(),

@@ -7,7 +7,8 @@ use gpushare_core::mig::{Attribute, ProfileName};
 use gpushare_core::mode::ComputeMode;
 use gpushare_core::port::{Activation, MigDeviceInfo, Nvml as _, NvmlReturn};
 use nvml_wrapper_sys::bindings::{
-    nvmlDeviceAttributes_t, nvmlMemory_t, nvmlMemory_v2_t, nvmlPciInfo_t, nvmlPciInfoExt_t,
+    nvmlBAR1Memory_t, nvmlDeviceAttributes_t, nvmlMemory_t, nvmlMemory_v2_t, nvmlPciInfo_t,
+    nvmlPciInfoExt_t,
 };
 
 use crate::abi::{Answer, Handle, INVALID, Many, Out, Versioned, fixed, nvml, struct_version};
@@ -76,8 +77,7 @@ fn pci(session: &mut Session, gpu: &GpuUuid) -> Answer<(nvmlPciInfo_t, String)> 
         part.and_then(|part| u32::from_str_radix(part, 16).ok()).ok_or(NvmlReturn::UNKNOWN)
     };
     let mut parts = text.split([':', '.']);
-    let (domain, bus, slot) =
-        (number(parts.next())?, number(parts.next())?, number(parts.next())?);
+    let (domain, bus, slot) = (number(parts.next())?, number(parts.next())?, number(parts.next())?);
     let raw = nvmlPciInfo_t {
         busIdLegacy: fixed(format_args!("{domain:04X}:{bus:02X}:{slot:02X}.0")),
         domain,
@@ -92,8 +92,16 @@ fn pci(session: &mut Session, gpu: &GpuUuid) -> Answer<(nvmlPciInfo_t, String)> 
 
 nvml! {
     fn nvmlDeviceGetIndex(session, device: Handle, index: Out<c_uint>) {
-        let gpu = session.gpu(device)?;
-        let place = session.gpus()?.iter().position(|known| *known == gpu);
+        let place = match session.device(device)? {
+            // Among the MIG devices of its GPU: nvidia-smi -q shows it so.
+            Object::Mig { uuid, gpu, .. } => {
+                session.nvml.mig_devices(&gpu)?.iter().position(|known| known.uuid == uuid)
+            }
+            _ => {
+                let gpu = session.gpu(device)?;
+                session.gpus()?.iter().position(|known| *known == gpu)
+            }
+        };
         let place = place.and_then(|place| c_uint::try_from(place).ok());
         index.set(place.ok_or(NvmlReturn::NOT_FOUND)?)
     }
@@ -150,6 +158,13 @@ nvml! {
         let (total, used) = memory(session, device)?;
         let version = struct_version::<nvmlMemory_v2_t>(2);
         info.set(2, nvmlMemory_v2_t { version, total, reserved: 0, used, free: total - used })
+    }
+
+    fn nvmlDeviceGetBAR1MemoryInfo(session, device: Handle, info: Out<nvmlBAR1Memory_t>) {
+        let device = session.device(device)?;
+        // As large as the memory and empty. Without it nvidia-smi shows no MIG devices.
+        let (total, _) = memory(session, device)?;
+        info.set(nvmlBAR1Memory_t { bar1Total: total, bar1Free: total, bar1Used: 0 })
     }
 
     fn nvmlDeviceGetCudaComputeCapability(
@@ -260,6 +275,9 @@ nvml! {
         session, device: Handle, index: c_uint, mig: Out<Handle>,
     ) {
         let gpu = session.gpu(device)?;
+        if index >= session.nvml.max_mig_devices(&gpu)? {
+            return Err(INVALID);
+        }
         let all = session.nvml.mig_devices(&gpu)?;
         let found = all.into_iter().nth(index as usize).ok_or(NvmlReturn::NOT_FOUND)?;
         let device = Object::Mig { uuid: found.uuid, gpu, gi: found.gi, ci: found.ci };

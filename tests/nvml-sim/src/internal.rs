@@ -99,7 +99,6 @@ not_supported! {
     nvmlDeviceGetActiveVgpus
     nvmlDeviceGetApplicationsClock
     nvmlDeviceGetAutoBoostedClocksEnabled
-    nvmlDeviceGetBAR1MemoryInfo
     nvmlDeviceGetBoardId
     nvmlDeviceGetBoardPartNumber
     nvmlDeviceGetBridgeChipInfo

@@ -8,6 +8,8 @@
 //!   share. Without it the node lives in memory and is this process's own.
 //! * `GPUSHARE_NVML_CALLS`: a file that gets, at every last `nvmlShutdown`, a line for each
 //!   function with the number of its calls since the first `nvmlInit`.
+//! * `GPUSHARE_NVML_CI_DEVICE`: `mig` makes the device in a compute instance's description the
+//!   MIG device. It is the GPU otherwise, as nvidia-smi takes it.
 //!
 //! Never part of a release: what the real driver decides, the simulator only imitates.
 #![allow(unsafe_code, reason = "a C ABI: pointers come in from C")]

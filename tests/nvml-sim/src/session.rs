@@ -34,8 +34,7 @@ struct Library {
     calls: BTreeMap<&'static str, u64>,
 }
 
-static LIBRARY: Mutex<Library> =
-    Mutex::new(Library { session: None, calls: BTreeMap::new() });
+static LIBRARY: Mutex<Library> = Mutex::new(Library { session: None, calls: BTreeMap::new() });
 
 fn library() -> MutexGuard<'static, Library> {
     // A panic under the lock was caught and answered; what it left is still a state.
