@@ -1,1 +1,4 @@
-//! Not yet.
+//! What the tests across crates share.
+
+pub mod nvidia;
+pub mod nvml_sim;
