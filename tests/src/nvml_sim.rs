@@ -96,7 +96,7 @@ impl Node {
     ///
     /// # Panics
     /// When that process fails.
-    #[allow(clippy::unwrap_used, clippy::panic, reason = "for tests, which fail by panics")]
+    #[allow(clippy::panic, clippy::unwrap_used, reason = "for tests, which fail by panics")]
     pub fn run_again(&self, test: &str, variables: &[(&str, &OsStr)]) {
         let mut command = Command::new(std::env::current_exe().unwrap());
         command.args(["--exact", test, "--nocapture"]).env(CHILD, library());
