@@ -367,6 +367,18 @@ impl InstanceRecord {
 }
 
 impl Snapshot {
+    /// A snapshot in which no GPU was looked at.
+    pub(crate) fn empty(simulated: bool) -> Self {
+        Self {
+            schema: SCHEMA.to_owned(),
+            simulated,
+            driver: Driver::default(),
+            epoch: Epoch::default(),
+            abilities: Abilities::default(),
+            gpus: Vec::new(),
+        }
+    }
+
     /// The GPU with that uuid.
     pub fn gpu(&self, uuid: &GpuUuid) -> Option<&GpuSnapshot> {
         self.gpus.iter().find(|gpu| &gpu.uuid == uuid)

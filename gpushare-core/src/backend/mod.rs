@@ -1,6 +1,7 @@
 //! What implements the ports. Only the node's builder names a backend.
 
 mod command;
+pub mod files;
 pub mod mps_host;
 pub mod nvidia_smi;
 #[allow(unsafe_code, reason = "NVML is a C library, and half of it has no safe wrapper")]

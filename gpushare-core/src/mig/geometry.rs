@@ -116,8 +116,8 @@ impl Geometry {
     /// are what makes `+me` exclusive.
     ///
     /// # Errors
-    /// UNSUPPORTED when the driver reports more slots or profiles than any known GPU has, or a
-    /// placement outside them.
+    /// UNSUPPORTED when the driver reports more slots, profiles or compute slices than any known GPU
+    /// has, a placement of no size, or two placements of one profile at one start.
     pub fn new(mut profiles: Vec<Profile>) -> Result<Self, Error> {
         let refuse = |why: String| Err(Error::new(ErrorCode::Unsupported, why));
         profiles.retain(|profile| !profile.placements.is_empty());
@@ -139,6 +139,18 @@ impl Geometry {
         }
         if profiles.iter().any(|p| p.placements.iter().any(|placement| placement.size == 0)) {
             return refuse("the driver reports a MIG placement of no size".to_owned());
+        }
+        // Starts name placements, and the planner packs starts and slices into four bits.
+        for profile in &profiles {
+            let mut pairs = profile.placements.windows(2);
+            if pairs.any(|pair| matches!(pair, [a, b] if a.start == b.start)) {
+                let name = profile.name;
+                return refuse(format!("the driver reports two placements of {name} at one start"));
+            }
+            if usize::from(profile.slices) >= Self::LIMIT {
+                let (name, slices) = (profile.name, profile.slices);
+                return refuse(format!("the driver reports {slices} compute slices for {name}"));
+            }
         }
         let slots = slots as u8;
         let whole = profiles.iter().filter(|p| p.placements.iter().any(|p| p.size == slots));

@@ -3,9 +3,13 @@
 //! Nothing here asks a driver. The geometry comes from the driver of each GPU and is handed in.
 
 pub mod compute;
+pub mod fit;
 pub mod geometry;
+pub mod order;
 pub mod profile;
 pub mod solve;
+#[cfg(test)]
+mod tests;
 
 pub use compute::ComputeProfile;
 pub use geometry::{Geometry, Placement, Profile};

@@ -4,6 +4,22 @@
 //! parameters that are not given take their defaults, never the present value. A GPU that no
 //! entry selects is left alone.
 
+mod check;
+mod cursor;
+mod document;
+mod json;
+#[cfg(test)]
+#[cfg(feature = "yaml")]
+mod properties;
+mod read;
+#[cfg(test)]
+#[cfg(feature = "yaml")]
+mod tests;
+mod text;
+mod write;
+#[cfg(feature = "yaml")]
+mod yaml;
+
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -13,11 +29,46 @@ use crate::mig::ProfileName;
 use crate::mode::Mode;
 use crate::parameters::{MpsConfig, TimeSlicing};
 
+/// The version of the format that this crate reads and writes.
+pub const VERSION: &str = "gpushare/v1";
+
 /// The state somebody wants of a node's GPUs.
+///
+/// Read from JSON, or from YAML with feature `yaml`, or built:
+///
+/// ```
+/// use gpushare_core::spec::{Instance, Selector, Spec, Want};
+///
+/// let built = Spec::new()
+///     .gpu([Selector::All], Want::Exclusive)
+///     .gpu(["2".parse()?], Want::Mig(Some(vec![Instance::new("3g.40gb".parse()?).at(4)])));
+/// let read: Spec = r#"{"version": "gpushare/v1", "gpus": [
+///     {"select": "all", "mode": "exclusive"},
+///     {"select": 2, "mode": "mig", "mig": {"instances": [{"profile": "3g.40gb", "start": 4}]}}
+/// ]}"#.parse()?;
+/// assert_eq!(built, read);
+/// # Ok::<(), gpushare_core::Error>(())
+/// ```
+///
+/// `Display` prints YAML, `Serialize` gives the same for JSON; both read back to an equal spec.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Spec {
     /// What is wanted of which GPUs.
     pub gpus: Vec<Entry>,
+}
+
+impl Spec {
+    /// A spec that selects nothing.
+    pub const fn new() -> Self {
+        Self { gpus: Vec::new() }
+    }
+
+    /// The same with an entry more: what the GPUs become that any of these selects.
+    #[must_use]
+    pub fn gpu(mut self, select: impl IntoIterator<Item = Selector>, want: Want) -> Self {
+        self.gpus.push(Entry::new(select.into_iter().collect(), want));
+        self
+    }
 }
 
 /// What is wanted of some GPUs.
@@ -151,6 +202,18 @@ impl Instance {
     #[must_use]
     pub fn at(self, start: u8) -> Self {
         Self { start: Some(start), ..self }
+    }
+
+    /// The same with its MIG devices shared further.
+    #[must_use]
+    pub fn shared(self, sharing: Sharing) -> Self {
+        Self { sharing: Some(sharing), ..self }
+    }
+
+    /// The same under a name of the user's own.
+    #[must_use]
+    pub fn named(self, name: impl Into<String>) -> Self {
+        Self { name: Some(name.into()), ..self }
     }
 
     /// The same with these compute instances, each given by its slices.

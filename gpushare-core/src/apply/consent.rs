@@ -1,0 +1,149 @@
+//! What a plan needs and the caller must allow: asked before anything is touched.
+
+use crate::apply::{ApplyOptions, Event, POLL, Progress};
+use crate::error::{Error, ErrorCode, Result};
+use crate::mig::fit::fits;
+use crate::observe::{Observer, Scope};
+use crate::plan::{self, Eviction, Plan, Step};
+use crate::port::Ports;
+use crate::process::Holder;
+use crate::snapshot::Snapshot;
+
+/// Lets holders go by themselves as long as the caller wants to wait, and then refuses what was not
+/// allowed. Returns the plan and the snapshot as they are when it is done.
+pub(super) fn obtain(
+    ports: &Ports,
+    observer: &mut Observer,
+    scope: &Scope,
+    mut plan: Plan,
+    mut snapshot: Snapshot,
+    options: &ApplyOptions,
+    progress: &mut Progress<'_>,
+) -> Result<(Plan, Snapshot)> {
+    for hazard in &plan.needs.hazards {
+        if !options.allow_hazards.contains(&hazard.hazard.name) {
+            return Err(Error::new(
+                ErrorCode::Hazard,
+                format!(
+                    "{}: {}; safe: {}. To do it all the same, allow the hazard {} by name",
+                    hazard.hazard.name,
+                    hazard.hazard.message,
+                    hazard.hazard.safe.join(", "),
+                    hazard.hazard.name
+                ),
+            )
+            .of_gpu(&hazard.gpu)
+            .with_safe(hazard.hazard.safe.clone()));
+        }
+    }
+    if let Some(gpu) = plan.needs.reset.first().filter(|_| !options.allow_reset) {
+        return Err(Error::new(
+            ErrorCode::ResetRequired,
+            format!(
+                "MIG mode of GPU {gpu} can only be changed with a reset of that GPU, which ends everything on it; allow it (--allow-reset) when nothing of value runs there"
+            ),
+        )
+        .of_gpu(gpu));
+    }
+    let start = ports.clock.now();
+    while !plan.needs.evict.is_empty() && ports.clock.now().saturating_sub(start) < options.drain {
+        let holders =
+            plan.needs.evict.iter().flat_map(|eviction| eviction.holders.clone()).collect();
+        if progress(&Event::Draining { holders }).is_break() {
+            return Err(Error::new(
+                ErrorCode::Interrupted,
+                "stopped while waiting for tenants to go",
+            ));
+        }
+        ports.clock.sleep(POLL);
+        snapshot = observer.snapshot(scope)?;
+        let again = plan::plan_request(&snapshot, &plan.request)?;
+        if again.digest != plan.digest {
+            return Err(Error::new(
+                ErrorCode::Stale,
+                "the GPUs changed while tenants were leaving; plan again",
+            ));
+        }
+        plan = again;
+    }
+    if let Some(eviction) = plan.needs.evict.iter().find(|e| !can_evict(e, options)) {
+        return Err(in_the_way(&snapshot, eviction, options));
+    }
+    Ok((plan, snapshot))
+}
+
+fn can_evict(eviction: &Eviction, options: &ApplyOptions) -> bool {
+    options.allow_evict && eviction.holders.iter().all(|holder| holder.protected.is_none())
+}
+
+fn in_the_way(snapshot: &Snapshot, eviction: &Eviction, options: &ApplyOptions) -> Error {
+    let holders: Vec<_> = eviction.holders.iter().map(ToString::to_string).collect();
+    let held = if holders.is_empty() {
+        String::new()
+    } else {
+        format!(" is held by {}", holders.join(", "))
+    };
+    let advice = if options.allow_evict {
+        "end the protected holder by its own means"
+    } else {
+        "wait for it (--drain), allow its eviction (--allow-evict), or ask for what fits beside it"
+    };
+    let fits = beside_the_busy(snapshot, eviction);
+    let beside = if fits.is_empty() {
+        String::new()
+    } else {
+        format!("; beside what is in use fits {}", fits.join(", "))
+    };
+    Error::new(ErrorCode::Busy, format!("{}{held}; {advice}{beside}", eviction.what))
+        .of_gpu(&eviction.gpu)
+        .with_holders(eviction.holders.clone())
+        .with_fits(fits)
+}
+
+/// The profiles of which one would fit beside the instances in use.
+fn beside_the_busy(snapshot: &Snapshot, eviction: &Eviction) -> Vec<String> {
+    let Some(mig) = snapshot.gpu(&eviction.gpu).and_then(|gpu| gpu.mig.as_ref()) else {
+        return Vec::new();
+    };
+    if !mig.enabled {
+        return Vec::new();
+    }
+    let busy = mig.gpu_instances.iter().filter(|gi| {
+        gi.usage.is_busy() || gi.compute_instances.iter().any(|ci| ci.usage.is_busy())
+    });
+    let placed: Vec<_> =
+        busy.filter_map(|gi| Some((mig.geometry.position(gi.profile)?, gi.placement))).collect();
+    let names = fits(&mig.geometry, &placed);
+    names
+        .iter()
+        .filter_map(|fit| Some(mig.geometry.profiles().get(fit.profile)?.name.to_string()))
+        .collect()
+}
+
+/// Who uses what a plan destroys.
+pub(super) fn holders_in_the_way(snapshot: &Snapshot, plan: &Plan) -> Vec<Holder> {
+    let mut holders = Vec::new();
+    for gpu in &plan.gpus {
+        let Some(mig) = snapshot.gpu(&gpu.uuid).and_then(|gpu| gpu.mig.as_ref()) else { continue };
+        for step in &gpu.steps {
+            let usages: Vec<_> = match step {
+                Step::DestroyGpuInstance(gi) => {
+                    let there = mig.gpu_instances.iter().filter(|i| i.placement == gi.placement);
+                    there.map(|gi| &gi.usage).collect()
+                }
+                Step::DestroyComputeInstance(ci) => {
+                    let gis = mig.gpu_instances.iter().filter(|i| i.placement == ci.gpu_instance);
+                    let cis = gis.flat_map(|gi| &gi.compute_instances);
+                    cis.filter(|there| there.start == ci.placement.start)
+                        .map(|ci| &ci.usage)
+                        .collect()
+                }
+                _ => Vec::new(),
+            };
+            holders.extend(usages.iter().flat_map(|usage| usage.holders().iter().cloned()));
+        }
+    }
+    holders.sort();
+    holders.dedup();
+    holders
+}

@@ -1,0 +1,102 @@
+//! Eviction: holders that are in the way are ended, by consent. It is not undone.
+
+use std::time::Duration;
+
+use crate::apply::execute::Executor;
+use crate::apply::report::Evicted;
+use crate::apply::{ApplyOptions, Event, POLL, Progress};
+use crate::error::{Error, ErrorCode, Result};
+use crate::id::GpuUuid;
+use crate::plan::Plan;
+use crate::port::{Ports, Signal};
+use crate::process::Holder;
+
+/// How long the kernel may take to end a process that was killed.
+const AFTER_KILL: Duration = Duration::from_secs(5);
+
+/// Ends every holder that the plan needs gone: SIGTERM, the grace time, SIGKILL.
+///
+/// # Errors
+/// BUSY when one does not go; INTERRUPTED. Processes that were ended before stay ended.
+pub(super) fn evict(
+    executor: &Executor<'_>,
+    plan: &Plan,
+    options: &ApplyOptions,
+    progress: &mut Progress<'_>,
+) -> Result<Vec<Evicted>> {
+    let ports = executor.ports();
+    let holders: Vec<(&GpuUuid, &Holder)> = plan
+        .needs
+        .evict
+        .iter()
+        .flat_map(|eviction| eviction.holders.iter().map(|holder| (&eviction.gpu, holder)))
+        .collect();
+    let mut waiting = Vec::new();
+    for (gpu, holder) in holders {
+        let Some(start_time) = holder.start_time.filter(|_| holder.protected.is_none()) else {
+            return Err(stays(gpu, holder, "it cannot be signalled"));
+        };
+        if progress(&Event::Evicting { holder: holder.clone() }).is_break() {
+            return Err(Error::new(ErrorCode::Interrupted, "stopped while evicting"));
+        }
+        executor.audit_signal(gpu, holder, Signal::Terminate);
+        signal(ports, holder, start_time, Signal::Terminate)?;
+        waiting.push((gpu, holder, start_time));
+    }
+    let mut evicted: Vec<Evicted> = Vec::new();
+    let start = ports.clock.now();
+    let mut done = |gpu: &GpuUuid, holder: &Holder, killed| {
+        evicted.push(Evicted { gpu: gpu.clone(), holder: holder.clone(), killed });
+    };
+    loop {
+        waiting.retain(|(gpu, holder, start_time)| {
+            let there = is_there(ports, holder, *start_time);
+            if !there {
+                done(gpu, holder, false);
+            }
+            there
+        });
+        if waiting.is_empty() || ports.clock.now().saturating_sub(start) >= options.grace {
+            break;
+        }
+        if progress(&Event::Draining {
+            holders: waiting.iter().map(|(_, h, _)| (*h).clone()).collect(),
+        })
+        .is_break()
+        {
+            return Err(Error::new(ErrorCode::Interrupted, "stopped while evicting"));
+        }
+        ports.clock.sleep(POLL);
+    }
+    for (gpu, holder, start_time) in waiting {
+        executor.audit_signal(gpu, holder, Signal::Kill);
+        signal(ports, holder, start_time, Signal::Kill)?;
+        let killed = ports.clock.now();
+        while is_there(ports, holder, start_time) {
+            if ports.clock.now().saturating_sub(killed) >= AFTER_KILL {
+                return Err(stays(gpu, holder, "it did not end after SIGKILL"));
+            }
+            ports.clock.sleep(Duration::from_millis(10));
+        }
+        done(gpu, holder, true);
+    }
+    Ok(evicted)
+}
+
+fn is_there(ports: &Ports, holder: &Holder, start_time: u64) -> bool {
+    ports.processes.facts(holder.pid).is_some_and(|facts| facts.start_time == start_time)
+}
+
+/// A process that is gone by now is what was wanted.
+fn signal(ports: &Ports, holder: &Holder, start_time: u64, signal: Signal) -> Result<()> {
+    match ports.processes.signal(holder.pid, start_time, signal) {
+        Err(error) if error.code() == ErrorCode::NotFound => Ok(()),
+        other => other.map_err(|error| error.context(format!("end {holder}"))),
+    }
+}
+
+fn stays(gpu: &GpuUuid, holder: &Holder, why: &str) -> Error {
+    Error::new(ErrorCode::Busy, format!("{holder} stays: {why}"))
+        .of_gpu(gpu)
+        .with_holders(vec![holder.clone()])
+}

@@ -1,0 +1,434 @@
+//! Steps on the hardware, each read back.
+
+use std::collections::HashMap;
+
+use crate::apply::{Event, Progress};
+use crate::error::{Error, ErrorCode, Result};
+use crate::id::{ComputeInstanceId, GpuInstanceId, GpuUuid, MigUuid};
+use crate::mig::Placement;
+use crate::observe::{Observer, Scope};
+use crate::plan::Step;
+use crate::plan::state::GpuState;
+use crate::plan::step::{ComputeInstanceStep, GpuInstanceStep};
+use crate::port::{Activation, MigMode, Nvml, NvmlResult, NvmlReturn, Ports, Signal};
+use crate::process::Holder;
+use crate::snapshot::{GpuSnapshot, Snapshot};
+use crate::state::journal::{Entry, Header, Journal};
+use crate::state::record;
+
+/// Where the audit goes: one event for every call that changes something.
+const AUDIT: &str = "gpushare::audit";
+
+/// Does steps.
+#[derive(Debug)]
+pub(super) struct Executor<'a> {
+    ports: &'a Ports,
+    simulated: bool,
+    /// None while a reset needs the driver closed.
+    observer: Option<Observer>,
+    digest: String,
+    gpu_instances: HashMap<(GpuUuid, Placement), GpuInstanceId>,
+    compute_instances: HashMap<(GpuUuid, Placement, u8), ComputeInstanceId>,
+}
+
+/// Steps that failed on the way.
+#[derive(Debug)]
+pub(super) struct Failed {
+    /// Why.
+    pub(super) error: Error,
+    /// How many steps of each GPU had begun.
+    pub(super) begun: Vec<usize>,
+}
+
+impl<'a> Executor<'a> {
+    pub(super) fn new(
+        ports: &'a Ports,
+        simulated: bool,
+        observer: Observer,
+        digest: &str,
+        snapshot: &Snapshot,
+    ) -> Self {
+        let mut executor = Self {
+            ports,
+            simulated,
+            observer: Some(observer),
+            digest: digest.to_owned(),
+            gpu_instances: HashMap::new(),
+            compute_instances: HashMap::new(),
+        };
+        snapshot.gpus.iter().for_each(|gpu| executor.learn(gpu));
+        executor
+    }
+
+    pub(super) fn ports(&self) -> &'a Ports {
+        self.ports
+    }
+
+    /// Does the steps of a journal's header, in order, and holds the result against the model.
+    pub(super) fn run(
+        &mut self,
+        journal: &mut Journal<'_>,
+        header: &Header,
+        progress: &mut Progress<'_>,
+    ) -> Result<(), Failed> {
+        let from = vec![0; header.gpus.len()];
+        self.run_from(journal, header, &from, progress)
+    }
+
+    /// Does the steps from these positions on.
+    pub(super) fn run_from(
+        &mut self,
+        journal: &mut Journal<'_>,
+        header: &Header,
+        from: &[usize],
+        progress: &mut Progress<'_>,
+    ) -> Result<(), Failed> {
+        let of = header.gpus.iter().map(|gpu| gpu.steps.len()).sum();
+        let mut begun = from.to_vec();
+        let mut number: usize = from.iter().sum();
+        for (position, gpu) in header.gpus.iter().enumerate() {
+            let first = from.get(position).copied().unwrap_or(0);
+            for (step_number, step) in gpu.steps.iter().enumerate().skip(first) {
+                number += 1;
+                let event =
+                    Event::Step { number, of, gpu: gpu.uuid.clone(), what: step.to_string() };
+                if progress(&event).is_break() {
+                    let error = Error::new(
+                        ErrorCode::Interrupted,
+                        format!("stopped before step {number} of {of}, {step}"),
+                    );
+                    return Err(Failed { error: error.of_gpu(&gpu.uuid), begun });
+                }
+                if let Err(error) = journal.write(&Entry::Begin(position, step_number)) {
+                    return Err(Failed { error, begun });
+                }
+                if let Some(count) = begun.get_mut(position) {
+                    *count = step_number + 1;
+                }
+                let created = match self.step(&gpu.uuid, step) {
+                    Ok(created) => created,
+                    Err(error) => {
+                        let error =
+                            error.of_gpu(&gpu.uuid).context(format!("{step} on GPU {}", gpu.uuid));
+                        return Err(Failed { error, begun });
+                    }
+                };
+                if let Some(uuid) = created {
+                    if let Err(error) = journal.write(&Entry::Created(position, step_number, uuid))
+                    {
+                        return Err(Failed { error, begun });
+                    }
+                }
+            }
+        }
+        self.check_result(header).map_err(|error| Failed { error, begun })
+    }
+
+    /// Observes once more: every GPU must be what the model says.
+    fn check_result(&mut self, header: &Header) -> Result<()> {
+        let snapshot = self.observe(header)?;
+        for gpu in &header.gpus {
+            let expected =
+                gpu.steps.iter().fold(gpu.before.clone(), |state, step| state.after(step));
+            let found = snapshot.gpu(&gpu.uuid).map(GpuState::of);
+            if !found.is_some_and(|found| found.matches(&expected)) {
+                return Err(Error::new(
+                    ErrorCode::Driver,
+                    format!("every step succeeded, and yet GPU {} is not as planned: somebody else changes it, or the driver did something else than it said", gpu.uuid),
+                )
+                .of_gpu(&gpu.uuid));
+            }
+        }
+        Ok(())
+    }
+
+    /// Observes the GPUs of a header.
+    pub(super) fn observe(&mut self, header: &Header) -> Result<Snapshot> {
+        let scope = Scope::gpus(header.gpus.iter().map(|gpu| gpu.uuid.clone()));
+        let sets_interval = |step: &Step| matches!(step, Step::SetInterval { .. });
+        let asks = header.gpus.iter().any(|gpu| gpu.steps.iter().any(sets_interval));
+        let scope = if asks { scope.with_intervals() } else { scope };
+        let snapshot = self.observer()?.snapshot(&scope)?;
+        snapshot.gpus.iter().for_each(|gpu| self.learn(gpu));
+        Ok(snapshot)
+    }
+
+    /// Ids by where instances stand.
+    fn learn(&mut self, gpu: &GpuSnapshot) {
+        self.forget_instances(&gpu.uuid);
+        for gi in gpu.mig.iter().flat_map(|mig| &mig.gpu_instances) {
+            self.gpu_instances.insert((gpu.uuid.clone(), gi.placement), gi.id);
+            for ci in &gi.compute_instances {
+                self.compute_instances.insert((gpu.uuid.clone(), gi.placement, ci.start), ci.id);
+            }
+        }
+    }
+
+    fn forget_instances(&mut self, gpu: &GpuUuid) {
+        self.gpu_instances.retain(|(uuid, _), _| uuid != gpu);
+        self.compute_instances.retain(|(uuid, ..), _| uuid != gpu);
+    }
+
+    fn observer(&mut self) -> Result<&mut Observer> {
+        if self.observer.is_none() {
+            self.observer = Some(Observer::open(self.ports, self.simulated)?);
+        }
+        self.observer
+            .as_mut()
+            .ok_or_else(|| Error::new(ErrorCode::InvalidState, "the driver is closed"))
+    }
+
+    /// One call that changes something, with its line in the audit.
+    fn change<T>(
+        &mut self,
+        gpu: &GpuUuid,
+        call: &'static str,
+        argument: &str,
+        change: impl FnOnce(&mut dyn Nvml) -> NvmlResult<T>,
+    ) -> Result<T> {
+        let clock = self.ports.clock.clone();
+        let start = clock.now();
+        let result = change(self.observer()?.nvml());
+        let micros = clock.now().saturating_sub(start).as_micros();
+        let returned = result.as_ref().err().map_or(NvmlReturn::SUCCESS, |failure| failure.ret);
+        self.audit(gpu, call, argument, returned.name(), micros);
+        Ok(result?)
+    }
+
+    fn audit(&self, gpu: &GpuUuid, call: &str, argument: &str, result: &str, micros: u128) {
+        tracing::info!(
+            target: AUDIT,
+            uid = self.ports.processes.own_uid(),
+            pid = self.ports.processes.own_pid().get(),
+            digest = %self.digest,
+            gpu = %gpu,
+            call,
+            argument,
+            result,
+            micros = u64::try_from(micros).unwrap_or(u64::MAX),
+        );
+    }
+
+    pub(super) fn audit_signal(&self, gpu: &GpuUuid, holder: &Holder, signal: Signal) {
+        let name = match signal {
+            Signal::Terminate => "SIGTERM",
+            Signal::Kill => "SIGKILL",
+        };
+        self.audit(gpu, "pidfd_send_signal", &format!("{name} {holder}"), "", 0);
+    }
+
+    /// Does one step and reads it back. Returns the MIG device that it created.
+    pub(super) fn step(&mut self, gpu: &GpuUuid, step: &Step) -> Result<Option<MigUuid>> {
+        match step {
+            Step::CreateGpuInstance(gi) => self.create_gpu_instance(gpu, gi).map(|()| None),
+            Step::DestroyGpuInstance(gi) => self.destroy_gpu_instance(gpu, gi).map(|()| None),
+            Step::CreateComputeInstance(ci) => self.create_compute_instance(gpu, ci).map(Some),
+            Step::DestroyComputeInstance(ci) => {
+                self.destroy_compute_instance(gpu, ci).map(|()| None)
+            }
+            Step::SetMigMode { enable, may_reset } => {
+                self.set_mig_mode(gpu, *enable, *may_reset).map(|()| None)
+            }
+            Step::Reset { enable } => self.reset(gpu, *enable).map(|()| None),
+            Step::SetComputeMode { to, .. } => {
+                let (mode, name) = (*to, to.as_str());
+                self.change(gpu, "nvmlDeviceSetComputeMode", name, |nvml| {
+                    nvml.set_compute_mode(gpu, mode)
+                })?;
+                let found = self.observer()?.nvml().compute_mode(gpu)?;
+                read_back(found == mode, || {
+                    format!("compute mode is {found} after it was set to {mode}")
+                })?;
+                Ok(None)
+            }
+            Step::SetInterval { to, .. } => {
+                let result = self.ports.policy.set_interval(gpu, *to);
+                let word = if result.is_ok() { "SUCCESS" } else { "failed" };
+                self.audit(gpu, "nvidia-smi compute-policy --set-timeslice", to.as_str(), word, 0);
+                result?;
+                let found = self.ports.policy.interval(gpu)?;
+                read_back(found == *to, || {
+                    format!("the interval is {found} after it was set to {to}")
+                })?;
+                Ok(None)
+            }
+            Step::StartMps { config } => {
+                let result = self.ports.mps.start(gpu, config);
+                let word = if result.is_ok() { "SUCCESS" } else { "failed" };
+                self.audit(gpu, "start MPS daemon", "", word, 0);
+                result?;
+                let found = self.ports.mps.probe(gpu)?;
+                let good = found.is_some_and(|daemon| daemon.alive && daemon.config == *config);
+                read_back(good, || "the MPS daemon does not answer as it was started".to_owned())?;
+                Ok(None)
+            }
+            Step::StopMps { .. } => {
+                let result = self.ports.mps.stop(gpu);
+                let word = if result.is_ok() { "SUCCESS" } else { "failed" };
+                self.audit(gpu, "stop MPS daemon", "", word, 0);
+                result?;
+                let found = self.ports.mps.probe(gpu)?;
+                read_back(!found.is_some_and(|daemon| daemon.alive), || {
+                    "the MPS daemon still answers".to_owned()
+                })?;
+                Ok(None)
+            }
+            Step::WriteRecord { to, .. } => {
+                record::write(self.ports.store.as_ref(), gpu, to.as_deref())?;
+                self.audit(gpu, "write record", "", "SUCCESS", 0);
+                Ok(None)
+            }
+        }
+    }
+
+    fn gpu_instance_id(&self, gpu: &GpuUuid, placement: Placement) -> Result<GpuInstanceId> {
+        self.gpu_instances.get(&(gpu.clone(), placement)).copied().ok_or_else(|| {
+            Error::new(ErrorCode::Stale, format!("there is no GPU instance at {placement}"))
+        })
+    }
+
+    fn create_gpu_instance(&mut self, gpu: &GpuUuid, gi: &GpuInstanceStep) -> Result<()> {
+        let (profile, placement) = (gi.profile, gi.placement);
+        let argument = format!("{} ({profile}) at {placement}", gi.name);
+        let info =
+            self.change(gpu, "nvmlDeviceCreateGpuInstanceWithPlacement", &argument, |nvml| {
+                nvml.create_gpu_instance(gpu, profile, placement)
+            })?;
+        self.gpu_instances.insert((gpu.clone(), info.placement), info.id);
+        read_back(info.placement == placement && info.profile == profile, || {
+            format!("the driver created profile {} at {} instead", info.profile, info.placement)
+        })
+    }
+
+    fn destroy_gpu_instance(&mut self, gpu: &GpuUuid, gi: &GpuInstanceStep) -> Result<()> {
+        let id = self.gpu_instance_id(gpu, gi.placement)?;
+        let argument = format!("{} at {} (id {id})", gi.name, gi.placement);
+        self.change(gpu, "nvmlGpuInstanceDestroy", &argument, |nvml| {
+            nvml.destroy_gpu_instance(gpu, id)
+        })
+        .map_err(unseen_holder)?;
+        self.gpu_instances.remove(&(gpu.clone(), gi.placement));
+        Ok(())
+    }
+
+    fn create_compute_instance(
+        &mut self,
+        gpu: &GpuUuid,
+        ci: &ComputeInstanceStep,
+    ) -> Result<MigUuid> {
+        let id = self.gpu_instance_id(gpu, ci.gpu_instance)?;
+        if ci.assumed {
+            let profiles = self.observer()?.nvml().compute_profiles(gpu, id)?;
+            let known = profiles.iter().any(|profile| {
+                profile.id == ci.profile
+                    && profile.slices == ci.placement.size
+                    && profile.starts.contains(&ci.placement.start)
+            });
+            read_back(known, || {
+                format!(
+                    "the plan assumed a compute-instance profile {} ({}) at {}, which this GPU instance does not have",
+                    ci.name, ci.profile, ci.placement
+                )
+            })?;
+        }
+        // A compute instance that fills its GPU instance has one place to be, and old drivers
+        // cannot be told it.
+        let placement = ci
+            .assumed
+            .then_some(ci.placement)
+            .or_else(|| (ci.name.compute.is_some()).then_some(ci.placement));
+        let argument = format!("{} at {} of {}", ci.name, ci.placement, ci.gpu_instance);
+        let profile = ci.profile;
+        let info = self.change(
+            gpu,
+            "nvmlGpuInstanceCreateComputeInstanceWithPlacement",
+            &argument,
+            |nvml| nvml.create_compute_instance(gpu, id, profile, placement),
+        )?;
+        self.compute_instances
+            .insert((gpu.clone(), ci.gpu_instance, info.placement.start), info.id);
+        read_back(info.profile == profile && info.placement.start == ci.placement.start, || {
+            format!("the driver created profile {} at {} instead", info.profile, info.placement)
+        })?;
+        Ok(info.uuid)
+    }
+
+    fn destroy_compute_instance(&mut self, gpu: &GpuUuid, ci: &ComputeInstanceStep) -> Result<()> {
+        let gi = self.gpu_instance_id(gpu, ci.gpu_instance)?;
+        let key = (gpu.clone(), ci.gpu_instance, ci.placement.start);
+        let id = self.compute_instances.get(&key).copied().ok_or_else(|| {
+            Error::new(
+                ErrorCode::Stale,
+                format!("there is no compute instance at {}", ci.placement),
+            )
+        })?;
+        let argument = format!("{} at {} of {} (id {id})", ci.name, ci.placement, ci.gpu_instance);
+        self.change(gpu, "nvmlComputeInstanceDestroy", &argument, |nvml| {
+            nvml.destroy_compute_instance(gpu, gi, id)
+        })
+        .map_err(unseen_holder)?;
+        self.compute_instances.remove(&key);
+        let profile = ci.profile;
+        let left = self.observer()?.nvml().compute_instances(gpu, gi, profile)?;
+        read_back(left.iter().all(|there| there.id != id), || {
+            "the compute instance is still there".to_owned()
+        })
+    }
+
+    fn set_mig_mode(&mut self, gpu: &GpuUuid, enable: bool, may_reset: bool) -> Result<()> {
+        let argument = if enable { "on" } else { "off" };
+        let activation = self
+            .change(gpu, "nvmlDeviceSetMigMode", argument, |nvml| nvml.set_mig_mode(gpu, enable))?;
+        // Minor number and handles may be others now (nvml.h).
+        self.observer()?.forget(gpu);
+        self.forget_instances(gpu);
+        match activation {
+            Activation::Active => {}
+            Activation::Pending(NvmlReturn::IN_USE) => {
+                return Err(Error::new(
+                    ErrorCode::Busy,
+                    "the driver took the change of MIG mode and did not carry it out: somebody uses the GPU",
+                ));
+            }
+            Activation::Pending(_) if may_reset && self.ports.reset.able() => {
+                return self.reset(gpu, enable);
+            }
+            Activation::Pending(why) => {
+                return Err(Error::new(
+                    ErrorCode::ResetRequired,
+                    format!("the change of MIG mode waits for a reset ({})", why.name()),
+                ));
+            }
+        }
+        self.check_mig_mode(gpu, enable)
+    }
+
+    fn reset(&mut self, gpu: &GpuUuid, enable: bool) -> Result<()> {
+        // nvidia-smi refuses while anybody holds the device, and we do.
+        self.observer = None;
+        let result = self.ports.reset.reset(gpu);
+        let word = if result.is_ok() { "SUCCESS" } else { "failed" };
+        self.audit(gpu, "nvidia-smi --gpu-reset", "", word, 0);
+        result?;
+        self.forget_instances(gpu);
+        self.check_mig_mode(gpu, enable)
+    }
+
+    fn check_mig_mode(&mut self, gpu: &GpuUuid, enable: bool) -> Result<()> {
+        let found = self.observer()?.nvml().mig_mode(gpu)?;
+        let wanted = MigMode { current: enable, pending: enable };
+        read_back(found == wanted, || format!("MIG mode is {found:?} after it was set to {enable}"))
+    }
+}
+
+fn read_back(good: bool, otherwise: impl FnOnce() -> String) -> Result<()> {
+    if good { Ok(()) } else { Err(Error::new(ErrorCode::Driver, otherwise())) }
+}
+
+/// IN_USE without a process that anybody could see.
+fn unseen_holder(error: Error) -> Error {
+    if error.code() != ErrorCode::Busy {
+        return error;
+    }
+    error.context("no process was seen on it, and yet the driver says IN_USE: DCGM, persistenced or a monitor may hold it")
+}

@@ -1,0 +1,297 @@
+//! Apply: from a plan to the hardware, as one transaction.
+//!
+//! Lock, settle what a dead applier left, observe, compare with the plan, ask for consent, write
+//! the journal, evict, do each step and read it back, and at the end observe once more. Whatever
+//! fails on the way is undone. After it a GPU is in the old state or the new one; when even the
+//! undoing fails, the journal stays, and [`recover`](crate::node::Node::recover) settles it.
+
+mod consent;
+mod evict;
+mod execute;
+mod options;
+mod recover;
+pub mod report;
+mod settle;
+
+use std::collections::BTreeSet;
+use std::ops::ControlFlow;
+use std::time::Duration;
+
+use crate::error::{Error, ErrorCode, Outcome, Result};
+use crate::id::GpuUuid;
+use crate::observe::{Observer, Scope};
+use crate::plan::state::GpuState;
+use crate::plan::{self, Plan, Request};
+use crate::port::{LockGuard, Ports};
+use crate::snapshot::{GpuSnapshot, Snapshot};
+use crate::spec::{Entry, Want};
+use crate::state::journal::{self, Device, GpuChange, Header, Journal};
+use crate::state::lock;
+
+pub use options::{ApplyOptions, Event};
+pub use recover::{discard, recover};
+pub use report::Report;
+
+use report::Recovered;
+
+use execute::Executor;
+
+/// Called at each step and every 100 ms of waiting; asking to stop rolls back.
+pub type Progress<'a> = dyn FnMut(&Event) -> ControlFlow<()> + 'a;
+
+/// What is applied.
+#[derive(Clone, Copy, Debug)]
+pub enum Source<'a> {
+    /// A plan: the state that it was made from must still be there.
+    Plan(&'a Plan),
+    /// A request: planned afresh.
+    Request(&'a Request),
+}
+
+impl<'a> Source<'a> {
+    fn request(&self) -> &'a Request {
+        match self {
+            Self::Plan(plan) => &plan.request,
+            Self::Request(request) => request,
+        }
+    }
+}
+
+/// Applies a plan or a request.
+///
+/// # Errors
+/// Every code but PANIC; the [outcome](Error::outcome) says what is left on the hardware.
+pub fn apply(
+    ports: &Ports,
+    simulated: bool,
+    source: Source<'_>,
+    options: &ApplyOptions,
+    progress: &mut Progress<'_>,
+) -> Result<Report> {
+    let mut observer = Observer::open(ports, simulated)?;
+    let request = source.request();
+    // Without the lock: it only finds out which GPUs to lock, or that there is nothing to do.
+    let first = observer.snapshot(&scope_of(request))?;
+    let glance = plan::plan_request(&first, request)?;
+    let settled =
+        glance.gpus.iter().all(|gpu| first.gpu(&gpu.uuid).is_none_or(|g| g.unsettled.is_none()));
+    if glance.noop && settled {
+        expect(&source, &glance, options)?;
+        return Ok(Report::unchanged(&first, &glance));
+    }
+    let gpus: Vec<GpuUuid> = match source {
+        Source::Plan(plan) => plan.gpus.iter().map(|gpu| gpu.uuid.clone()).collect(),
+        Source::Request(_) => glance.gpus.iter().map(|gpu| gpu.uuid.clone()).collect(),
+    };
+    // Settling may reset a GPU, which needs every session of ours closed.
+    let observer = settled.then_some(observer);
+    let (locks, recovered) = lock_and_settle(ports, simulated, gpus.clone(), options, progress)?;
+    let mut observer = match observer.filter(|_| recovered.is_empty()) {
+        Some(observer) => observer,
+        None => Observer::open(ports, simulated)?,
+    };
+    let scope = Scope { gpus: Some(gpus.into_iter().collect()), ..scope_of(request) };
+    let snapshot = observer.snapshot(&scope)?;
+    let fresh = plan::plan_request(&snapshot, request)?;
+    let plan = check(&source, &snapshot, fresh, options)?;
+    let mut report = if plan.noop {
+        Report::unchanged(&snapshot, &plan)
+    } else {
+        let (plan, snapshot) =
+            consent::obtain(ports, &mut observer, &scope, plan, snapshot, options, progress)?;
+        let executor = Executor::new(ports, simulated, observer, &plan.digest, &snapshot);
+        transact(executor, &plan, &snapshot, options, progress)?
+    };
+    report.recovered = recovered;
+    drop(locks);
+    Ok(report)
+}
+
+/// What must be observed for a request. A selector such as `all` needs every GPU.
+pub(crate) fn scope_of(request: &Request) -> Scope {
+    match request {
+        Request::Leave { gpus, .. } => Scope::gpus(gpus.iter().cloned()),
+        Request::Apply(spec) => {
+            let asks = |entry: &Entry| matches!(entry.want, Want::TimeSliced(_));
+            let scope = Scope::all();
+            if spec.gpus.iter().any(asks) { scope.with_intervals() } else { scope }
+        }
+    }
+}
+
+/// Compares with what the caller expects.
+fn expect(source: &Source<'_>, fresh: &Plan, options: &ApplyOptions) -> Result<()> {
+    if let Source::Plan(plan) = source {
+        if plan.basis != fresh.basis || (!plan.computed && plan.digest != fresh.digest) {
+            return Err(stale(&plan.digest, &fresh.digest));
+        }
+    }
+    match &options.expect {
+        Some(expected) if *expected != fresh.digest => Err(stale(expected, &fresh.digest)),
+        _ => Ok(()),
+    }
+}
+
+fn stale(expected: &str, found: &str) -> Error {
+    Error::new(
+        ErrorCode::Stale,
+        format!(
+            "the GPUs or the spec are no longer as they were planned for: expected digest {expected}, found {found}; plan again"
+        ),
+    )
+}
+
+/// The plan to execute: the one that was given, with today's needs.
+fn check(
+    source: &Source<'_>,
+    snapshot: &Snapshot,
+    fresh: Plan,
+    options: &ApplyOptions,
+) -> Result<Plan> {
+    expect(source, &fresh, options)?;
+    match source {
+        Source::Plan(plan) if plan.digest != fresh.digest => {
+            // The structure is the same, so usage is not: what would go is in use now, and the
+            // planner would take another way.
+            let holders = consent::holders_in_the_way(snapshot, plan);
+            Err(Error::new(
+                ErrorCode::Busy,
+                "an instance that the plan destroys is in use since it was made; plan again",
+            )
+            .with_holders(holders))
+        }
+        _ => Ok(fresh),
+    }
+}
+
+/// Locks the GPUs, in the order of uuids, and settles what dead appliers left on them. A journal
+/// over more GPUs makes it lock those too.
+fn lock_and_settle(
+    ports: &Ports,
+    simulated: bool,
+    gpus: Vec<GpuUuid>,
+    options: &ApplyOptions,
+    progress: &mut Progress<'_>,
+) -> Result<(Locks, Vec<Recovered>)> {
+    let mut wanted: BTreeSet<GpuUuid> = gpus.into_iter().collect();
+    loop {
+        let list: Vec<_> = wanted.iter().cloned().collect();
+        let locks = lock::acquire(
+            ports.store.as_ref(),
+            ports.clock.as_ref(),
+            &list,
+            options.timeout,
+            &mut |gpu| progress(&Event::WaitingForLock { gpu: gpu.clone() }),
+        )?;
+        let mut ours = Vec::new();
+        for found in journal::find(ports.store.as_ref())? {
+            if found.header.gpus.iter().any(|gpu| wanted.contains(&gpu.uuid)) {
+                ours.push(found);
+            }
+        }
+        let more: Vec<_> = ours
+            .iter()
+            .flat_map(|found| found.header.gpus.iter().map(|gpu| gpu.uuid.clone()))
+            .filter(|gpu| !wanted.contains(gpu))
+            .collect();
+        if !more.is_empty() {
+            // The order of locks forbids to add them: begin again with all of them.
+            drop(locks);
+            wanted.extend(more);
+            continue;
+        }
+        let mut recovered = Vec::new();
+        for found in ours {
+            recovered.push(recover::settle(ports, simulated, &found, progress)?);
+        }
+        return Ok((locks, recovered));
+    }
+}
+
+/// Journal, evict, step, verify, commit; or roll back.
+fn transact(
+    mut executor: Executor<'_>,
+    plan: &Plan,
+    snapshot: &Snapshot,
+    options: &ApplyOptions,
+    progress: &mut Progress<'_>,
+) -> Result<Report> {
+    let changes: Vec<GpuChange> = plan
+        .changed()
+        .filter_map(|gpu| {
+            let there = snapshot.gpu(&gpu.uuid)?;
+            Some(GpuChange {
+                uuid: gpu.uuid.clone(),
+                before: GpuState::of(there),
+                devices: devices(there),
+                steps: gpu.steps.clone(),
+            })
+        })
+        .collect();
+    let ports = executor.ports();
+    let pid = ports.processes.own_pid();
+    let header = Header::new(pid, snapshot.epoch.clone(), plan.digest.clone(), changes);
+    let name = format!("{}-{pid}.jsonl", ports.clock.unix_time());
+    let mut journal = Journal::begin(ports.store.as_ref(), &name, &header)?;
+    let evicted = match evict::evict(&executor, plan, options, progress) {
+        Ok(evicted) => evicted,
+        Err(error) => {
+            // No step was done: there is nothing to undo.
+            journal.settle()?;
+            return Err(error);
+        }
+    };
+    match executor.run(&mut journal, &header, progress) {
+        Ok(()) => {
+            journal.settle()?;
+            let mut report = Report::applied(snapshot, plan);
+            report.evicted = evicted;
+            Ok(report)
+        }
+        Err(failed) => {
+            let _ = progress(&Event::RollingBack);
+            match settle::roll_back(&mut executor, &header, &failed.begun) {
+                Ok(recreated) => {
+                    journal.settle()?;
+                    let outcome = if failed.begun.iter().any(|&steps| steps > 0) {
+                        Outcome::RolledBack
+                    } else {
+                        Outcome::Untouched
+                    };
+                    let mut error = failed.error.with_outcome(outcome);
+                    for device in recreated {
+                        error = error.context(format!(
+                            "rolled back, and {} is now {}",
+                            device.old, device.new
+                        ));
+                    }
+                    Err(error)
+                }
+                Err(undo) => Err(failed
+                    .error
+                    .with_outcome(Outcome::Indeterminate)
+                    .context(format!("rolling back failed too ({undo}); run `gpushare recover`"))),
+            }
+        }
+    }
+}
+
+fn devices(gpu: &GpuSnapshot) -> Vec<Device> {
+    let instances = gpu.mig.as_ref().map(|mig| &mig.gpu_instances[..]).unwrap_or_default();
+    instances
+        .iter()
+        .flat_map(|gi| {
+            gi.compute_instances.iter().map(|ci| Device {
+                placement: gi.placement,
+                start: ci.start,
+                uuid: ci.uuid.clone(),
+            })
+        })
+        .collect()
+}
+
+/// Locks of GPUs, held until they are dropped.
+type Locks = Vec<Box<dyn LockGuard>>;
+
+/// How often a waiting apply looks again and asks whether to stop.
+const POLL: Duration = Duration::from_millis(100);

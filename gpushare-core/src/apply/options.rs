@@ -1,0 +1,136 @@
+//! What a caller allows and wants to hear.
+
+use std::time::Duration;
+
+use crate::hazard::HazardName;
+use crate::id::GpuUuid;
+use crate::process::Holder;
+
+/// What apply may do, and how long it may wait. By default nothing, and not at all.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct ApplyOptions {
+    /// Whether holders that are in the way are ended.
+    pub allow_evict: bool,
+    /// Whether GPUs are reset where that is the only way; covers the resets of a rollback too.
+    pub allow_reset: bool,
+    /// Hazards that are accepted.
+    pub allow_hazards: Vec<HazardName>,
+    /// The digest that the plan must have.
+    pub expect: Option<String>,
+    /// How long to wait for a lock: zero does not wait, none waits for ever.
+    pub timeout: Option<Duration>,
+    /// How long to wait for holders to go by themselves.
+    pub drain: Duration,
+    /// How long an evicted process has between SIGTERM and SIGKILL.
+    pub grace: Duration,
+}
+
+impl Default for ApplyOptions {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl ApplyOptions {
+    /// Allows nothing and waits for nothing; 30 s of grace.
+    pub const fn new() -> Self {
+        Self {
+            allow_evict: false,
+            allow_reset: false,
+            allow_hazards: Vec::new(),
+            expect: None,
+            timeout: Some(Duration::ZERO),
+            drain: Duration::ZERO,
+            grace: Duration::from_secs(30),
+        }
+    }
+
+    /// Whether holders that are in the way are ended.
+    #[must_use]
+    pub const fn allow_evict(mut self, allow: bool) -> Self {
+        self.allow_evict = allow;
+        self
+    }
+
+    /// Whether GPUs are reset where that is the only way.
+    #[must_use]
+    pub const fn allow_reset(mut self, allow: bool) -> Self {
+        self.allow_reset = allow;
+        self
+    }
+
+    /// Accepts a hazard.
+    #[must_use]
+    pub fn allow_hazard(mut self, hazard: HazardName) -> Self {
+        self.allow_hazards.push(hazard);
+        self
+    }
+
+    /// The digest that the plan must have.
+    #[must_use]
+    pub fn expect(mut self, digest: impl Into<String>) -> Self {
+        self.expect = Some(digest.into());
+        self
+    }
+
+    /// How long to wait for a lock: zero does not wait, none waits for ever.
+    #[must_use]
+    pub const fn timeout(mut self, timeout: Option<Duration>) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// How long to wait for holders to go by themselves.
+    #[must_use]
+    pub const fn drain(mut self, drain: Duration) -> Self {
+        self.drain = drain;
+        self
+    }
+
+    /// How long an evicted process has between SIGTERM and SIGKILL.
+    #[must_use]
+    pub const fn grace(mut self, grace: Duration) -> Self {
+        self.grace = grace;
+        self
+    }
+}
+
+/// What happens while apply runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Event {
+    /// Another process has the lock of that GPU.
+    WaitingForLock {
+        /// The GPU.
+        gpu: GpuUuid,
+    },
+    /// Holders have time to go by themselves.
+    Draining {
+        /// Who is still there.
+        holders: Vec<Holder>,
+    },
+    /// A holder is being ended.
+    Evicting {
+        /// Who.
+        holder: Holder,
+    },
+    /// A step begins.
+    Step {
+        /// Its number over all GPUs, from 1.
+        number: usize,
+        /// How many there are.
+        of: usize,
+        /// The GPU.
+        gpu: GpuUuid,
+        /// What it does.
+        what: String,
+    },
+    /// Something failed, or the caller asked to stop: what was done is being undone.
+    RollingBack,
+    /// What a dead applier left is being settled.
+    Recovering {
+        /// The name of its journal.
+        journal: String,
+    },
+}

@@ -1,0 +1,185 @@
+//! What apply and recover did.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::id::{GpuUuid, MigUuid};
+use crate::mig::Placement;
+use crate::plan::{Plan, previous};
+use crate::process::Holder;
+use crate::snapshot::Snapshot;
+use crate::spec::Spec;
+
+/// The schema that a serialised report names.
+pub const SCHEMA: &str = "gpushare.report/v1";
+
+/// What was done.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Report {
+    /// [`SCHEMA`].
+    pub schema: String,
+    /// Whether the node is simulated.
+    pub simulated: bool,
+    /// What came of it.
+    pub outcome: ReportOutcome,
+    /// The digest of the plan that was applied.
+    pub digest: Option<String>,
+    /// How many steps were done.
+    pub steps: usize,
+    /// A spec that leads back to the state before: apply it to undo the change. GPUs whose state
+    /// no spec can say are named in `not_in_previous`.
+    pub previous: Spec,
+    /// GPUs whose state before no spec can say, with why.
+    pub not_in_previous: Vec<String>,
+    /// MIG devices that were created again in the place of earlier ones.
+    pub recreated: Vec<Recreated>,
+    /// Processes that were ended.
+    pub evicted: Vec<Evicted>,
+    /// Changes of dead appliers that were settled first.
+    pub recovered: Vec<Recovered>,
+}
+
+/// What came of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum ReportOutcome {
+    /// Everything was as wanted.
+    Unchanged,
+    /// It is now.
+    Applied,
+    /// Unfinished changes were settled.
+    Recovered,
+}
+
+/// A MIG device that was created again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Recreated {
+    /// Its GPU.
+    pub gpu: GpuUuid,
+    /// Where its GPU instance stands.
+    pub placement: Placement,
+    /// The uuid before.
+    pub old: MigUuid,
+    /// The uuid now.
+    pub new: MigUuid,
+}
+
+/// A process that was ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Evicted {
+    /// The GPU that it was on.
+    pub gpu: GpuUuid,
+    /// Who it was.
+    pub holder: Holder,
+    /// Whether it had to be killed.
+    pub killed: bool,
+}
+
+/// A change of a dead applier that was settled.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Recovered {
+    /// The name of its journal.
+    pub journal: String,
+    /// Its GPUs.
+    pub gpus: Vec<GpuUuid>,
+    /// How it was settled.
+    pub settled: Settled,
+    /// MIG devices that were created again.
+    pub recreated: Vec<Recreated>,
+}
+
+/// How an unfinished change was settled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Settled {
+    /// The GPUs are in the state before it.
+    RolledBack,
+    /// The GPUs are in the state that it led to.
+    Finished,
+    /// A reboot or a reload of the driver has undone it: there was nothing left of either state.
+    Void,
+}
+
+impl Report {
+    fn new(snapshot: &Snapshot, plan: &Plan, outcome: ReportOutcome) -> Self {
+        let (previous, not_in_previous) = previous::of(snapshot, plan);
+        Self {
+            schema: SCHEMA.to_owned(),
+            simulated: snapshot.simulated,
+            outcome,
+            digest: Some(plan.digest.clone()),
+            steps: plan.step_count(),
+            previous,
+            not_in_previous,
+            recreated: Vec::new(),
+            evicted: Vec::new(),
+            recovered: Vec::new(),
+        }
+    }
+
+    pub(super) fn unchanged(snapshot: &Snapshot, plan: &Plan) -> Self {
+        Self { steps: 0, ..Self::new(snapshot, plan, ReportOutcome::Unchanged) }
+    }
+
+    pub(super) fn applied(snapshot: &Snapshot, plan: &Plan) -> Self {
+        Self::new(snapshot, plan, ReportOutcome::Applied)
+    }
+
+    pub(super) fn recovered(simulated: bool, recovered: Vec<Recovered>) -> Self {
+        let outcome =
+            if recovered.is_empty() { ReportOutcome::Unchanged } else { ReportOutcome::Recovered };
+        Self {
+            schema: SCHEMA.to_owned(),
+            simulated,
+            outcome,
+            digest: None,
+            steps: 0,
+            previous: Spec::default(),
+            not_in_previous: Vec::new(),
+            recreated: recovered.iter().flat_map(|one| one.recreated.clone()).collect(),
+            evicted: Vec::new(),
+            recovered,
+        }
+    }
+
+    /// The report as a document of schema [`SCHEMA`].
+    pub fn to_json(&self) -> String {
+        // Every value in it serialises.
+        serde_json::to_string(self).unwrap_or_default()
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.simulated {
+            writeln!(f, "SIMULATED")?;
+        }
+        for one in &self.recovered {
+            let how = match one.settled {
+                Settled::RolledBack => "rolled back",
+                Settled::Finished => "finished",
+                Settled::Void => "void: a reboot or driver reload undid it",
+            };
+            writeln!(f, "Unfinished change {}: {how}", one.journal)?;
+        }
+        for device in &self.recreated {
+            writeln!(f, "{} was created again as {}", device.old, device.new)?;
+        }
+        for evicted in &self.evicted {
+            let how = if evicted.killed { "killed" } else { "ended" };
+            writeln!(f, "{how} {}", evicted.holder)?;
+        }
+        match self.outcome {
+            ReportOutcome::Unchanged => writeln!(f, "Nothing to do."),
+            ReportOutcome::Applied => writeln!(f, "Applied: {} steps.", self.steps),
+            ReportOutcome::Recovered => writeln!(f, "Recovered."),
+        }
+    }
+}

@@ -1,0 +1,434 @@
+//! A node: the GPUs of one machine, real or simulated.
+
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::apply::{self, ApplyOptions, Event, Report, Source};
+use crate::backend::files::FileStore;
+use crate::backend::mps_host::NoMps;
+use crate::backend::nvidia_smi::NvidiaSmi;
+use crate::backend::nvml::RealNvml;
+#[cfg(feature = "sim")]
+use crate::backend::sim::Simulator;
+use crate::backend::system::{SystemClock, SystemProcesses};
+use crate::error::{Error, ErrorCode, Result};
+use crate::observe::{Observer, Scope};
+use crate::plan::{self, Plan, Request, select};
+use crate::port::Ports;
+use crate::snapshot::Snapshot;
+use crate::spec::Spec;
+
+/// The GPUs of one machine.
+///
+/// A handle: clones are the same node, from any thread. Calls block. An idle node holds no device
+/// open; an [`Observer`] does.
+///
+/// ```
+/// # #[cfg(feature = "sim")] {
+/// use gpushare_core::{ApplyOptions, Node, Spec};
+///
+/// let node = Node::builder().sim("2xH100-80GB").open()?;
+/// let spec: Spec = r#"{"version": "gpushare/v1", "gpus": [
+///     {"select": 0, "mode": "mig", "mig": {"instances": {"3g.40gb": 1, "1g.10gb": 4}}}]}"#.parse()?;
+/// let plan = node.plan(&spec)?;
+/// println!("{plan}");
+/// plan.apply(&node, ApplyOptions::new())?;
+/// assert!(node.plan(&spec)?.noop);
+/// # }
+/// # Ok::<(), gpushare_core::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Node {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    ports: Ports,
+    simulated: bool,
+    #[cfg(feature = "sim")]
+    simulator: Option<Simulator>,
+}
+
+/// How a node is opened.
+#[derive(Clone, Debug, Default)]
+pub struct NodeBuilder {
+    sim: Option<String>,
+    state_dir: Option<PathBuf>,
+    shared_state: bool,
+    nvml_path: Option<PathBuf>,
+    nvidia_smi: Option<PathBuf>,
+}
+
+impl NodeBuilder {
+    /// A simulated node: `8xH100-80GB`, `2xA100-40GB,1xA30-24GB`. Needs feature `sim`.
+    ///
+    /// Without a state directory it is in memory and this handle's own.
+    #[must_use]
+    pub fn sim(mut self, fleet: impl Into<String>) -> Self {
+        self.sim = Some(fleet.into());
+        self
+    }
+
+    /// Where records, journals and locks are, instead of `/var/lib/gpushare` and `/run/gpushare`:
+    /// below `lib` and `run` of this directory.
+    #[must_use]
+    pub fn state_dir(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.state_dir = Some(directory.into());
+        self
+    }
+
+    /// A simulated node without a state directory keeps its state in a directory of this user's,
+    /// where the next process finds it.
+    #[must_use]
+    pub fn shared_state(mut self) -> Self {
+        self.shared_state = true;
+        self
+    }
+
+    /// The driver's library, instead of the one that the system's loader finds.
+    #[must_use]
+    pub fn nvml_path(mut self, path: impl Into<PathBuf>) -> Self {
+        self.nvml_path = Some(path.into());
+        self
+    }
+
+    /// `nvidia-smi`, instead of `/usr/bin/nvidia-smi`.
+    #[must_use]
+    pub fn nvidia_smi(mut self, path: impl Into<PathBuf>) -> Self {
+        self.nvidia_smi = Some(path.into());
+        self
+    }
+
+    /// Opens the node. What was not set is taken from the environment: `GPUSHARE_SIM`,
+    /// `GPUSHARE_STATE_DIR`, `GPUSHARE_NVML_PATH`, `GPUSHARE_NVIDIA_SMI`. A program that runs with
+    /// more rights than its caller (set-id) ignores them.
+    ///
+    /// The driver is not opened: that is done by what needs it.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT for a fleet that cannot be read or a path that is not absolute;
+    /// PERMISSION_DENIED as root for a library or program that others could have written;
+    /// UNSUPPORTED for a simulated node without feature `sim`.
+    pub fn open(self) -> Result<Node> {
+        let sim = match self.sim {
+            Some(sim) => Some(sim),
+            None => environment("GPUSHARE_SIM").map(text).transpose()?,
+        };
+        let state_dir =
+            self.state_dir.or_else(|| environment("GPUSHARE_STATE_DIR").map(PathBuf::from));
+        if let Some(directory) = &state_dir {
+            expect_absolute_or_ours(directory)?;
+        }
+        if let Some(fleet) = sim {
+            return simulated(&fleet, state_dir, self.shared_state);
+        }
+        let nvml_path =
+            self.nvml_path.or_else(|| environment("GPUSHARE_NVML_PATH").map(PathBuf::from));
+        let nvidia_smi =
+            self.nvidia_smi.or_else(|| environment("GPUSHARE_NVIDIA_SMI").map(PathBuf::from));
+        for path in [&nvml_path, &nvidia_smi].into_iter().flatten() {
+            expect_trusted(path)?;
+        }
+        let (lib, run) = directories(state_dir);
+        let tool = Arc::new(NvidiaSmi::new(nvidia_smi));
+        let ports = Ports {
+            nvml: Arc::new(RealNvml::new(nvml_path)),
+            mps: Arc::new(NoMps::new()),
+            policy: tool.clone(),
+            reset: tool,
+            processes: Arc::new(SystemProcesses::new()),
+            store: Arc::new(FileStore::new(lib, run)),
+            clock: Arc::new(SystemClock::new()),
+        };
+        Ok(Node {
+            inner: Arc::new(Inner {
+                ports,
+                simulated: false,
+                #[cfg(feature = "sim")]
+                simulator: None,
+            }),
+        })
+    }
+}
+
+#[cfg(feature = "sim")]
+fn simulated(fleet: &str, state_dir: Option<PathBuf>, shared: bool) -> Result<Node> {
+    let fleet = fleet.parse::<crate::backend::sim::Fleet>()?;
+    let state_dir = state_dir.or_else(|| shared.then(simulated_directory));
+    let (simulator, ports) = match state_dir {
+        None => {
+            let simulator = Simulator::new(fleet)?;
+            let ports = simulator.ports_in_memory();
+            (simulator, ports)
+        }
+        Some(directory) => {
+            let store = Arc::new(FileStore::new(directory.join("lib"), directory.join("run")));
+            // Makes the directories, and refuses those that others could write to.
+            drop(crate::port::Store::try_lock(store.as_ref(), "lock/simulator.lock")?);
+            let name: String = fleet.to_string().replace(|c: char| !c.is_ascii_alphanumeric(), "-");
+            let path = directory.join("run").join(format!("sim-{name}.json"));
+            let simulator = Simulator::in_file(&path, fleet)?;
+            let mut ports = simulator.ports(store);
+            ports.processes = simulator.processes_over(Arc::new(SystemProcesses::new()));
+            (simulator, ports)
+        }
+    };
+    Ok(Node { inner: Arc::new(Inner { ports, simulated: true, simulator: Some(simulator) }) })
+}
+
+#[cfg(not(feature = "sim"))]
+fn simulated(fleet: &str, _: Option<PathBuf>, _: bool) -> Result<Node> {
+    Err(Error::new(
+        ErrorCode::Unsupported,
+        format!(
+            "the simulated node {fleet} was asked for, and gpushare-core was built without feature `sim`"
+        ),
+    ))
+}
+
+/// Where simulated nodes live that nobody gave a directory.
+#[cfg(feature = "sim")]
+fn simulated_directory() -> PathBuf {
+    let user = rustix::process::geteuid();
+    if user.is_root() {
+        PathBuf::from("/run/gpushare/simulated")
+    } else {
+        users_directory(user.as_raw())
+    }
+}
+
+fn users_directory(uid: u32) -> PathBuf {
+    match environment("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|path| path.is_absolute()) {
+        Some(runtime) => runtime.join("gpushare"),
+        None => PathBuf::from(format!("/tmp/gpushare-{uid}")),
+    }
+}
+
+/// The directories of durable files and of locks.
+fn directories(state_dir: Option<PathBuf>) -> (PathBuf, PathBuf) {
+    let system = Path::new("/run/gpushare");
+    let user = rustix::process::geteuid();
+    match state_dir {
+        Some(directory) => (directory.join("lib"), directory.join("run")),
+        None if user.is_root() || system.exists() => {
+            (PathBuf::from("/var/lib/gpushare"), system.to_owned())
+        }
+        None => {
+            let directory = users_directory(user.as_raw());
+            (directory.join("lib"), directory.join("run"))
+        }
+    }
+}
+
+/// A variable, unless this program runs with more rights than its caller.
+fn environment(name: &str) -> Option<std::ffi::OsString> {
+    if has_more_rights_than_its_caller() {
+        return None;
+    }
+    std::env::var_os(name).filter(|value| !value.is_empty())
+}
+
+/// What the kernel told the dynamic linker, AT_SECURE: set-id, or file capabilities. Such a process
+/// often may not read its own auxiliary vector; then it has them.
+fn has_more_rights_than_its_caller() -> bool {
+    const AT_SECURE: usize = 23;
+    const WORD: usize = size_of::<usize>();
+    let Ok(vector) = std::fs::read("/proc/self/auxv") else { return true };
+    let word = |bytes: &[u8]| bytes.try_into().map(usize::from_ne_bytes).unwrap_or(AT_SECURE);
+    vector
+        .chunks_exact(2 * WORD)
+        .map(|pair| pair.split_at(WORD))
+        .any(|(key, value)| word(key) == AT_SECURE && word(value) != 0)
+}
+
+fn text(value: std::ffi::OsString) -> Result<String> {
+    value.into_string().map_err(|value| {
+        Error::new(ErrorCode::InvalidArgument, format!("{value:?} in the environment is not text"))
+    })
+}
+
+fn expect_absolute_or_ours(directory: &Path) -> Result<()> {
+    if directory.as_os_str().is_empty() {
+        return Err(Error::new(ErrorCode::InvalidArgument, "the state directory has no name"));
+    }
+    Ok(())
+}
+
+/// Code from this path runs with all rights of this process.
+fn expect_trusted(path: &Path) -> Result<()> {
+    use std::os::unix::fs::MetadataExt as _;
+    if !path.is_absolute() {
+        return Err(Error::new(
+            ErrorCode::InvalidArgument,
+            format!("{}: give an absolute path", path.display()),
+        ));
+    }
+    if !rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    let meta = std::fs::metadata(path).map_err(|error| Error::io("look at", path, error))?;
+    if meta.uid() != 0 || meta.mode() & 0o022 != 0 {
+        return Err(Error::new(
+            ErrorCode::PermissionDenied,
+            format!("{} is not used by root: others than root may write it", path.display()),
+        )
+        .with_needs(vec![format!("{} owned by root and writable by root alone", path.display())]));
+    }
+    Ok(())
+}
+
+impl Node {
+    /// The node of this machine, or the one that the environment names.
+    ///
+    /// # Errors
+    /// As [`NodeBuilder::open`].
+    pub fn open() -> Result<Self> {
+        Self::builder().open()
+    }
+
+    /// A node that is to be opened in another way.
+    pub fn builder() -> NodeBuilder {
+        NodeBuilder::default()
+    }
+
+    /// A node over ports of your own: for tests with faults, or another backend.
+    pub fn with_ports(ports: Ports, simulated: bool) -> Self {
+        Self {
+            inner: Arc::new(Inner {
+                ports,
+                simulated,
+                #[cfg(feature = "sim")]
+                simulator: None,
+            }),
+        }
+    }
+
+    /// Whether the node is simulated.
+    pub fn is_simulated(&self) -> bool {
+        self.inner.simulated
+    }
+
+    /// What makes things happen on a simulated node.
+    #[cfg(feature = "sim")]
+    pub fn simulator(&self) -> Option<&Simulator> {
+        self.inner.simulator.as_ref()
+    }
+
+    /// The ports that the node stands on: to decorate them with faults, or to count calls.
+    pub fn ports(&self) -> &Ports {
+        &self.inner.ports
+    }
+
+    /// Opens the driver to look often: a snapshot of an observer takes less than a millisecond on a
+    /// real GPU, while opening and closing the driver takes five. It holds the devices open, and
+    /// nobody can reset them meanwhile.
+    ///
+    /// # Errors
+    /// NOT_FOUND without a driver.
+    pub fn observer(&self) -> Result<Observer> {
+        Observer::open(&self.inner.ports, self.inner.simulated)
+    }
+
+    /// The state of all GPUs now. Needs no privilege, and says what it could not see.
+    ///
+    /// # Errors
+    /// NOT_FOUND without a driver; DRIVER; IO.
+    pub fn snapshot(&self) -> Result<Snapshot> {
+        self.observer()?.snapshot(&Scope::all())
+    }
+
+    /// Plans the way to a spec. Changes nothing and needs no privilege, except on a GPU with MIG on.
+    ///
+    /// # Errors
+    /// As [`plan::plan`].
+    pub fn plan(&self, spec: &Spec) -> Result<Plan> {
+        self.plan_request(&Request::Apply(spec.clone()))
+    }
+
+    /// Plans the way to what is asked for.
+    ///
+    /// # Errors
+    /// As [`plan::plan`].
+    pub fn plan_request(&self, request: &Request) -> Result<Plan> {
+        let snapshot = self.observer()?.snapshot(&apply::scope_of(request))?;
+        plan::plan_request(&snapshot, request)
+    }
+
+    /// Brings the GPUs to a spec, planned under the lock. Needs root.
+    ///
+    /// # Errors
+    /// Every code but PANIC; the [outcome](Error::outcome) says what is left on the hardware.
+    pub fn apply(&self, spec: &Spec, options: &ApplyOptions) -> Result<Report> {
+        self.apply_with(Source::Request(&Request::Apply(spec.clone())), options, |_| {
+            ControlFlow::Continue(())
+        })
+    }
+
+    /// Applies a plan or a request, and hears how it goes. `progress` is called at each step and
+    /// every 100 ms of waiting; when it asks to stop, what was done is rolled back: INTERRUPTED.
+    ///
+    /// # Errors
+    /// As [`apply`](Self::apply).
+    pub fn apply_with(
+        &self,
+        source: Source<'_>,
+        options: &ApplyOptions,
+        mut progress: impl FnMut(&Event) -> ControlFlow<()>,
+    ) -> Result<Report> {
+        apply::apply(&self.inner.ports, self.inner.simulated, source, options, &mut progress)
+    }
+
+    /// Settles what dead appliers left: rolls it back, or else finishes it. Needs root.
+    ///
+    /// # Errors
+    /// RECOVERY_REQUIRED where a person has to decide; LOCKED where an applier is alive.
+    pub fn recover(&self) -> Result<Report> {
+        self.recover_with(&ApplyOptions::new(), |_| ControlFlow::Continue(()))
+    }
+
+    /// Settles what dead appliers left, and hears how it goes.
+    ///
+    /// # Errors
+    /// As [`recover`](Self::recover).
+    pub fn recover_with(
+        &self,
+        options: &ApplyOptions,
+        mut progress: impl FnMut(&Event) -> ControlFlow<()>,
+    ) -> Result<Report> {
+        apply::recover(&self.inner.ports, self.inner.simulated, options, &mut progress)
+    }
+
+    /// Sets a journal aside that a person has decided about. Returns where it is now.
+    ///
+    /// # Errors
+    /// NOT_FOUND, LOCKED, IO.
+    pub fn discard(&self, journal: &str) -> Result<String> {
+        apply::discard(&self.inner.ports, journal)
+    }
+
+    /// The uuids of the GPUs that a selector means on this node: an index, `all`, a uuid or the
+    /// beginning of one, a PCI address.
+    ///
+    /// # Errors
+    /// NOT_FOUND, INVALID_ARGUMENT.
+    pub fn select(&self, selector: &str) -> Result<Vec<crate::id::GpuUuid>> {
+        let snapshot = self.snapshot()?;
+        let positions = select::one(&snapshot, &select::parse(selector)?)?;
+        Ok(positions.into_iter().filter_map(|p| Some(snapshot.gpus.get(p)?.uuid.clone())).collect())
+    }
+}
+
+impl Plan {
+    /// Applies the plan, if the GPUs are still as it was made for. Needs root.
+    ///
+    /// The steps of a plan that was deserialised are not executed: it is planned again, and must
+    /// come out the same.
+    ///
+    /// # Errors
+    /// As [`Node::apply`].
+    pub fn apply(&self, node: &Node, options: ApplyOptions) -> Result<Report> {
+        node.apply_with(Source::Plan(self), &options, |_| ControlFlow::Continue(()))
+    }
+}

@@ -1,0 +1,116 @@
+//! Which mode a GPU is in, of everything that was seen of it. Pure.
+
+use crate::id::ShareId;
+use crate::mode::{ComputeMode, SharingMode};
+use crate::parameters::Parameters;
+use crate::snapshot::{Epoch, GpuSnapshot, Share};
+use crate::spec::Sharing;
+
+/// The mode, and why. Where several states apply, the first of [`SharingMode`]'s order counts.
+pub(super) fn classify(gpu: &GpuSnapshot, epoch: &Epoch) -> (SharingMode, String) {
+    let (mode, reason) = hardware(gpu);
+    let management = match (&gpu.record, gpu.current_record(epoch)) {
+        (None, _) => ", not managed by gpushare",
+        (Some(_), None) => ", and our record is of an earlier boot or driver load",
+        (Some(_), Some(record)) => {
+            let recorded: SharingMode = record.parameters.mode().into();
+            let as_recorded = recorded == mode
+                || (recorded == SharingMode::Mps && mode == SharingMode::Degraded)
+                || mode == SharingMode::Pending;
+            if as_recorded { "" } else { ", which gpushare did not do" }
+        }
+    };
+    (mode, reason + management)
+}
+
+fn hardware(gpu: &GpuSnapshot) -> (SharingMode, String) {
+    if let Some(mig) = &gpu.mig {
+        if mig.enabled != mig.pending {
+            let (now, then) = if mig.enabled { ("on", "off") } else { ("off", "on") };
+            return (
+                SharingMode::Pending,
+                format!("MIG is {now} and will be {then} after a reset"),
+            );
+        }
+        if mig.enabled {
+            let without = mig.gpu_instances.iter().filter(|gi| gi.compute_instances.is_empty());
+            let without: Vec<_> =
+                without.map(|gi| format!("{} at {}", gi.name, gi.placement)).collect();
+            let reason = if without.is_empty() {
+                "MIG is on".to_owned()
+            } else {
+                format!("MIG is on; without a compute instance: {}", without.join(", "))
+            };
+            return (SharingMode::Mig, reason);
+        }
+    }
+    if gpu.compute_mode == Some(ComputeMode::Prohibited) {
+        return (SharingMode::Closed, "compute mode prohibited: nobody can use the GPU".to_owned());
+    }
+    if let Some(mps) = &gpu.mps {
+        return match (mps.ours, mps.alive, mps.pid) {
+            (false, _, pid) => {
+                let pid = pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default();
+                (SharingMode::Foreign, format!("an MPS daemon{pid} serves it that is not ours"))
+            }
+            (true, true, _) => (SharingMode::Mps, "our MPS daemon serves it".to_owned()),
+            (true, false, _) => {
+                (SharingMode::Degraded, "our MPS daemon is dead; apply starts it again".to_owned())
+            }
+        };
+    }
+    match gpu.compute_mode {
+        Some(mode @ (ComputeMode::ExclusiveProcess | ComputeMode::ExclusiveThread)) => {
+            (SharingMode::Exclusive, format!("compute mode {mode}"))
+        }
+        Some(_) => (SharingMode::TimeSliced, "compute mode default".to_owned()),
+        None => (SharingMode::TimeSliced, "the driver shows no compute mode".to_owned()),
+    }
+}
+
+/// What can be leased. Counts come from the parameters on record; an unmanaged GPU is one share.
+pub(super) fn shares(gpu: &GpuSnapshot, parameters: Option<&Parameters>) -> Vec<Share> {
+    let parts = |device: &str, count: u32| -> Vec<Share> {
+        if count == 1 {
+            return vec![Share::free(ShareId::whole(device))];
+        }
+        (0..count).map(|number| Share::free(ShareId::part(device, number))).collect()
+    };
+    let uuid = gpu.uuid.as_str();
+    match gpu.mode {
+        SharingMode::Exclusive => parts(uuid, 1),
+        SharingMode::TimeSliced => match parameters {
+            Some(Parameters::TimeSliced(parameters)) => parts(uuid, parameters.replicas.get()),
+            _ => parts(uuid, 1),
+        },
+        SharingMode::Mps => match gpu.mps.as_ref().and_then(|mps| mps.config.as_ref()) {
+            Some(config) => parts(uuid, config.max_clients.map_or(MPS_CLIENTS, |most| most.get())),
+            None => Vec::new(),
+        },
+        SharingMode::Mig => {
+            let instances =
+                gpu.record.as_ref().map(|record| &record.instances[..]).unwrap_or_default();
+            let mut shares = Vec::new();
+            for device in &gpu.mig_devices {
+                let sharing = instances
+                    .iter()
+                    .find(|record| Some(record.placement.start) == device.start)
+                    .and_then(|record| record.sharing.as_ref());
+                let count = match sharing {
+                    Some(Sharing::TimeSliced(parameters)) => parameters.replicas.get(),
+                    _ => 1,
+                };
+                shares.extend(parts(device.uuid.as_str(), count));
+            }
+            shares
+        }
+        SharingMode::Lost
+        | SharingMode::Pending
+        | SharingMode::Closed
+        | SharingMode::Foreign
+        | SharingMode::Degraded => Vec::new(),
+    }
+}
+
+/// Clients that every MPS server of Volta and later takes (measured on an H200: 48).
+const MPS_CLIENTS: u32 = 48;

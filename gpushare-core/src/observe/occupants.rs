@@ -1,0 +1,200 @@
+//! Who stands on a GPU and on which of its instances.
+
+use std::collections::BTreeSet;
+
+use crate::id::Pid;
+use crate::observe::{Failure, is_absent};
+use crate::port::{ContextKind, Nvml, NvmlReturn, ProcessFacts, ProcessInfo, Processes};
+use crate::process::{Holder, HolderKind};
+use crate::snapshot::{GpuProcess, GpuSnapshot, MpsStatus, Usage};
+
+/// NVIDIA's own services: they hold GPUs and are never evicted.
+const SERVICES: [&str; 7] = [
+    "nvidia-persistenced",
+    "nvidia-persiste", // as the kernel cuts it
+    "nv-hostengine",
+    "dcgm-exporter",
+    "dcgmi",
+    "nv-fabricmanager",
+    "nvidia-fabricmanager",
+];
+
+const MPS_DAEMONS: [&str; 3] =
+    ["nvidia-cuda-mps-server", "nvidia-cuda-mps-control", "nvidia-cuda-mps"];
+
+/// Fills in the processes of a GPU and the usage of its instances.
+pub(super) fn look(
+    nvml: &mut dyn Nvml,
+    processes: &dyn Processes,
+    gpu: &mut GpuSnapshot,
+) -> Result<(), Failure> {
+    let mig_on = gpu.mig.as_ref().is_some_and(|mig| mig.enabled);
+    let Some(compute) = list(nvml, gpu, ContextKind::Compute)? else {
+        hide_usage(gpu);
+        return Ok(());
+    };
+    // Without MIG any GPU may draw; with it only +gfx profiles do.
+    let graphics =
+        if !mig_on || draws(gpu) { list(nvml, gpu, ContextKind::Graphics)? } else { None };
+    let ours = gpu.mps.as_ref().is_some_and(|mps| mps.ours && mps.alive);
+    let clients =
+        if mig_on || compute.is_empty() { None } else { list(nvml, gpu, ContextKind::MpsClient)? };
+    let clients: BTreeSet<Pid> =
+        clients.unwrap_or_default().iter().map(|process| process.pid).collect();
+
+    let lineage = lineage(processes);
+    let mut found: Vec<GpuProcess> = Vec::new();
+    let kinds =
+        [(compute, HolderKind::Compute), (graphics.unwrap_or_default(), HolderKind::Graphics)];
+    for (list, kind) in kinds {
+        for info in list {
+            let facts = processes.facts(info.pid);
+            let command = facts.as_ref().map(|facts| facts.command.as_str()).unwrap_or_default();
+            let kind = if is_one_of(command, &MPS_DAEMONS) {
+                if ours {
+                    // The server of our own daemon ends with it and stands in nobody's way.
+                    continue;
+                }
+                HolderKind::ForeignMps
+            } else if is_one_of(command, &SERVICES) {
+                HolderKind::Service
+            } else if ours && clients.contains(&info.pid) {
+                HolderKind::MpsClient
+            } else {
+                kind
+            };
+            let known = found.iter_mut().find(|process| {
+                process.holder.pid == info.pid && process.gi == info.instance.map(|i| i.0)
+            });
+            match known {
+                // With both kinds of context it is the one that is harder to move.
+                Some(process) => process.holder.kind = kind,
+                None => {
+                    let holder = holder(info.pid, kind, facts, &lineage);
+                    found.push(GpuProcess::new(holder, info.instance, info.memory));
+                }
+            }
+        }
+    }
+    found.sort_by(|a, b| a.holder.cmp(&b.holder));
+    if let Some(foreign) =
+        found.iter().find(|process| process.holder.kind == HolderKind::ForeignMps)
+    {
+        // Best effort: a daemon without a server yet is not seen.
+        let pid = Some(foreign.holder.pid);
+        if gpu.mps.is_none() {
+            gpu.mps = Some(MpsStatus { ours: false, alive: true, config: None, pid });
+        }
+    }
+    gpu.processes = found;
+    mark_usage(gpu);
+    Ok(())
+}
+
+fn list(
+    nvml: &mut dyn Nvml,
+    gpu: &GpuSnapshot,
+    kind: ContextKind,
+) -> Result<Option<Vec<ProcessInfo>>, Failure> {
+    match nvml.processes(&gpu.uuid, kind) {
+        Ok(list) => Ok(Some(list)),
+        Err(failure) if is_absent(&failure) || failure.ret == NvmlReturn::NO_PERMISSION => Ok(None),
+        Err(failure) => Err(failure.into()),
+    }
+}
+
+fn draws(gpu: &GpuSnapshot) -> bool {
+    let profiles = gpu.mig.as_ref().map(|mig| mig.geometry.profiles()).unwrap_or_default();
+    profiles.iter().any(|profile| profile.name.attribute == crate::mig::Attribute::Graphics)
+}
+
+fn is_one_of(command: &str, names: &[&str]) -> bool {
+    let program = command.split_whitespace().next().unwrap_or_default();
+    let program = program.rsplit('/').next().unwrap_or_default();
+    names.contains(&program)
+}
+
+/// This process and its ancestors, which an eviction must not end.
+fn lineage(processes: &dyn Processes) -> BTreeSet<Pid> {
+    let mut lineage = BTreeSet::new();
+    let mut next = Some(processes.own_pid());
+    while let Some(pid) = next.filter(|pid| lineage.insert(*pid)) {
+        next = processes.facts(pid).and_then(|facts| facts.parent);
+    }
+    lineage
+}
+
+fn holder(
+    pid: Pid,
+    kind: HolderKind,
+    facts: Option<ProcessFacts>,
+    lineage: &BTreeSet<Pid>,
+) -> Holder {
+    let mut holder = Holder::new(pid, kind);
+    let protected = match kind {
+        HolderKind::Graphics => Some("it draws on a display"),
+        HolderKind::ForeignMps => Some("it belongs to an MPS daemon that is not ours"),
+        HolderKind::Service => Some("it is a service of NVIDIA's: stop it by its own means"),
+        HolderKind::Compute | HolderKind::MpsClient if pid == Pid::new(1) => Some("it is pid 1"),
+        HolderKind::Compute | HolderKind::MpsClient if lineage.contains(&pid) => {
+            Some("it is this process or one that started it")
+        }
+        HolderKind::Compute | HolderKind::MpsClient if facts.is_none() => {
+            Some("it is in another pid namespace, or gone")
+        }
+        HolderKind::Compute | HolderKind::MpsClient => None,
+    };
+    holder.protected = protected.map(str::to_owned);
+    if let Some(facts) = facts {
+        holder.start_time = Some(facts.start_time);
+        holder.uid = Some(facts.uid);
+        holder.command = facts.command;
+    }
+    holder
+}
+
+/// Usage per instance. A process whose instance the driver does not name counts on every one.
+fn mark_usage(gpu: &mut GpuSnapshot) {
+    let Some(mig) = gpu.mig.as_mut() else { return };
+    for gi in &mut mig.gpu_instances {
+        let on_gi = |process: &&GpuProcess| process.gi.is_none_or(|id| id == gi.id);
+        let here: Vec<_> = gpu.processes.iter().filter(on_gi).collect();
+        let known = |process: &GpuProcess| {
+            process.gi.is_some()
+                && process.ci.is_some_and(|id| gi.compute_instances.iter().any(|ci| ci.id == id))
+        };
+        gi.usage = usage(here.iter().filter(|process| !known(process)).copied());
+        for ci in &mut gi.compute_instances {
+            let on_ci = |process: &&&GpuProcess| process.ci.is_none_or(|id| id == ci.id);
+            ci.usage = usage(here.iter().filter(on_ci).copied());
+        }
+    }
+    for device in &mut gpu.mig_devices {
+        let gi = mig.gpu_instances.iter().find(|gi| gi.id == device.gi);
+        let ci = gi.and_then(|gi| gi.compute_instances.iter().find(|ci| ci.id == device.ci));
+        device.usage = match ci {
+            Some(ci) => ci.usage.clone(),
+            None => usage(gpu.processes.iter().filter(|process| {
+                process.gi.is_none_or(|id| id == device.gi)
+                    && process.ci.is_none_or(|id| id == device.ci)
+            })),
+        };
+    }
+}
+
+fn usage<'a>(processes: impl Iterator<Item = &'a GpuProcess>) -> Usage {
+    let holders: Vec<Holder> = processes.map(|process| process.holder.clone()).collect();
+    if holders.is_empty() { Usage::Idle } else { Usage::Busy(holders) }
+}
+
+fn hide_usage(gpu: &mut GpuSnapshot) {
+    for gi in gpu.mig.iter_mut().flat_map(|mig| &mut mig.gpu_instances) {
+        gi.usage = Usage::Unknown;
+        for ci in &mut gi.compute_instances {
+            ci.usage = Usage::Unknown;
+        }
+    }
+    for device in &mut gpu.mig_devices {
+        device.usage = Usage::Unknown;
+    }
+}

@@ -1,0 +1,63 @@
+//! The way back: a spec of the state that a plan changes.
+
+use crate::mode::SharingMode;
+use crate::parameters::{MpsConfig, Parameters, TimeSlicing};
+use crate::plan::{Plan, select};
+use crate::snapshot::{GpuInstance, GpuSnapshot, Snapshot};
+use crate::spec::{Entry, Instance, Selector, Spec, Want};
+
+/// A spec of the GPUs that a plan changes as the snapshot shows them, and what no spec can say.
+pub(crate) fn of(snapshot: &Snapshot, plan: &Plan) -> (Spec, Vec<String>) {
+    let mut spec = Spec::default();
+    let mut unsayable = Vec::new();
+    for gpu in plan.changed().filter_map(|gpu| snapshot.gpu(&gpu.uuid)) {
+        match want(snapshot, gpu) {
+            Ok(want) => {
+                let select = vec![Selector::Uuid(gpu.uuid.to_string())];
+                spec.gpus.push(Entry::new(select, want));
+            }
+            Err(why) => unsayable.push(format!("GPU {}: {why}", select::name(gpu))),
+        }
+    }
+    (spec, unsayable)
+}
+
+fn want(snapshot: &Snapshot, gpu: &GpuSnapshot) -> Result<Want, String> {
+    let record = gpu.current_record(&snapshot.epoch);
+    match gpu.mode {
+        SharingMode::Exclusive => Ok(Want::Exclusive),
+        SharingMode::TimeSliced => {
+            let mut parameters = match record.map(|record| &record.parameters) {
+                Some(Parameters::TimeSliced(parameters)) => parameters.clone(),
+                _ => TimeSlicing::default(),
+            };
+            parameters.interval = gpu.interval.unwrap_or(parameters.interval);
+            Ok(Want::TimeSliced(parameters))
+        }
+        SharingMode::Mps | SharingMode::Degraded => {
+            let config = gpu.mps.as_ref().and_then(|mps| mps.config.clone());
+            Ok(Want::Mps(config.unwrap_or_default()))
+        }
+        SharingMode::Mig => {
+            let instances = gpu.mig.as_ref().map(|mig| &mig.gpu_instances[..]).unwrap_or_default();
+            Ok(Want::Mig(Some(instances.iter().map(|gi| instance(gpu, gi)).collect())))
+        }
+        SharingMode::Lost | SharingMode::Pending | SharingMode::Closed | SharingMode::Foreign => {
+            Err(format!("its state before was {} ({})", gpu.mode, gpu.reason))
+        }
+    }
+}
+
+fn instance(gpu: &GpuSnapshot, gi: &GpuInstance) -> Instance {
+    let mut instance = Instance::new(gi.name).at(gi.placement.start);
+    let slices: Vec<u8> = gi.compute_instances.iter().map(|ci| ci.slices).collect();
+    if slices != [gi.name.slices] {
+        instance.compute = Some(slices);
+    }
+    let records = gpu.record.iter().flat_map(|record| &record.instances);
+    if let Some(record) = records.into_iter().find(|record| record.placement == gi.placement) {
+        instance.name.clone_from(&record.name);
+        instance.sharing.clone_from(&record.sharing);
+    }
+    instance
+}

@@ -1,0 +1,298 @@
+//! The journal of a change: written before each step, removed when the change is settled.
+//!
+//! A journal is a file of lines. The first says what is to be done and from which state; each
+//! following one says that a step begins, or what it created. Every line carries a checksum over
+//! itself and the line before. A last line that was cut off is as if it had not been written: its
+//! step had not begun. Anything else that does not add up is no journal of ours.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use crate::error::{Error, ErrorCode, Outcome, Result};
+use crate::id::{GpuUuid, MigUuid, Pid};
+use crate::mig::Placement;
+use crate::plan::Step;
+use crate::plan::state::GpuState;
+use crate::port::Store;
+use crate::snapshot::{Epoch, expect_schema};
+
+const SCHEMA: &str = "gpushare.journal/v1";
+const FOLDER: &str = "journal";
+const DISCARDED: &str = "discarded";
+
+/// What is to be done, and from which state.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Header {
+    /// The journal's schema.
+    pub schema: String,
+    /// Who applies.
+    pub pid: Pid,
+    /// The life of machine and driver.
+    pub epoch: Epoch,
+    /// The digest of the plan.
+    pub digest: String,
+    /// The GPUs, in the order in which they are changed.
+    pub gpus: Vec<GpuChange>,
+}
+
+/// What is to be done to one GPU.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GpuChange {
+    /// The GPU.
+    pub uuid: GpuUuid,
+    /// Its state before.
+    pub before: GpuState,
+    /// Its MIG devices before.
+    pub devices: Vec<Device>,
+    /// The steps.
+    pub steps: Vec<Step>,
+}
+
+/// A MIG device by where it stands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Device {
+    /// Where its GPU instance stands.
+    pub placement: Placement,
+    /// Where its compute instance starts.
+    pub start: u8,
+    /// Its uuid.
+    pub uuid: MigUuid,
+}
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Entry {
+    /// A step begins: position of the GPU in the header, position of the step.
+    Begin(usize, usize),
+    /// A step created that MIG device.
+    Created(usize, usize, MigUuid),
+}
+
+/// A journal that was found.
+#[derive(Clone, Debug)]
+pub struct Found {
+    /// Its name.
+    pub name: String,
+    /// What was to be done.
+    pub header: Header,
+    /// What happened.
+    pub entries: Vec<Entry>,
+}
+
+impl Header {
+    /// A header of this version.
+    pub fn new(pid: Pid, epoch: Epoch, digest: String, gpus: Vec<GpuChange>) -> Self {
+        Self { schema: SCHEMA.to_owned(), pid, epoch, digest, gpus }
+    }
+}
+
+impl Found {
+    /// How many steps of a GPU have begun.
+    pub fn begun(&self, gpu: usize) -> usize {
+        let steps = self.entries.iter().filter_map(|entry| match entry {
+            Entry::Begin(g, step) if *g == gpu => Some(step + 1),
+            _ => None,
+        });
+        steps.max().unwrap_or(0)
+    }
+
+    /// The MIG devices that it created on a GPU, by step.
+    pub fn created(&self, gpu: usize) -> impl Iterator<Item = (usize, &MigUuid)> {
+        self.entries.iter().filter_map(move |entry| match entry {
+            Entry::Created(g, step, uuid) if *g == gpu => Some((*step, uuid)),
+            _ => None,
+        })
+    }
+}
+
+/// A journal that is being written.
+#[derive(Debug)]
+pub struct Journal<'a> {
+    store: &'a dyn Store,
+    path: String,
+    sum: String,
+}
+
+impl<'a> Journal<'a> {
+    /// Begins a journal: when this returns, it is on disk.
+    ///
+    /// # Errors
+    /// IO or PERMISSION_DENIED.
+    pub fn begin(store: &'a dyn Store, name: &str, header: &Header) -> Result<Self> {
+        let (line, sum) = seal("", header)?;
+        let path = format!("{FOLDER}/{name}");
+        if let Err(error) = store.replace(&path, line.as_bytes()) {
+            // It may be there all the same. If it cannot be removed either, recovery finds that
+            // nothing had begun.
+            if let Err(left) = store.remove(&path) {
+                tracing::warn!(target: "gpushare::state", error = %left, "a journal without a change is left");
+            }
+            return Err(error);
+        }
+        Ok(Self { store, path, sum })
+    }
+
+    /// Goes on with a journal that was found.
+    ///
+    /// A last line that was cut off is cut away first, so that the next one stands on its own.
+    ///
+    /// # Errors
+    /// IO or PERMISSION_DENIED.
+    pub fn resume(store: &'a dyn Store, found: &Found) -> Result<Self> {
+        let (mut content, mut sum) = seal("", &found.header)?;
+        for entry in &found.entries {
+            let (line, next) = seal(&sum, entry)?;
+            content.push_str(&line);
+            sum = next;
+        }
+        let path = format!("{FOLDER}/{}", found.name);
+        store.replace(&path, content.as_bytes())?;
+        Ok(Self { store, path, sum })
+    }
+
+    /// Writes what happens next: when this returns, it is on disk.
+    ///
+    /// # Errors
+    /// IO or PERMISSION_DENIED.
+    pub fn write(&mut self, entry: &Entry) -> Result<()> {
+        let (line, sum) = seal(&self.sum, entry)?;
+        self.store.append(&self.path, line.as_bytes())?;
+        self.sum = sum;
+        Ok(())
+    }
+
+    /// The change is settled: removes the journal.
+    ///
+    /// # Errors
+    /// IO or PERMISSION_DENIED, indeterminate: as long as the journal is there, recovery decides.
+    pub fn settle(self) -> Result<()> {
+        self.store.remove(&self.path).map_err(|error| {
+            error
+                .with_outcome(Outcome::Indeterminate)
+                .context("the journal of a change that is settled could not be removed; run `gpushare recover`")
+        })
+    }
+}
+
+/// The journals that are there.
+///
+/// # Errors
+/// RECOVERY_REQUIRED for a file that is not a whole journal of ours, with the way out.
+pub fn find(store: &dyn Store) -> Result<Vec<Found>> {
+    let mut found = Vec::new();
+    for name in store.list(FOLDER)? {
+        if let Some(journal) = read(store, &name)? {
+            found.push(journal);
+        }
+    }
+    Ok(found)
+}
+
+/// One journal; none when it is gone.
+///
+/// # Errors
+/// As [`find`].
+pub fn read(store: &dyn Store, name: &str) -> Result<Option<Found>> {
+    let Some(content) = store.read(&format!("{FOLDER}/{name}"))? else { return Ok(None) };
+    let (header, entries) = parse(&content).map_err(|why| {
+        Error::new(
+            ErrorCode::RecoveryRequired,
+            format!(
+                "{}/{FOLDER}/{name} is not a whole journal of gpushare: {why}. Look at the GPUs with `gpushare status`; when they are as you want them, `gpushare recover --discard {name}` sets it aside",
+                store.place().display()
+            ),
+        )
+    })?;
+    Ok(Some(Found { name: name.to_owned(), header, entries }))
+}
+
+/// The GPUs with a change that is not settled, each with the name of its journal. Files that are no
+/// journal are passed over: who only looks is not held up by them.
+///
+/// # Errors
+/// IO.
+pub fn unsettled(store: &dyn Store) -> Result<BTreeMap<GpuUuid, String>> {
+    let mut gpus = BTreeMap::new();
+    for name in store.list(FOLDER)? {
+        match read(store, &name) {
+            Ok(Some(found)) => {
+                gpus.extend(found.header.gpus.into_iter().map(|gpu| (gpu.uuid, name.clone())));
+            }
+            Ok(None) => {}
+            Err(error) => tracing::warn!(target: "gpushare::state", %error, "journal passed over"),
+        }
+    }
+    Ok(gpus)
+}
+
+/// Sets a journal aside that nobody can read.
+///
+/// # Errors
+/// NOT_FOUND when there is none of that name; IO.
+pub fn discard(store: &dyn Store, name: &str) -> Result<String> {
+    let plain = !name.is_empty() && !name.contains(['/', '\0']) && !name.starts_with('.');
+    let path = format!("{FOLDER}/{name}");
+    if !plain || store.read(&path)?.is_none() {
+        return Err(Error::new(ErrorCode::NotFound, format!("there is no journal {name:?}")));
+    }
+    let aside = format!("{DISCARDED}/{name}");
+    store.rename(&path, &aside)?;
+    Ok(format!("{}/{aside}", store.place().display()))
+}
+
+fn sum_of(before: &str, json: &str) -> String {
+    let digest = Sha256::new().chain_update(before).chain_update(json).finalize();
+    digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// A line with its checksum, and the checksum.
+fn seal(before: &str, value: &impl Serialize) -> Result<(String, String)> {
+    let json = serde_json::to_string(value).map_err(|error| {
+        Error::new(ErrorCode::Io, "cannot write the journal").with_source(error)
+    })?;
+    let sum = sum_of(before, &json);
+    Ok((format!("{sum} {json}\n"), sum))
+}
+
+fn parse(content: &[u8]) -> std::result::Result<(Header, Vec<Entry>), String> {
+    let text = std::str::from_utf8(content).map_err(|_| "it is not text".to_owned())?;
+    let mut sum = String::new();
+    let mut lines = text.split_inclusive('\n').enumerate();
+    let mut next = |sum: &mut String| -> std::result::Result<Option<&str>, String> {
+        let Some((number, line)) = lines.next() else { return Ok(None) };
+        let Some(line) = line.strip_suffix('\n') else {
+            // Cut off while it was written: it never counted. The header is never cut off, since a
+            // journal appears whole.
+            return if number == 0 {
+                Err("its first line is cut off".to_owned())
+            } else {
+                Ok(None)
+            };
+        };
+        let (found, json) =
+            line.split_once(' ').ok_or(format!("line {} has no checksum", number + 1))?;
+        let expected = sum_of(sum, json);
+        if found != expected {
+            return Err(format!("the checksum of line {} does not add up", number + 1));
+        }
+        *sum = expected;
+        Ok(Some(json))
+    };
+    let header = next(&mut sum)?.ok_or("it is empty")?;
+    let header: Header =
+        serde_json::from_str(header).map_err(|error| format!("its first line: {error}"))?;
+    expect_schema(&header.schema, SCHEMA).map_err(|error| error.to_string())?;
+    let mut entries = Vec::new();
+    while let Some(json) = next(&mut sum)? {
+        let entry: Entry = serde_json::from_str(json).map_err(|error| error.to_string())?;
+        let (Entry::Begin(gpu, step) | Entry::Created(gpu, step, _)) = &entry;
+        if header.gpus.get(*gpu).is_none_or(|gpu| *step >= gpu.steps.len()) {
+            return Err("it names a step that it does not have".to_owned());
+        }
+        entries.push(entry);
+    }
+    Ok((header, entries))
+}

@@ -1,0 +1,10 @@
+//! Apply and recover as transactions, on the simulated driver: whatever fails, at whatever call,
+//! the node is in the old state or in the new one.
+
+#![allow(clippy::unwrap_used, clippy::panic, missing_docs, reason = "tests")]
+
+mod consent;
+mod crash;
+mod recovery;
+mod scenario;
+mod typed;

@@ -1,0 +1,1 @@
+//! Recovery where a person may have to decide.

@@ -1,0 +1,137 @@
+//! Transitions from one state of a simulated node to another.
+
+use gpushare_core::backend::sim::{Faults, Rules, Simulator};
+use gpushare_core::mig::Geometry;
+use gpushare_core::plan::state::GpuState;
+use gpushare_core::{ApplyOptions, Node, Snapshot, Spec};
+
+/// A transition of a simulated node.
+#[derive(Clone, Debug)]
+pub(crate) struct Scenario {
+    pub(crate) fleet: &'static str,
+    pub(crate) rules: Rules,
+    pub(crate) from: Vec<String>,
+    pub(crate) to: String,
+}
+
+impl Scenario {
+    pub(crate) fn new(fleet: &'static str, from: impl Into<String>, to: impl Into<String>) -> Self {
+        Self { fleet, rules: Rules::default(), from: vec![from.into()], to: to.into() }
+    }
+
+    pub(crate) fn rules(mut self, change: impl FnOnce(&mut Rules)) -> Self {
+        change(&mut self.rules);
+        self
+    }
+
+    pub(crate) fn target(&self) -> Spec {
+        self.to.parse().unwrap_or_else(|error| panic!("{error}: {}", self.to))
+    }
+
+    /// A node in the first state, with a switch for faults.
+    pub(crate) fn start(&self) -> World {
+        let simulator = Simulator::new(self.fleet.parse().unwrap()).unwrap();
+        simulator.set_rules(self.rules.clone()).unwrap();
+        let (ports, faults) = Faults::wrap(simulator.ports_in_memory());
+        let node = Node::with_ports(ports, true);
+        for spec in &self.from {
+            let spec: Spec = spec.parse().unwrap_or_else(|error| panic!("{error}: {spec}"));
+            node.apply(&spec, &options()).unwrap_or_else(|error| panic!("{error:?} at the start of {self:?}"));
+        }
+        faults.revive();
+        World { simulator, node, faults }
+    }
+}
+
+/// A simulated node with a switch for faults.
+pub(crate) struct World {
+    pub(crate) simulator: Simulator,
+    pub(crate) node: Node,
+    pub(crate) faults: Faults,
+}
+
+impl World {
+    /// A node as its fleet is delivered.
+    pub(crate) fn new(fleet: &str) -> Self {
+        let simulator = Simulator::new(fleet.parse().unwrap()).unwrap();
+        let (ports, faults) = Faults::wrap(simulator.ports_in_memory());
+        Self { simulator, node: Node::with_ports(ports, true), faults }
+    }
+
+    pub(crate) fn snapshot(&self) -> Snapshot {
+        self.node.snapshot().unwrap()
+    }
+
+    /// The state of each GPU without ids and uuids, intervals included.
+    pub(crate) fn states(&self) -> Vec<GpuState> {
+        let scope = gpushare_core::observe::Scope::all().with_intervals();
+        let snapshot = self.node.observer().unwrap().snapshot(&scope).unwrap();
+        snapshot.gpus.iter().map(GpuState::of).collect()
+    }
+
+    pub(crate) fn apply(&self, spec: &str) -> gpushare_core::Result<gpushare_core::Report> {
+        self.node.apply(&spec.parse()?, &options())
+    }
+
+    pub(crate) fn journals(&self) -> Vec<String> {
+        self.node.ports().store.list("journal").unwrap()
+    }
+}
+
+/// Whatever is needed is allowed.
+pub(crate) fn options() -> ApplyOptions {
+    ApplyOptions::new().allow_reset(true).allow_evict(true)
+}
+
+/// A spec for all GPUs: `mode`, and its block if it has one.
+pub(crate) fn spec(mode: &str, block: &str) -> String {
+    entry("\"all\"", mode, block)
+}
+
+pub(crate) fn entry(select: &str, mode: &str, block: &str) -> String {
+    let block = if block.is_empty() { String::new() } else { format!(", \"{mode}\": {block}") };
+    format!(
+        r#"{{"version": "gpushare/v1", "gpus": [{{"select": {select}, "mode": "{mode}"{block}}}]}}"#
+    )
+}
+
+/// A MIG spec with placed instances: `[("1g.10gb", 4)]`.
+pub(crate) fn placed(instances: &[(String, u8)]) -> String {
+    let list: Vec<_> = instances
+        .iter()
+        .map(|(profile, start)| format!(r#"{{"profile": "{profile}", "start": {start}}}"#))
+        .collect();
+    spec("mig", &format!(r#"{{"instances": [{}]}}"#, list.join(", ")))
+}
+
+/// A MIG spec by counts: `{"1g.10gb": 2}`.
+pub(crate) fn counted(instances: &[(String, u8)]) -> String {
+    let mut counts = std::collections::BTreeMap::<&str, u32>::new();
+    for (profile, _) in instances {
+        *counts.entry(profile).or_default() += 1;
+    }
+    spec("mig", &format!(r#"{{"instances": {}}}"#, serde_json::to_string(&counts).unwrap()))
+}
+
+/// Every layout of placed plain profiles.
+pub(crate) fn layouts(geometry: &Geometry) -> Vec<Vec<(String, u8)>> {
+    let places: Vec<(String, u16, u8)> = geometry
+        .profiles()
+        .iter()
+        .filter(|profile| !profile.name.to_string().contains(['+', '-']))
+        .flat_map(|profile| {
+            profile.placements.iter().map(|p| (profile.name.to_string(), p.mask(), p.start))
+        })
+        .collect();
+    let mut found = vec![(Vec::new(), 0u16)];
+    for (name, mask, start) in &places {
+        for (layout, taken) in found.clone() {
+            if taken & mask == 0 {
+                let mut larger = layout.clone();
+                larger.push((name.clone(), *start));
+                found.push((larger, taken | mask));
+            }
+        }
+    }
+    found.into_iter().map(|(layout, _)| layout).collect()
+}

@@ -1,0 +1,219 @@
+"""The exceptions: one for each error code, all of them :class:`GpuShareError`.
+
+They are Python classes that the extension module raises. An extension module for the stable ABI
+cannot derive its own from ``Exception`` and give them attributes before Python 3.12.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar, NamedTuple
+
+from gpushare._enums import ErrorCode, Outcome
+
+
+class Holder(NamedTuple):
+    """A process that holds a GPU or an instance of it."""
+
+    pid: int
+    command: str
+    uid: int | None
+    kind: str
+    """``compute``, ``graphics``, ``mps_client``, ``foreign_mps`` or ``service``."""
+    start_time: int | None
+    """In clock ticks since boot: with the pid, who it is."""
+    protected: str | None
+    """Why it is never evicted, when it is not."""
+
+
+class DriverCall(NamedTuple):
+    """A failed driver call."""
+
+    call: str
+    nvml_return: int
+    name: str
+
+
+class GpuShareError(Exception):
+    """Why an operation failed.
+
+    ``str()`` says what was asked, of which GPU, what stood in the way and what to do.
+    """
+
+    code: ClassVar[ErrorCode]
+
+    outcome: Outcome
+    """What it left behind on the hardware."""
+    gpu: str | None
+    """The uuid of the GPU it is about."""
+    holders: tuple[Holder, ...]
+    """BUSY: who is in the way."""
+    needs: tuple[str, ...]
+    """PERMISSION_DENIED: what is missing."""
+    fits: tuple[str, ...]
+    """INSUFFICIENT: what would fit."""
+    safe: tuple[str, ...]
+    """HAZARD: values that do no harm."""
+    driver: DriverCall | None
+    """DRIVER: the call that failed."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        outcome: Outcome | str = Outcome.UNTOUCHED,
+        gpu: str | None = None,
+        holders: Iterable[Holder] = (),
+        needs: Iterable[str] = (),
+        fits: Iterable[str] = (),
+        safe: Iterable[str] = (),
+        driver: DriverCall | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.outcome = Outcome(outcome)
+        self.gpu = gpu
+        self.holders = tuple(holders)
+        self.needs = tuple(needs)
+        self.fits = tuple(fits)
+        self.safe = tuple(safe)
+        self.driver = driver
+
+    @property
+    def nvml_return(self) -> int | None:
+        """What NVML returned, where a driver call failed."""
+        return None if self.driver is None else self.driver.nvml_return
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Exception's own would lose the attributes, OSError's would take the message for an errno.
+        return (type(self), self.args, self.__dict__)
+
+
+class InvalidRequestError(GpuShareError, ValueError):
+    """Something asked for makes no sense as written: a spec, a name, a size, an option."""
+
+    code = ErrorCode.INVALID_ARGUMENT
+
+
+class DeviceNotFoundError(GpuShareError, LookupError):
+    """No driver, no GPU, or none of that name."""
+
+    code = ErrorCode.NOT_FOUND
+
+
+class UnsupportedError(GpuShareError):
+    """This GPU or this driver cannot do it."""
+
+    code = ErrorCode.UNSUPPORTED
+
+
+class PermissionDeniedError(GpuShareError, PermissionError):
+    """The caller may not; ``needs`` names what is missing."""
+
+    code = ErrorCode.PERMISSION_DENIED
+
+
+class DeviceBusyError(GpuShareError):
+    """Somebody uses what would have to go; ``holders`` names them."""
+
+    code = ErrorCode.BUSY
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """The processes that are in the way."""
+        return tuple(holder.pid for holder in self.holders)
+
+
+class InsufficientError(GpuShareError):
+    """It does not fit; ``fits`` says what would."""
+
+    code = ErrorCode.INSUFFICIENT
+
+
+class ResetRequiredError(GpuShareError):
+    """Only a reset of the GPU leads there, and none was allowed."""
+
+    code = ErrorCode.RESET_REQUIRED
+
+
+class StaleError(GpuShareError):
+    """The GPU is no longer as it was when the plan was made."""
+
+    code = ErrorCode.STALE
+
+
+class LockedError(GpuShareError):
+    """Another gpushare process is changing the GPU."""
+
+    code = ErrorCode.LOCKED
+
+
+class InvalidStateError(GpuShareError):
+    """The object cannot do that in the state it is in."""
+
+    code = ErrorCode.INVALID_STATE
+
+
+class HazardError(GpuShareError, ValueError):
+    """It would work and do harm; allowed only by name. ``safe`` has values that do none."""
+
+    code = ErrorCode.HAZARD
+
+
+class WaitTimeoutError(GpuShareError, TimeoutError):
+    """It took longer than the caller wanted to wait."""
+
+    code = ErrorCode.TIMEOUT
+
+
+class DriverError(GpuShareError):
+    """The driver refused or failed; ``driver`` is the call."""
+
+    code = ErrorCode.DRIVER
+
+
+class MpsError(GpuShareError):
+    """The MPS daemon refused or failed."""
+
+    code = ErrorCode.MPS
+
+
+class StorageError(GpuShareError, OSError):
+    """A file, directory or process of the system refused or failed."""
+
+    code = ErrorCode.IO
+
+
+class InterruptedTransitionError(GpuShareError):
+    """The caller asked to stop."""
+
+    code = ErrorCode.INTERRUPTED
+
+
+class PanicError(GpuShareError, RuntimeError):
+    """A defect of gpushare."""
+
+    code = ErrorCode.PANIC
+
+
+class RecoveryRequiredError(GpuShareError):
+    """An unfinished change lies in the way and a person has to decide."""
+
+    code = ErrorCode.RECOVERY_REQUIRED
+
+
+_CLASSES: dict[int, type[GpuShareError]] = {cls.code: cls for cls in GpuShareError.__subclasses__()}
+
+
+def from_document(message: str, document: Mapping[str, Any]) -> GpuShareError:
+    """The exception for a document of schema ``gpushare.error/v1``. The extension module calls it."""
+    driver = document["driver"]
+    return _CLASSES[document["number"]](
+        message,
+        outcome=document["outcome"],
+        gpu=document["gpu"],
+        holders=[Holder(**{name: holder[name] for name in Holder._fields}) for holder in document["holders"]],
+        needs=document["needs"],
+        fits=document["fits"],
+        safe=document["safe"],
+        driver=None if driver is None else DriverCall(driver["call"], driver["nvml_return"], driver["name"]),
+    )
