@@ -1,4 +1,5 @@
-//! What the tests across crates share.
+//! Tests across the crates of gpushare, and what they share.
 
+pub mod conformance;
 pub mod nvidia;
 pub mod nvml_sim;

@@ -15,6 +15,7 @@ use gpushare_core::mode::ComputeMode;
 use gpushare_core::port::{
     ContextKind, Nvml, NvmlLibrary as _, NvmlResult, NvmlReturn, ProfileAnswer,
 };
+use gpushare_tests::conformance;
 use gpushare_tests::nvml_sim::{Node, in_child};
 
 /// Numbers that look random and are the same every time.
@@ -245,6 +246,27 @@ fn walk(twins: &mut Twins, dice: &mut Dice, gpu: &GpuUuid, profiles: &[Profile],
             }
         }
     }
+}
+
+#[test]
+fn it_does_what_every_nvml_port_does() {
+    const CASE: &str = "GPUSHARE_TESTS_CASE";
+    let Some((library, node)) = in_child() else {
+        for case in conformance::all() {
+            for device in ["gpu", "mig"] {
+                let variables = [
+                    (CASE, OsStr::new(case.name)),
+                    ("GPUSHARE_NVML_CI_DEVICE", OsStr::new(device)),
+                ];
+                let test = "it_does_what_every_nvml_port_does";
+                Node::new(case.fleet).run_again(test, &variables);
+            }
+        }
+        return;
+    };
+    let name = std::env::var(CASE).unwrap();
+    let case = conformance::all().into_iter().find(|case| case.name == name).unwrap();
+    (case.run)(library.open().unwrap().as_mut(), &node);
 }
 
 #[test]
