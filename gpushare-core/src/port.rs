@@ -5,6 +5,7 @@
 //! thin enough to be simulated, counted, and made to fail at any call.
 
 use std::fmt;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -387,6 +388,12 @@ pub trait ComputePolicy: Send + Sync + fmt::Debug {
     fn interval(&self, gpu: &GpuUuid) -> Result<Interval>;
     /// Sets the interval of a GPU.
     fn set_interval(&self, gpu: &GpuUuid, interval: Interval) -> Result<()>;
+    /// Sets the interval of a GPU in a process that holds the GPU's lock too: should we die
+    /// meanwhile, nobody else changes the GPU before that process has ended.
+    fn set_interval_locked(&self, gpu: &GpuUuid, interval: Interval, lock: OwnedFd) -> Result<()> {
+        drop(lock);
+        self.set_interval(gpu, interval)
+    }
 }
 
 /// Resets a GPU, for which NVML has no function.
@@ -395,6 +402,12 @@ pub trait Reset: Send + Sync + fmt::Debug {
     fn able(&self) -> bool;
     /// Resets one GPU and no other. No NVML of ours may be open.
     fn reset(&self, gpu: &GpuUuid) -> Result<()>;
+    /// Resets one GPU in a process that holds the GPU's lock too: should we die meanwhile, nobody
+    /// else changes the GPU before that process has ended.
+    fn reset_locked(&self, gpu: &GpuUuid, lock: OwnedFd) -> Result<()> {
+        drop(lock);
+        self.reset(gpu)
+    }
 }
 
 /// What the system knows of a process.
@@ -432,7 +445,13 @@ pub trait Processes: Send + Sync + fmt::Debug {
 }
 
 /// Holds a lock until it is dropped.
-pub trait LockGuard: Send + fmt::Debug {}
+pub trait LockGuard: Send + fmt::Debug {
+    /// Another descriptor of the lock, for a helper process to hold it too; none where the lock is
+    /// no file.
+    fn descriptor(&self) -> Option<OwnedFd> {
+        None
+    }
+}
 
 /// Durable files and locks below our directories.
 ///

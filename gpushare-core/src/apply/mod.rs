@@ -23,11 +23,11 @@ use crate::id::GpuUuid;
 use crate::observe::{Observer, Scope};
 use crate::plan::state::GpuState;
 use crate::plan::{self, Plan, Request};
-use crate::port::{LockGuard, Ports};
+use crate::port::Ports;
 use crate::snapshot::{GpuSnapshot, Snapshot};
 use crate::spec::{Entry, Want};
 use crate::state::journal::{self, Device, GpuChange, Header, Journal};
-use crate::state::lock;
+use crate::state::lock::{self, Locks};
 
 pub use options::{ApplyOptions, Event};
 pub use recover::{discard, recover};
@@ -100,7 +100,7 @@ pub fn apply(
     } else {
         let (plan, snapshot) =
             consent::obtain(ports, &mut observer, &scope, plan, snapshot, options, progress)?;
-        let executor = Executor::new(ports, simulated, observer, &plan.digest, &snapshot);
+        let executor = Executor::new(ports, simulated, &locks, observer, &plan.digest, &snapshot);
         transact(executor, &plan, &snapshot, options, progress)?
     };
     report.recovered = recovered;
@@ -203,7 +203,7 @@ fn lock_and_settle(
         }
         let mut recovered = Vec::new();
         for found in ours {
-            recovered.push(recover::settle(ports, simulated, &found, progress)?);
+            recovered.push(recover::settle(ports, simulated, &locks, &found, progress)?);
         }
         return Ok((locks, recovered));
     }
@@ -293,9 +293,6 @@ fn devices(gpu: &GpuSnapshot) -> Vec<Device> {
         })
         .collect()
 }
-
-/// Locks of GPUs, held until they are dropped.
-type Locks = Vec<Box<dyn LockGuard>>;
 
 /// How often a waiting apply looks again and asks whether to stop.
 const POLL: Duration = Duration::from_millis(100);

@@ -14,7 +14,7 @@ use crate::port::Ports;
 use crate::process::Holder;
 use crate::snapshot::{GpuSnapshot, Snapshot};
 use crate::state::journal::{self, Found, GpuChange, Journal};
-use crate::state::lock;
+use crate::state::lock::{self, Locks};
 
 /// Settles every unfinished change of this node whose applier is dead.
 ///
@@ -39,7 +39,7 @@ pub fn recover(
         )?;
         // Whoever had the lock may have settled it.
         if let Some(found) = journal::read(ports.store.as_ref(), &found.name)? {
-            recovered.push(settle(ports, simulated, &found, progress)?);
+            recovered.push(settle(ports, simulated, &locks, &found, progress)?);
         }
         drop(locks);
     }
@@ -71,6 +71,7 @@ pub fn discard(ports: &Ports, name: &str) -> Result<String> {
 pub(super) fn settle(
     ports: &Ports,
     simulated: bool,
+    locks: &Locks,
     found: &Found,
     progress: &mut Progress<'_>,
 ) -> Result<Recovered> {
@@ -89,7 +90,7 @@ pub(super) fn settle(
         return Ok(recovered(Settled::Void, Vec::new()));
     }
     let empty = Snapshot::empty(simulated);
-    let mut executor = Executor::new(ports, simulated, observer, &header.digest, &empty);
+    let mut executor = Executor::new(ports, simulated, locks, observer, &header.digest, &empty);
     let snapshot = executor.observe(header)?;
     let begun: Vec<usize> = (0..header.gpus.len()).map(|gpu| found.begun(gpu)).collect();
     let reached = positions(header, &begun, &snapshot)?;
