@@ -168,19 +168,24 @@ impl Session {
                 index: ComputeProfileIndex::new(index),
                 id,
                 slices,
-                starts: self.compute_starts(gi, id, info.instanceCount)?,
+                starts: self.compute_starts(gi, id)?,
             });
+        }
+        // R470 cannot be asked where they start. Only for the largest, which fills the GPU
+        // instance, is that known all the same.
+        if let Some(whole) = profiles.iter_mut().max_by_key(|profile| profile.slices) {
+            if whole.starts.is_empty() {
+                whole.starts.push(0);
+            }
         }
         Ok(profiles)
     }
 
-    /// Where compute instances of a profile may start. R470 cannot be asked: there, only that of
-    /// the profile of which one fills the GPU instance is known.
+    /// Where compute instances of a profile may start; nowhere that is known on R470.
     fn compute_starts(
         &self,
         gi: nvmlGpuInstance_t,
         profile: ComputeProfileId,
-        most: c_uint,
     ) -> NvmlResult<Vec<u8>> {
         const CALL: &str = "nvmlGpuInstanceGetComputeInstancePossiblePlacements";
         let mut places = [nvmlComputeInstancePlacement_t { start: 0, size: 0 }; ROOM];
@@ -197,7 +202,7 @@ impl Session {
         match asked {
             Ok(()) => {}
             Err(NvmlFailure { ret: NvmlReturn::FUNCTION_NOT_FOUND, .. }) => {
-                return Ok(if most == 1 { vec![0] } else { Vec::new() });
+                return Ok(Vec::new());
             }
             Err(failure) => return Err(failure),
         }
