@@ -76,9 +76,10 @@ fn a_node_of_eight_is_cut_up_and_then_left_alone() {
             assert_eq!(of(&calls, change), 0, "{calls:?}");
         }
         let all: u32 = calls.values().sum();
-        // Where the driver names the GPU in a compute instance's description, its MIG device has
-        // to be looked for: three calls each, and one uuid.
-        let budget = if device == "gpu" { 370 } else { 270 };
+        // However the driver describes a compute instance: uuids are not asked for to see that
+        // there is nothing to do.
+        let budget = 280;
+        println!("{all} driver calls: {calls:?}");
         assert!(all <= budget, "{all} calls with {device}: {calls:?}");
 
         // One 2g becomes two 1g: nothing else is touched.

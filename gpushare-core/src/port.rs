@@ -227,6 +227,23 @@ pub struct ComputeInstanceInfo {
     pub uuid: MigUuid,
 }
 
+/// A compute instance without the uuid of the MIG device that it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UnnamedComputeInstance {
+    /// Its id.
+    pub id: ComputeInstanceId,
+    /// Its profile.
+    pub profile: ComputeProfileId,
+    /// Where it stands, in compute slices of its GPU instance.
+    pub placement: Placement,
+}
+
+impl From<&ComputeInstanceInfo> for UnnamedComputeInstance {
+    fn from(info: &ComputeInstanceInfo) -> Self {
+        Self { id: info.id, profile: info.profile, placement: info.placement }
+    }
+}
+
 /// A MIG device, as anybody may see it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MigDeviceInfo {
@@ -334,6 +351,16 @@ pub trait Nvml: Send + fmt::Debug {
         gi: GpuInstanceId,
         profile: ComputeProfileId,
     ) -> NvmlResult<Vec<ComputeInstanceInfo>>;
+    /// The same without their uuids, which cost most drivers a search through all MIG devices.
+    fn unnamed_compute_instances(
+        &mut self,
+        gpu: &GpuUuid,
+        gi: GpuInstanceId,
+        profile: ComputeProfileId,
+    ) -> NvmlResult<Vec<UnnamedComputeInstance>> {
+        let instances = self.compute_instances(gpu, gi, profile)?;
+        Ok(instances.iter().map(UnnamedComputeInstance::from).collect())
+    }
     /// Creates a compute instance, at a placement where one is given.
     fn create_compute_instance(
         &mut self,

@@ -72,13 +72,18 @@ pub fn apply(
     let mut observer = Observer::open(ports, simulated)?;
     let request = source.request();
     // Without the lock: it only finds out which GPUs to lock, or that there is nothing to do.
-    let first = observer.snapshot(&scope_of(request))?;
+    let compared = matches!(source, Source::Plan(_)) || options.expect.is_some();
+    let scope = scope_of(request);
+    let first = observer.snapshot(&if compared { scope } else { scope.unnamed() })?;
     let glance = plan::plan_request(&first, request)?;
     let settled =
         glance.gpus.iter().all(|gpu| first.gpu(&gpu.uuid).is_none_or(|g| g.unsettled.is_none()));
     if glance.noop && settled {
         expect(&source, &glance, options)?;
-        return Ok(Report::unchanged(&first, &glance));
+        let mut report = Report::unchanged(&first, &glance);
+        // Without uuids it is not the digest that a plan would show.
+        report.digest = report.digest.filter(|_| compared);
+        return Ok(report);
     }
     let gpus: Vec<GpuUuid> = match source {
         Source::Plan(plan) => plan.gpus.iter().map(|gpu| gpu.uuid.clone()).collect(),
@@ -285,10 +290,8 @@ fn devices(gpu: &GpuSnapshot) -> Vec<Device> {
     instances
         .iter()
         .flat_map(|gi| {
-            gi.compute_instances.iter().map(|ci| Device {
-                placement: gi.placement,
-                start: ci.start,
-                uuid: ci.uuid.clone(),
+            gi.compute_instances.iter().filter_map(|ci| {
+                Some(Device { placement: gi.placement, start: ci.start, uuid: ci.uuid.clone()? })
             })
         })
         .collect()

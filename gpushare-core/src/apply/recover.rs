@@ -163,10 +163,12 @@ fn expect_ours(
             .filter(|gi| gi.placement == ci.gpu_instance)
             .flat_map(|gi| &gi.compute_instances)
             .find(|there| there.start == ci.placement.start);
-        if let Some(other) = there.filter(|there| there.uuid != *uuid) {
+        if let Some(other) =
+            there.and_then(|there| there.uuid.as_ref()).filter(|there| *there != uuid)
+        {
             return Err(in_the_way(
                 change,
-                &format!("{} stands where it had created {uuid}", other.uuid),
+                &format!("{other} stands where it had created {uuid}"),
                 Vec::new(),
             ));
         }
@@ -197,7 +199,7 @@ fn expect_idle(change: &GpuChange, position: Position, gpu: &GpuSnapshot) -> Res
                     .flat_map(|gi| &gi.compute_instances)
                     .filter(|ci| ci.start == created.placement.start);
                 for ci in cis.filter(|ci| ci.usage.is_busy()) {
-                    let what = format!("{} ({})", created.name, ci.uuid);
+                    let what = format!("{} at {}", created.name, created.gpu_instance);
                     in_use.entry(what).or_default().extend_from_slice(ci.usage.holders());
                 }
             }
