@@ -1,1 +1,5 @@
-//! Not yet.
+//! Tests across the crates of gpushare, and what they share.
+
+pub mod conformance;
+pub mod nvidia;
+pub mod nvml_sim;

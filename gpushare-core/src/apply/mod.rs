@@ -15,6 +15,7 @@ mod settle;
 
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::error::{Error, ErrorCode, Outcome, Result};
@@ -231,7 +232,10 @@ fn transact(
     let ports = executor.ports();
     let pid = ports.processes.own_pid();
     let header = Header::new(pid, snapshot.epoch.clone(), plan.digest.clone(), changes);
-    let name = format!("{}-{pid}.jsonl", ports.clock.unix_time());
+    // Threads of one process may apply to several GPUs in the same second.
+    static NUMBER: AtomicU64 = AtomicU64::new(0);
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let name = format!("{}-{pid}-{number}.jsonl", ports.clock.unix_time());
     let mut journal = Journal::begin(ports.store.as_ref(), &name, &header)?;
     let evicted = match evict::evict(&executor, plan, options, progress) {
         Ok(evicted) => evicted,

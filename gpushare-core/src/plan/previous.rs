@@ -1,7 +1,7 @@
 //! The way back: a spec of the state that a plan changes.
 
 use crate::mode::SharingMode;
-use crate::parameters::{MpsConfig, Parameters, TimeSlicing};
+use crate::parameters::{Parameters, TimeSlicing};
 use crate::plan::{Plan, select};
 use crate::snapshot::{GpuInstance, GpuSnapshot, Snapshot};
 use crate::spec::{Entry, Instance, Selector, Spec, Want};

@@ -5,6 +5,7 @@
 
 mod consent;
 mod crash;
+mod observation;
 mod recovery;
 mod scenario;
 mod typed;

@@ -1,1 +1,171 @@
-//! Recovery where a person may have to decide.
+//! Recovery, and where a person has to decide.
+
+use gpushare_core::apply::report::{ReportOutcome, Settled};
+use gpushare_core::backend::sim::{Death, Fault, ProcessSpec};
+use gpushare_core::{ApplyOptions, ErrorCode, Outcome, Spec};
+
+use crate::scenario::{World, options, spec};
+
+fn mig(instances: &str) -> String {
+    spec("mig", &format!(r#"{{"instances": {instances}}}"#))
+}
+
+/// A node whose applier died at a call of that name, on the way from one layout to another.
+fn died(call: &str, nth: usize) -> World {
+    let world = World::new("1xH100-80GB");
+    world.apply(&mig(r#"{"3g.40gb": 1, "2g.20gb": 1}"#)).unwrap();
+    world.faults.on(call, nth, Fault::Die(Death::After));
+    let target: Spec = mig(r#"{"3g.40gb": 1, "1g.10gb": 4}"#).parse().unwrap();
+    let error = world.node.apply(&target, &options()).unwrap_err();
+    assert!(world.faults.is_dead(), "{error:?}");
+    world.faults.revive();
+    assert_eq!(world.journals().len(), 1);
+    assert!(world.snapshot().gpus[0].unsettled.is_some());
+    world
+}
+
+#[test]
+fn recover_says_what_it_did() {
+    let world = died("nvml.create_compute_instance", 2);
+    let report = world.node.recover().unwrap();
+    assert_eq!(report.outcome, ReportOutcome::Recovered);
+    assert_eq!(report.recovered[0].settled, Settled::RolledBack);
+    assert_eq!(world.node.recover().unwrap().outcome, ReportOutcome::Unchanged);
+}
+
+#[test]
+fn apply_recovers_first() {
+    let world = died("nvml.create_compute_instance", 2);
+    let target: Spec = mig(r#"{"7g": 1}"#).parse().unwrap();
+    let report = world.node.apply(&target, &ApplyOptions::new()).unwrap();
+    assert_eq!(report.recovered.len(), 1);
+    assert!(world.node.plan(&target).unwrap().noop);
+}
+
+#[test]
+fn uuids_that_changed_are_reported() {
+    let world = died("nvml.create_gpu_instance", 4);
+    let report = world.node.recover().unwrap();
+    let new = &world.snapshot().gpus[0].mig_devices;
+    for device in &report.recreated {
+        assert!(new.iter().any(|there| there.uuid == device.new));
+        assert!(!new.iter().any(|there| there.uuid == device.old));
+    }
+    assert!(!report.recreated.is_empty());
+}
+
+#[test]
+fn what_is_in_use_since_is_not_touched() {
+    let world = died("nvml.create_compute_instance", 1);
+    let snapshot = world.snapshot();
+    let created =
+        snapshot.gpus[0].mig_devices.iter().find(|d| d.profile.to_string() == "1g.10gb").unwrap();
+    let pid = world.simulator.busy(&created.uuid, ProcessSpec::new("quick")).unwrap();
+    let before = world.states();
+    for attempt in
+        [world.node.recover().unwrap_err(), world.apply(&mig(r#"{"7g": 1}"#)).unwrap_err()]
+    {
+        assert_eq!(attempt.code(), ErrorCode::RecoveryRequired, "{attempt:?}");
+        assert_eq!(attempt.holders()[0].pid, pid);
+        assert!(attempt.to_string().contains("quick"), "{attempt}");
+    }
+    assert_eq!(world.states(), before);
+    world.simulator.idle(pid).unwrap();
+    world.node.recover().unwrap();
+    assert!(world.journals().is_empty());
+}
+
+#[test]
+fn what_others_changed_since_is_not_touched() {
+    let world = died("nvml.create_compute_instance", 1);
+    let snapshot = world.snapshot();
+    let gpu = &snapshot.gpus[0];
+    let kept =
+        gpu.mig.as_ref().unwrap().gpu_instances.iter().find(|gi| gi.name.slices == 3).unwrap();
+    let mut nvml = world.node.ports().nvml.open().unwrap();
+    nvml.destroy_compute_instance(&gpu.uuid, kept.id, kept.compute_instances[0].id).unwrap();
+    let before = world.states();
+    let error = world.node.recover().unwrap_err();
+    assert_eq!(error.code(), ErrorCode::RecoveryRequired);
+    assert!(error.to_string().contains("--discard"), "{error}");
+    assert_eq!(world.states(), before);
+
+    let place = world.node.discard(&world.journals()[0]).unwrap();
+    assert!(place.contains("discarded"), "{place}");
+    world.apply(&mig(r#"{"7g": 1}"#)).unwrap();
+}
+
+#[test]
+fn a_reboot_makes_it_void() {
+    for reload in [false, true] {
+        let world = died("nvml.create_compute_instance", 1);
+        if reload {
+            world.simulator.reload().unwrap()
+        } else {
+            world.simulator.reboot().unwrap()
+        }
+        let report = world.node.recover().unwrap();
+        assert_eq!(report.recovered[0].settled, Settled::Void);
+        assert!(world.journals().is_empty());
+    }
+}
+
+#[test]
+fn a_journal_that_is_none_is_refused_with_a_way_out() {
+    let whole = {
+        let world = died("nvml.create_compute_instance", 2);
+        let name = world.journals()[0].clone();
+        world.node.ports().store.read(&format!("journal/{name}")).unwrap().unwrap()
+    };
+    let text = String::from_utf8(whole.clone()).unwrap();
+    let header = text.split_inclusive('\n').next().unwrap().len();
+    let mut flipped = whole.clone();
+    flipped[header + 20] ^= 1;
+    let foreign = b"{\"something\": \"else\"}\n".to_vec();
+    let spoiled = [whole[..header / 2].to_vec(), Vec::new(), flipped, foreign, vec![0xff; 64]];
+    for content in spoiled {
+        let world = World::new("1xH100-80GB");
+        let store = world.node.ports().store.clone();
+        store.replace("journal/1.jsonl", &content).unwrap();
+        for error in
+            [world.node.recover().unwrap_err(), world.apply(&mig(r#"{"7g": 1}"#)).unwrap_err()]
+        {
+            assert_eq!(
+                (error.code(), error.outcome()),
+                (ErrorCode::RecoveryRequired, Outcome::Untouched)
+            );
+            assert!(error.to_string().contains("recover --discard 1.jsonl"), "{error}");
+        }
+        // Who only looks is not held up.
+        world.snapshot();
+        world.node.discard("1.jsonl").unwrap();
+        world.apply(&mig(r#"{"7g": 1}"#)).unwrap();
+    }
+    for name in ["", "..", "../../etc/passwd", ".hidden", "nothing.jsonl"] {
+        let world = World::new("1xH100-80GB");
+        assert_eq!(world.node.discard(name).unwrap_err().code(), ErrorCode::NotFound, "{name}");
+    }
+}
+
+#[test]
+fn a_line_that_was_cut_off_never_counted() {
+    let world = died("nvml.create_compute_instance", 2);
+    let name = format!("journal/{}", world.journals()[0]);
+    let store = world.node.ports().store.clone();
+    store.append(&name, b"0123456789abcdef {\"begin\":[0,").unwrap();
+    assert_eq!(world.node.recover().unwrap().recovered[0].settled, Settled::RolledBack);
+}
+
+#[test]
+fn where_back_is_barred_it_goes_forward() {
+    let world = died("nvml.destroy_gpu_instance", 1);
+    // The destroyed instance cannot be created again at once.
+    let mut rules = world.simulator.rules().unwrap();
+    rules.insufficient_at_create = Some(1);
+    world.simulator.set_rules(rules).unwrap();
+    let report = world.node.recover().unwrap();
+    assert_eq!(report.recovered[0].settled, Settled::Finished);
+    assert!(
+        world.node.plan(&mig(r#"{"3g.40gb": 1, "1g.10gb": 4}"#).parse().unwrap()).unwrap().noop
+    );
+}

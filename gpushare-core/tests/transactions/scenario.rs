@@ -36,7 +36,8 @@ impl Scenario {
         let node = Node::with_ports(ports, true);
         for spec in &self.from {
             let spec: Spec = spec.parse().unwrap_or_else(|error| panic!("{error}: {spec}"));
-            node.apply(&spec, &options()).unwrap_or_else(|error| panic!("{error:?} at the start of {self:?}"));
+            node.apply(&spec, &options())
+                .unwrap_or_else(|error| panic!("{error:?} at the start of {self:?}"));
         }
         faults.revive();
         World { simulator, node, faults }

@@ -1,1 +1,64 @@
-//! Not yet.
+//! Typed transitions.
+
+use std::num::NonZeroU32;
+
+use gpushare_core::gpu::{AnyGpu, Layout};
+use gpushare_core::mode::{ComputeMode, SharingMode};
+use gpushare_core::parameters::{MpsConfig, TimeSlicing};
+use gpushare_core::{ApplyOptions, ErrorCode};
+
+use crate::scenario::World;
+
+fn time_sliced(gpu: AnyGpu) -> gpushare_core::gpu::Gpu<gpushare_core::gpu::TimeSliced> {
+    match gpu {
+        AnyGpu::TimeSliced(gpu) => gpu,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_gpu_goes_through_every_mode_and_back() {
+    let world = World::new("1xH200-141GB");
+    let gpu = time_sliced(world.node.gpu("0").unwrap());
+    assert_eq!(gpu.replicas().unwrap(), None);
+    let gpu = gpu.set(TimeSlicing::new(NonZeroU32::new(8).unwrap())).unwrap();
+    assert_eq!(gpu.replicas().unwrap(), Some(8));
+    let gpu = gpu.into_exclusive().unwrap();
+    assert_eq!(gpu.snapshot().unwrap().compute_mode, Some(ComputeMode::ExclusiveProcess));
+    let gpu = gpu.into_mps(MpsConfig::default()).unwrap();
+    assert_eq!(gpu.config().unwrap(), Some(MpsConfig::default()));
+    let gpu = gpu.into_mig(Layout::of(["3g", "1g", "1g"]).unwrap()).unwrap();
+    assert_eq!(gpu.devices().unwrap().len(), 3);
+    let gpu = gpu.set_layout(Layout::empty()).unwrap();
+    assert!(gpu.gpu_instances().unwrap().is_empty());
+    // Back to what was there before the first managed change.
+    let gpu = time_sliced(gpu.disable().unwrap());
+    assert_eq!(gpu.replicas().unwrap(), None);
+    assert_eq!(world.snapshot().gpus[0].record, None);
+}
+
+#[test]
+fn a_failed_transition_hands_the_gpu_back() {
+    let world = World::new("1xA100-80GB");
+    let gpu = time_sliced(world.node.gpu("0").unwrap());
+    let failed = gpu.into_mig(Layout::of(["3g"]).unwrap()).unwrap_err();
+    assert_eq!(failed.error().code(), ErrorCode::ResetRequired);
+    let gpu = time_sliced(failed.into_gpu().unwrap());
+    let gpu = gpu.with_options(ApplyOptions::new().allow_reset(true));
+    let gpu = gpu.into_mig(Layout::of(["3g"]).unwrap()).unwrap();
+    assert_eq!(gpu.devices().unwrap().len(), 1);
+}
+
+#[test]
+fn a_claim_that_no_longer_holds_is_stale() {
+    let world = World::new("2xH100-80GB");
+    let gpu = time_sliced(world.node.gpu("0").unwrap());
+    world.apply(&crate::scenario::entry("0", "exclusive", "")).unwrap();
+    assert_eq!(gpu.replicas().unwrap_err().code(), ErrorCode::Stale);
+    let failed = gpu.into_mig(Layout::of(["7g"]).unwrap()).unwrap_err();
+    assert_eq!(failed.error().code(), ErrorCode::Stale);
+    let back = failed.into_gpu().unwrap();
+    assert_eq!(back.mode(), SharingMode::Exclusive);
+    assert_eq!(world.node.gpu("all").unwrap_err().code(), ErrorCode::InvalidArgument);
+    assert_eq!(world.node.gpu("9").unwrap_err().code(), ErrorCode::NotFound);
+}

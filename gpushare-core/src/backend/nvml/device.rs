@@ -110,6 +110,7 @@ impl Session {
 
     pub(super) fn mig_mode(&mut self, gpu: &GpuUuid) -> NvmlResult<MigMode> {
         let handle = self.handle(gpu)?;
+        self.forget_mig_devices(gpu);
         let (mut current, mut pending) = (0, 0);
         call!(self.lib(), nvmlDeviceGetMigMode(handle, &mut current, &mut pending))?;
         Ok(MigMode { current: current != 0, pending: pending != 0 })

@@ -1,25 +1,21 @@
-//! GPU instances, compute instances and the MIG devices that they are.
+//! GPU instances and compute instances.
 
 use std::ffi::c_uint;
 use std::ptr;
 
 use nvml_wrapper_sys::bindings::{
     nvmlComputeInstance_t, nvmlComputeInstanceInfo_t, nvmlComputeInstancePlacement_t,
-    nvmlComputeInstanceProfileInfo_t, nvmlDevice_t, nvmlDeviceAttributes_t, nvmlGpuInstance_t,
-    nvmlGpuInstanceInfo_t, nvmlGpuInstancePlacement_t,
+    nvmlComputeInstanceProfileInfo_t, nvmlGpuInstance_t, nvmlGpuInstanceInfo_t,
+    nvmlGpuInstancePlacement_t,
 };
 
-use super::library::{Session, call, narrow, senseless};
+use super::library::{Session, call, narrow};
 use super::profiles::{ROOM, filled};
 use crate::id::{
-    ComputeInstanceId, ComputeProfileId, ComputeProfileIndex, GpuInstanceId, GpuUuid, MigUuid,
-    ProfileId,
+    ComputeInstanceId, ComputeProfileId, ComputeProfileIndex, GpuInstanceId, GpuUuid, ProfileId,
 };
 use crate::mig::{ComputeProfile, Placement, Profile};
-use crate::port::{
-    ComputeInstanceInfo, GpuInstanceInfo, MigDeviceInfo, NvmlFailure, NvmlResult, NvmlReturn,
-};
-use crate::units::Bytes;
+use crate::port::{ComputeInstanceInfo, GpuInstanceInfo, NvmlFailure, NvmlResult, NvmlReturn};
 
 /// The one kind of engine profile that NVML has: engines are shared within a GPU instance.
 const SHARED_ENGINES: c_uint = 0;
@@ -252,14 +248,7 @@ impl Session {
         };
         call!(self.lib(), nvmlComputeInstanceGetInfo_v2(handle, &mut info))?;
         let id = ComputeInstanceId::new(info.id);
-        let uuid = self.uuid_of(info.device)?;
-        // Its device is the MIG device, which nvml.h calls "parent device": on a driver that
-        // means the GPU by that, the MIG device is found among those of the GPU.
-        let uuid = if uuid.starts_with(GpuUuid::PREFIX) {
-            self.mig_uuid(gpu, gi, id)?
-        } else {
-            mig_uuid(uuid)?
-        };
+        let uuid = self.mig_uuid(gpu, gi, id, info.device)?;
         Ok(ComputeInstanceInfo {
             id,
             profile: ComputeProfileId::new(info.profileId),
@@ -303,6 +292,7 @@ impl Session {
             ),
         };
         self.settle(gpu, gi, created)?;
+        self.forget_mig_devices(gpu);
         self.compute_instance(gpu, gi, handle)
     }
 
@@ -319,88 +309,7 @@ impl Session {
             nvmlGpuInstanceGetComputeInstanceById(instance, ci.get(), &mut handle)
         );
         self.settle(gpu, gi, found)?;
+        self.forget_mig_devices(gpu);
         call!(self.lib(), nvmlComputeInstanceDestroy(handle))
     }
-
-    pub(super) fn mig_devices(&mut self, gpu: &GpuUuid) -> NvmlResult<Vec<MigDeviceInfo>> {
-        const CALL: &str = "nvmlDeviceGetAttributes_v2";
-        let mut devices = Vec::new();
-        for (handle, gi, ci) in self.mig_handles(gpu)? {
-            let uuid = mig_uuid(self.uuid_of(handle)?)?;
-            let mut attributes = nvmlDeviceAttributes_t {
-                multiprocessorCount: 0,
-                sharedCopyEngineCount: 0,
-                sharedDecoderCount: 0,
-                sharedEncoderCount: 0,
-                sharedJpegCount: 0,
-                sharedOfaCount: 0,
-                gpuInstanceSliceCount: 0,
-                computeInstanceSliceCount: 0,
-                memorySizeMB: 0,
-            };
-            call!(self.lib(), nvmlDeviceGetAttributes_v2(handle, &mut attributes))?;
-            devices.push(MigDeviceInfo {
-                uuid,
-                gi,
-                ci,
-                gpu_slices: narrow(CALL, "the GPU slices", attributes.gpuInstanceSliceCount)?,
-                compute_slices: narrow(
-                    CALL,
-                    "the compute slices",
-                    attributes.computeInstanceSliceCount,
-                )?,
-                memory: Bytes::from_mebibytes(attributes.memorySizeMB),
-                sm_count: attributes.multiprocessorCount,
-            });
-        }
-        Ok(devices)
-    }
-
-    /// The handles of the MIG devices of a GPU, with their GPU and compute instance. Their
-    /// indices have holes where devices were destroyed.
-    fn mig_handles(
-        &mut self,
-        gpu: &GpuUuid,
-    ) -> NvmlResult<Vec<(nvmlDevice_t, GpuInstanceId, ComputeInstanceId)>> {
-        let device = self.handle(gpu)?;
-        let mut most = 0;
-        call!(self.lib(), nvmlDeviceGetMaxMigDeviceCount(device, &mut most))?;
-        let mut handles = Vec::new();
-        for index in 0..most {
-            let mut handle = ptr::null_mut();
-            let found =
-                call!(self.lib(), nvmlDeviceGetMigDeviceHandleByIndex(device, index, &mut handle));
-            match found {
-                Err(NvmlFailure { ret: NvmlReturn::NOT_FOUND, .. }) => continue,
-                found => found?,
-            }
-            let (mut gi, mut ci) = (0, 0);
-            call!(self.lib(), nvmlDeviceGetGpuInstanceId(handle, &mut gi))?;
-            call!(self.lib(), nvmlDeviceGetComputeInstanceId(handle, &mut ci))?;
-            handles.push((handle, GpuInstanceId::new(gi), ComputeInstanceId::new(ci)));
-        }
-        Ok(handles)
-    }
-
-    /// The uuid of the MIG device that a compute instance is, found among those of its GPU.
-    fn mig_uuid(
-        &mut self,
-        gpu: &GpuUuid,
-        gi: GpuInstanceId,
-        ci: ComputeInstanceId,
-    ) -> NvmlResult<MigUuid> {
-        let handles = self.mig_handles(gpu)?;
-        let found = handles.iter().find(|&&(_, of_gi, of_ci)| (of_gi, of_ci) == (gi, ci));
-        let &(handle, ..) = found.ok_or(NvmlFailure::new(
-            "nvmlDeviceGetMigDeviceHandleByIndex",
-            NvmlReturn::NOT_FOUND,
-        ))?;
-        mig_uuid(self.uuid_of(handle)?)
-    }
-}
-
-fn mig_uuid(text: String) -> NvmlResult<MigUuid> {
-    text.parse().map_err(|_| {
-        senseless("nvmlDeviceGetUUID", format!("a MIG device says that its uuid is {text:?}"))
-    })
 }

@@ -9,6 +9,7 @@ use std::ptr;
 use nvml_wrapper::error::NvmlError;
 use nvml_wrapper_sys::bindings::{NvmlLib, nvmlDevice_t, nvmlGpuInstance_t, nvmlReturn_t};
 
+use super::mig_devices::Found;
 use crate::id::GpuUuid;
 use crate::port::{Nvml, NvmlFailure, NvmlLibrary, NvmlResult, NvmlReturn};
 use crate::snapshot::Driver;
@@ -157,6 +158,7 @@ pub(super) struct Session {
 struct Gpu {
     handle: Handle<nvmlDevice_t>,
     instances: HashMap<u32, Handle<nvmlGpuInstance_t>>,
+    mig_devices: Found,
 }
 
 impl fmt::Debug for Session {
@@ -232,12 +234,29 @@ impl Session {
     }
 
     fn remember(&mut self, gpu: GpuUuid, handle: nvmlDevice_t) {
-        self.gpus.insert(gpu, Gpu { handle: Handle(handle), instances: HashMap::new() });
+        let instances = HashMap::new();
+        let mig_devices = Found::default();
+        self.gpus.insert(gpu, Gpu { handle: Handle(handle), instances, mig_devices });
     }
 
     /// Forgets all handles of a GPU. NVML wants them found again after a change of MIG mode.
     pub(super) fn forget(&mut self, gpu: &GpuUuid) {
         self.gpus.remove(gpu);
+    }
+
+    /// Forgets which MIG devices a GPU has.
+    pub(super) fn forget_mig_devices(&mut self, gpu: &GpuUuid) {
+        self.put_mig_devices(gpu, Found::default());
+    }
+
+    pub(super) fn take_mig_devices(&mut self, gpu: &GpuUuid) -> Found {
+        self.gpus.get_mut(gpu).map(|gpu| std::mem::take(&mut gpu.mig_devices)).unwrap_or_default()
+    }
+
+    pub(super) fn put_mig_devices(&mut self, gpu: &GpuUuid, found: Found) {
+        if let Some(gpu) = self.gpus.get_mut(gpu) {
+            gpu.mig_devices = found;
+        }
     }
 
     pub(super) fn known_instance(&self, gpu: &GpuUuid, gi: u32) -> Option<nvmlGpuInstance_t> {

@@ -10,6 +10,7 @@
 mod device;
 mod instances;
 mod library;
+mod mig_devices;
 mod processes;
 mod profiles;
 

@@ -27,6 +27,7 @@ mod fleet;
 mod mig;
 mod nvml;
 mod ports;
+mod process;
 mod products;
 mod raw;
 mod rules;
@@ -37,14 +38,14 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-pub use control::{FaultSpec, Loss, ProcessSpec, Target};
+pub use control::{FaultSpec, Loss};
 pub use faults::{CallRecord, Death, Failure, Fault, Faults};
 pub use fleet::Fleet;
 pub use nvml::SimulatedNvml;
+pub use process::{Process, ProcessKind, ProcessSpec, Target};
 pub use products::{PRODUCTS, Product, ProductProfile};
 pub use raw::{RawComputeProfile, RawProfile};
 pub use rules::Rules;
-pub use state::{Process, ProcessKind};
 pub use store::MemoryStore;
 
 use crate::error::Result;

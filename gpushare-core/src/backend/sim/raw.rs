@@ -2,8 +2,8 @@
 
 use super::mig::compute_sm_count;
 use super::nvml::{PROFILE_END, SimulatedNvml};
+use super::process::Process;
 use super::products::Product;
-use super::state::Process;
 use crate::id::{
     ComputeInstanceId, ComputeProfileId, GpuInstanceId, GpuUuid, MigUuid, ProfileId, ProfileIndex,
 };

@@ -7,17 +7,17 @@ use sha2::{Digest as _, Sha256};
 
 use super::control::FaultSpec;
 use super::fleet::Fleet;
+use super::process::Process;
 use super::products::Product;
 use super::rules::Rules;
-use crate::error::Result;
+use crate::error::{Error, ErrorCode, Result};
 use crate::id::{
     ComputeInstanceId, ComputeProfileId, GpuInstanceId, GpuUuid, MigUuid, Pid, ProfileId,
 };
 use crate::mig::Placement;
 use crate::mode::{ComputeMode, Interval};
 use crate::parameters::MpsConfig;
-use crate::port::{ContextKind, NvmlReturn};
-use crate::units::Bytes;
+use crate::port::NvmlReturn;
 
 /// The schema that a file with a node's state names.
 pub(super) const SCHEMA: &str = "gpushare.sim/v1";
@@ -98,59 +98,6 @@ pub(super) struct MpsState {
     pub server: Option<Pid>,
 }
 
-/// What a simulated process does on its GPU.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-#[non_exhaustive]
-pub enum ProcessKind {
-    /// It has a CUDA context.
-    Compute,
-    /// It has a graphics context.
-    Graphics,
-    /// It is a client of the MPS daemon of ours.
-    MpsClient,
-}
-
-impl ProcessKind {
-    /// Whether NVML lists such a process among those of a kind: clients of MPS are CUDA processes too.
-    pub(super) fn listed_as(self, kind: ContextKind) -> bool {
-        match kind {
-            ContextKind::Compute => matches!(self, Self::Compute | Self::MpsClient),
-            ContextKind::Graphics => self == Self::Graphics,
-            ContextKind::MpsClient => self == Self::MpsClient,
-        }
-    }
-}
-
-/// A process of the simulated node that uses a GPU.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[non_exhaustive]
-pub struct Process {
-    /// Its pid, above those of real processes.
-    pub pid: Pid,
-    /// When it started, in clock ticks.
-    pub start_time: u64,
-    /// Its command.
-    pub command: String,
-    /// The user it runs as.
-    pub uid: u32,
-    /// Its parent.
-    pub parent: Option<Pid>,
-    /// What it does.
-    pub kind: ProcessKind,
-    /// On which GPU.
-    pub gpu: GpuUuid,
-    /// On which instance of it.
-    pub instance: Option<(GpuInstanceId, ComputeInstanceId)>,
-    /// Its device memory.
-    #[serde(rename = "memory_bytes")]
-    pub memory: Bytes,
-    /// It ignores SIGTERM.
-    pub stubborn: bool,
-    /// It holds the GPU and nobody can see it.
-    pub invisible: bool,
-}
-
 impl NodeState {
     pub(super) fn new(fleet: Fleet) -> Result<Self> {
         let mut seen: Vec<(&str, u32)> = Vec::new();
@@ -191,6 +138,31 @@ impl NodeState {
         Ok(gpu)
     }
 
+    /// The GPU, whether it answers or not.
+    pub(super) fn gpu_state(&mut self, uuid: &GpuUuid) -> Option<&mut GpuState> {
+        self.gpus.iter_mut().find(|gpu| gpu.uuid == *uuid)
+    }
+
+    /// Refuses a GPU that the node never had.
+    pub(super) fn known(&self, uuid: &GpuUuid) -> Result<()> {
+        if self.gpus.iter().any(|gpu| gpu.uuid == *uuid) {
+            return Ok(());
+        }
+        Err(Error::new(ErrorCode::NotFound, format!("the simulated node has no GPU {uuid}")))
+    }
+
+    pub(super) fn mig_device(
+        &self,
+        uuid: &MigUuid,
+    ) -> Option<(GpuUuid, GpuInstanceId, ComputeInstanceId)> {
+        self.gpus.iter().find_map(|gpu| {
+            gpu.instances.iter().find_map(|gi| {
+                let ci = gi.compute.iter().find(|ci| ci.uuid == *uuid)?;
+                Some((gpu.uuid.clone(), gi.id, ci.id))
+            })
+        })
+    }
+
     /// Its card.
     pub(super) fn product(&self, gpu: &GpuState) -> Result<&'static Product, NvmlReturn> {
         let position = usize::try_from(gpu.position).map_err(|_| NvmlReturn::UNKNOWN)?;
@@ -200,31 +172,6 @@ impl NodeState {
     /// Refuses a caller who is not root.
     pub(super) fn privileged(&self) -> Result<(), NvmlReturn> {
         if self.acting_uid == 0 { Ok(()) } else { Err(NvmlReturn::NO_PERMISSION) }
-    }
-
-    /// The processes on a GPU, the invisible ones included.
-    pub(super) fn on_gpu<'a>(&'a self, gpu: &'a GpuUuid) -> impl Iterator<Item = &'a Process> {
-        self.processes.iter().filter(move |process| process.gpu == *gpu)
-    }
-
-    /// Whether somebody uses a GPU instance, or one compute instance of it.
-    pub(super) fn in_use(
-        &self,
-        gpu: &GpuUuid,
-        gi: GpuInstanceId,
-        ci: Option<ComputeInstanceId>,
-    ) -> bool {
-        self.on_gpu(gpu)
-            .filter_map(|process| process.instance)
-            .any(|instance| instance.0 == gi && ci.is_none_or(|ci| instance.1 == ci))
-    }
-
-    pub(super) fn add_process(&mut self, process: Process) -> Pid {
-        let pid = Pid::new(self.next_pid);
-        self.next_pid += 1;
-        let start_time = u64::from(self.next_pid - FIRST_PID) * 100;
-        self.processes.push(Process { pid, start_time, ..process });
-        pid
     }
 
     /// What every load of the driver begins with.

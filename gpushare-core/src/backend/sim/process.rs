@@ -1,0 +1,327 @@
+//! Processes of a simulated node: who may come onto a GPU, and who stands there.
+
+use serde::{Deserialize, Serialize};
+
+use super::state::{FIRST_PID, NodeState};
+use crate::error::{Error, ErrorCode, Result};
+use crate::id::{ComputeInstanceId, GpuInstanceId, GpuUuid, MigUuid, Pid};
+use crate::mode::ComputeMode;
+use crate::port::{ContextKind, NvmlFailure};
+use crate::process::{Holder, HolderKind};
+use crate::units::Bytes;
+
+/// The most clients that an MPS daemon takes: 48, measured on driver 580.
+const MPS_CLIENTS: usize = 48;
+/// What an MPS server holds of a GPU: 66 MiB, measured.
+const MPS_SERVER_MEMORY: Bytes = Bytes::from_mebibytes(66);
+
+type Instance = Option<(GpuInstanceId, ComputeInstanceId)>;
+
+/// What a simulated process does on its GPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum ProcessKind {
+    /// It has a CUDA context.
+    Compute,
+    /// It has a graphics context.
+    Graphics,
+    /// It is a client of the MPS daemon of ours.
+    MpsClient,
+}
+
+impl ProcessKind {
+    /// Whether NVML lists such a process among those of a kind: clients of MPS are CUDA processes too.
+    pub(super) fn listed_as(self, kind: ContextKind) -> bool {
+        match kind {
+            ContextKind::Compute => matches!(self, Self::Compute | Self::MpsClient),
+            ContextKind::Graphics => self == Self::Graphics,
+            ContextKind::MpsClient => self == Self::MpsClient,
+        }
+    }
+}
+
+/// A process of the simulated node that uses a GPU.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Process {
+    /// Its pid, above those of real processes.
+    pub pid: Pid,
+    /// When it started, in clock ticks.
+    pub start_time: u64,
+    /// Its command.
+    pub command: String,
+    /// The user it runs as.
+    pub uid: u32,
+    /// Its parent.
+    pub parent: Option<Pid>,
+    /// What it does.
+    pub kind: ProcessKind,
+    /// On which GPU.
+    pub gpu: GpuUuid,
+    /// On which instance of it.
+    pub instance: Option<(GpuInstanceId, ComputeInstanceId)>,
+    /// Its device memory.
+    #[serde(rename = "memory_bytes")]
+    pub memory: Bytes,
+    /// It ignores SIGTERM.
+    pub stubborn: bool,
+    /// It holds the GPU and nobody can see it.
+    pub invisible: bool,
+}
+
+/// Where a process stands: a GPU, or an instance of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Target {
+    /// The whole GPU.
+    Gpu(GpuUuid),
+    /// A compute instance.
+    Instance(GpuUuid, GpuInstanceId, ComputeInstanceId),
+    /// A MIG device, which is a compute instance by its uuid.
+    MigDevice(MigUuid),
+}
+
+impl From<&GpuUuid> for Target {
+    fn from(gpu: &GpuUuid) -> Self {
+        Self::Gpu(gpu.clone())
+    }
+}
+
+impl From<&MigUuid> for Target {
+    fn from(device: &MigUuid) -> Self {
+        Self::MigDevice(device.clone())
+    }
+}
+
+impl From<(&GpuUuid, GpuInstanceId, ComputeInstanceId)> for Target {
+    fn from((gpu, gi, ci): (&GpuUuid, GpuInstanceId, ComputeInstanceId)) -> Self {
+        Self::Instance(gpu.clone(), gi, ci)
+    }
+}
+
+/// A process to put on a GPU.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ProcessSpec {
+    /// Its command.
+    pub command: String,
+    /// The user it runs as.
+    pub uid: u32,
+    /// What it does.
+    pub kind: ProcessKind,
+    /// Its device memory.
+    pub memory: Bytes,
+    /// It ignores SIGTERM.
+    pub stubborn: bool,
+    /// It holds the GPU or instance and nobody can see it.
+    pub invisible: bool,
+}
+
+impl ProcessSpec {
+    /// A CUDA process of user 1000 with 1 GiB, which ends when it is asked to.
+    pub fn new(command: impl Into<String>) -> Self {
+        Self {
+            command: command.into(),
+            uid: 1000,
+            kind: ProcessKind::Compute,
+            memory: Bytes::from_mebibytes(1024),
+            stubborn: false,
+            invisible: false,
+        }
+    }
+
+    /// The same, run by that user.
+    #[must_use]
+    pub fn by(self, uid: u32) -> Self {
+        Self { uid, ..self }
+    }
+
+    /// The same, doing that.
+    #[must_use]
+    pub fn doing(self, kind: ProcessKind) -> Self {
+        Self { kind, ..self }
+    }
+
+    /// The same, with that much memory.
+    #[must_use]
+    pub fn with_memory(self, memory: Bytes) -> Self {
+        Self { memory, ..self }
+    }
+
+    /// The same, ignoring SIGTERM.
+    #[must_use]
+    pub fn stubborn(self) -> Self {
+        Self { stubborn: true, ..self }
+    }
+
+    /// The same, seen by nobody.
+    #[must_use]
+    pub fn invisible(self) -> Self {
+        Self { invisible: true, ..self }
+    }
+}
+
+/// A process as errors name it.
+pub(super) fn holder(process: &Process) -> Holder {
+    let kind = match process.kind {
+        ProcessKind::Compute => HolderKind::Compute,
+        ProcessKind::Graphics => HolderKind::Graphics,
+        ProcessKind::MpsClient => HolderKind::MpsClient,
+    };
+    Holder {
+        start_time: Some(process.start_time),
+        command: process.command.clone(),
+        uid: Some(process.uid),
+        ..Holder::new(process.pid, kind)
+    }
+}
+
+impl NodeState {
+    /// The processes on a GPU, the invisible ones included.
+    pub(super) fn on_gpu<'a>(&'a self, gpu: &'a GpuUuid) -> impl Iterator<Item = &'a Process> {
+        self.processes.iter().filter(move |process| process.gpu == *gpu)
+    }
+
+    /// Whether somebody uses a GPU instance, or one compute instance of it.
+    pub(super) fn in_use(
+        &self,
+        gpu: &GpuUuid,
+        gi: GpuInstanceId,
+        ci: Option<ComputeInstanceId>,
+    ) -> bool {
+        self.on_gpu(gpu)
+            .filter_map(|process| process.instance)
+            .any(|instance| instance.0 == gi && ci.is_none_or(|ci| instance.1 == ci))
+    }
+
+    pub(super) fn add_process(&mut self, process: Process) -> Pid {
+        let pid = Pid::new(self.next_pid);
+        self.next_pid += 1;
+        let start_time = u64::from(self.next_pid - FIRST_PID) * 100;
+        self.processes.push(Process { pid, start_time, ..process });
+        pid
+    }
+
+    pub(super) fn admit(&mut self, target: &Target, spec: ProcessSpec) -> Result<Pid> {
+        let (gpu, instance) = self.resolve(target)?;
+        // Who holds a GPU unseen asked no one.
+        if !spec.invisible {
+            self.may_enter(&gpu, instance, spec.kind).map_err(|error| error.of_gpu(&gpu))?;
+        }
+        let process = Process {
+            pid: Pid::new(0),
+            start_time: 0,
+            command: spec.command,
+            uid: spec.uid,
+            parent: None,
+            kind: spec.kind,
+            gpu: gpu.clone(),
+            instance,
+            memory: spec.memory,
+            stubborn: spec.stubborn,
+            invisible: spec.invisible,
+        };
+        let mps = self.gpu_state(&gpu).and_then(|gpu| gpu.mps.as_ref());
+        let waiting = mps.filter(|mps| mps.alive && mps.server.is_none()).map(|mps| mps.daemon);
+        if let (Some(daemon), ProcessKind::MpsClient) = (waiting, spec.kind) {
+            let server = self.add_process(Process {
+                command: "nvidia-cuda-mps-server".to_owned(),
+                parent: Some(daemon),
+                kind: ProcessKind::Compute,
+                memory: MPS_SERVER_MEMORY,
+                ..process.clone()
+            });
+            if let Some(mps) = self.gpu_state(&gpu).and_then(|gpu| gpu.mps.as_mut()) {
+                mps.server = Some(server);
+            }
+        }
+        Ok(self.add_process(process))
+    }
+
+    /// Where a process would stand.
+    fn resolve(&self, target: &Target) -> Result<(GpuUuid, Instance)> {
+        let (uuid, instance) = match target {
+            Target::Gpu(gpu) => (gpu.clone(), None),
+            Target::Instance(gpu, gi, ci) => (gpu.clone(), Some((*gi, *ci))),
+            Target::MigDevice(device) => {
+                let (gpu, gi, ci) = self.mig_device(device).ok_or_else(|| {
+                    Error::new(ErrorCode::NotFound, format!("no GPU has a MIG device {device}"))
+                })?;
+                (gpu, Some((gi, ci)))
+            }
+        };
+        let gpu = self.gpu(&uuid);
+        let gpu = gpu.map_err(|ret| Error::from(NvmlFailure::new("cuInit", ret)).of_gpu(&uuid))?;
+        if let Some((gi, ci)) = instance {
+            let there = gpu.instances.iter().find(|instance| instance.id == gi);
+            if there.is_none_or(|gi| gi.compute.iter().all(|compute| compute.id != ci)) {
+                let why = format!("{uuid} has no compute instance {ci} in a GPU instance {gi}");
+                return Err(Error::new(ErrorCode::NotFound, why).of_gpu(&uuid));
+            }
+        }
+        Ok((uuid, instance))
+    }
+
+    /// Whether the driver lets one more process of that kind onto a GPU.
+    fn may_enter(&self, uuid: &GpuUuid, instance: Instance, kind: ProcessKind) -> Result<()> {
+        let refuse = |code, why: String| Err(Error::new(code, why));
+        let gpu = self.gpu(uuid).map_err(|ret| NvmlFailure::new("cuInit", ret))?;
+        if gpu.mig && instance.is_none() {
+            let why =
+                format!("MIG is on: a process runs on an instance of {uuid}, not on all of it");
+            return refuse(ErrorCode::InvalidState, why);
+        }
+        if gpu.compute_mode == ComputeMode::Prohibited && kind != ProcessKind::Graphics {
+            return refuse(ErrorCode::InvalidState, format!("{uuid} is prohibited"));
+        }
+        let mps = gpu.mps.as_ref().filter(|mps| mps.alive);
+        let clients = self.on_gpu(uuid).filter(|p| p.kind == ProcessKind::MpsClient).count();
+        // An MPS server is the one process that its clients count as.
+        let is_one_more = match (kind, mps) {
+            (ProcessKind::Compute, _) => true,
+            (ProcessKind::Graphics, _) => false,
+            (ProcessKind::MpsClient, None) => {
+                return refuse(ErrorCode::Mps, format!("no MPS daemon serves {uuid}"));
+            }
+            (ProcessKind::MpsClient, Some(_)) if clients >= MPS_CLIENTS => {
+                let why = format!("the MPS daemon of {uuid} has {MPS_CLIENTS} clients already");
+                return refuse(ErrorCode::Mps, why);
+            }
+            (ProcessKind::MpsClient, Some(mps)) => mps.server.is_none(),
+        };
+        let exclusive = matches!(
+            gpu.compute_mode,
+            ComputeMode::ExclusiveProcess | ComputeMode::ExclusiveThread
+        );
+        let present = self.on_gpu(uuid).filter(|p| !p.invisible && p.kind == ProcessKind::Compute);
+        let holders: Vec<_> = present.map(holder).collect();
+        if exclusive && is_one_more && !holders.is_empty() {
+            let why = format!("{uuid} admits one process");
+            return Err(Error::new(ErrorCode::Busy, why).with_holders(holders));
+        }
+        Ok(())
+    }
+
+    /// Ends a process; an MPS server takes its clients with it.
+    pub(super) fn end_process(&mut self, pid: Pid) {
+        let served = self.gpus.iter_mut().find_map(|gpu| {
+            let mps = gpu.mps.as_mut().filter(|mps| mps.server == Some(pid))?;
+            mps.server = None;
+            Some(gpu.uuid.clone())
+        });
+        self.processes.retain(|process| {
+            let client = process.kind == ProcessKind::MpsClient;
+            process.pid != pid && !(client && Some(&process.gpu) == served.as_ref())
+        });
+    }
+
+    /// Ends the clients of a GPU's MPS daemon, and its server.
+    pub(super) fn end_mps_processes(&mut self, gpu: &GpuUuid) {
+        let daemon = self.gpu_state(gpu).and_then(|gpu| gpu.mps.as_ref()).map(|mps| mps.daemon);
+        self.processes.retain(|process| {
+            let server = process.parent.is_some() && process.parent == daemon;
+            process.gpu != *gpu || !(server || process.kind == ProcessKind::MpsClient)
+        });
+    }
+}

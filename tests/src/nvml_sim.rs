@@ -1,0 +1,134 @@
+//! The simulator behind NVIDIA's C ABI, built and laid out for tests to load.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::OnceLock;
+
+use gpushare_core::backend::nvml::RealNvml;
+use gpushare_core::backend::sim::Simulator;
+
+/// Set in a process that a test started to run itself again.
+const CHILD: &str = "GPUSHARE_TESTS_CHILD";
+
+/// The path of `libnvidia-ml.so.1`, the simulator's. It is built when it is first asked for.
+///
+/// # Panics
+/// When it does not build: nothing that needs it can be tested then.
+#[must_use]
+#[allow(clippy::panic, clippy::unwrap_used, reason = "for tests, which fail by panics")]
+pub fn library() -> &'static Path {
+    static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
+    LIBRARY.get_or_init(|| {
+        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        let built = Command::new(cargo)
+            .args(["build", "--quiet", "--package", "nvml-sim"])
+            .args(["--message-format", "json-render-diagnostics"])
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .env_remove("LD_LIBRARY_PATH")
+            .output()
+            .unwrap();
+        assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+        let messages = String::from_utf8_lossy(&built.stdout);
+        let file = messages.lines().find_map(|line| {
+            let message: serde_json::Value = serde_json::from_str(line).ok()?;
+            let files = message.get("filenames")?.as_array()?;
+            let file = files.iter().filter_map(serde_json::Value::as_str);
+            file.map(PathBuf::from).find(|file| file.ends_with("libnvml_sim.so"))
+        });
+        let Some(file) = file else { panic!("cargo built no libnvml_sim.so:\n{messages}") };
+        // The name that NVIDIA's programs look for, in a folder of its own. Tests of several
+        // processes make the link at once: it appears by a rename, whole.
+        let folder = file.with_file_name("nvml-sim");
+        std::fs::create_dir_all(&folder).unwrap();
+        let link = folder.join("libnvidia-ml.so.1");
+        let new = folder.join(format!("new-{}", std::process::id()));
+        std::os::unix::fs::symlink(&file, &new).unwrap();
+        std::fs::rename(&new, &link).unwrap();
+        link
+    })
+}
+
+/// A simulated node in a folder, which every process that is told of it shares.
+#[derive(Debug)]
+pub struct Node {
+    /// The fleet.
+    pub fleet: String,
+    folder: tempfile::TempDir,
+}
+
+impl Node {
+    /// A new node.
+    ///
+    /// # Panics
+    /// When there is no room for a temporary folder.
+    #[must_use]
+    #[allow(clippy::unwrap_used, reason = "for tests, which fail by panics")]
+    pub fn new(fleet: &str) -> Self {
+        Self { fleet: fleet.to_owned(), folder: tempfile::tempdir().unwrap() }
+    }
+
+    /// Where its state is.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// The node itself, to make things happen on it.
+    ///
+    /// # Panics
+    /// When its file can't be made or read.
+    #[must_use]
+    pub fn simulator(&self) -> Simulator {
+        simulator(self.folder(), &self.fleet)
+    }
+
+    /// Tells a program of the node, and makes it load the simulator as NVIDIA's library.
+    pub fn tell<'a>(&self, command: &'a mut Command) -> &'a mut Command {
+        command
+            .env("LD_LIBRARY_PATH", library().parent().unwrap_or(Path::new("/")))
+            .env("GPUSHARE_SIM", &self.fleet)
+            .env("GPUSHARE_STATE_DIR", self.folder())
+    }
+
+    /// Runs a test of this program again in a process of its own, which has the node: the library
+    /// reads the environment, which a test must not change for those beside it.
+    ///
+    /// # Panics
+    /// When that process fails.
+    #[allow(clippy::panic, clippy::unwrap_used, reason = "for tests, which fail by panics")]
+    pub fn run_again(&self, test: &str, variables: &[(&str, &OsStr)]) {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["--exact", test, "--nocapture"]).env(CHILD, library());
+        self.tell(&mut command).envs(variables.iter().copied());
+        let output = command.output().unwrap();
+        if !output.status.success() {
+            panic!("{test} on {}, in its own process:\n{}", self.fleet, text(&output));
+        }
+    }
+}
+
+/// What a program printed on both streams.
+#[must_use]
+pub fn text(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+}
+
+#[allow(clippy::unwrap_used, reason = "for tests, which fail by panics")]
+fn simulator(folder: &Path, fleet: &str) -> Simulator {
+    Simulator::in_file(&folder.join("sim.json"), fleet.parse().unwrap()).unwrap()
+}
+
+/// In a process that [`Node::run_again`] started: gpushare's own backend on the simulated library,
+/// and the node behind it.
+///
+/// # Panics
+/// When the node's file can't be read.
+#[must_use]
+#[allow(clippy::unwrap_used, reason = "for tests, which fail by panics")]
+pub fn in_child() -> Option<(RealNvml, Simulator)> {
+    let library = std::env::var_os(CHILD)?;
+    let folder = PathBuf::from(std::env::var_os("GPUSHARE_STATE_DIR").unwrap());
+    let fleet = std::env::var("GPUSHARE_SIM").unwrap();
+    Some((RealNvml::new(Some(library.into())), simulator(&folder, &fleet)))
+}
