@@ -7,6 +7,8 @@ compile_error!("gpushare drives NVIDIA's Linux driver and builds for Linux only"
 
 pub mod apply;
 pub mod backend;
+#[cfg(feature = "cli")]
+pub mod cli;
 pub mod error;
 pub mod gpu;
 pub mod hazard;

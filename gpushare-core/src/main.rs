@@ -1,3 +1,5 @@
 //! The `gpushare` command.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    gpushare_core::cli::main()
+}

@@ -250,7 +250,7 @@ pub fn basis<'a>(snapshot: &Snapshot, uuids: impl Iterator<Item = &'a GpuUuid>) 
 }
 
 /// Refuses to plan for a GPU of which too little was seen.
-fn expect_visible(gpu: &snapshot::GpuSnapshot) -> Result<()> {
+pub(crate) fn expect_visible(gpu: &snapshot::GpuSnapshot) -> Result<()> {
     match &gpu.visibility {
         Visibility::Partial { missing } if gpu.mig.as_ref().is_some_and(|mig| mig.enabled) => {
             Err(Error::new(

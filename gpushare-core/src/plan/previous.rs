@@ -40,7 +40,7 @@ fn want(snapshot: &Snapshot, gpu: &GpuSnapshot) -> Result<Want, String> {
         }
         SharingMode::Mig => {
             let instances = gpu.mig.as_ref().map(|mig| &mig.gpu_instances[..]).unwrap_or_default();
-            Ok(Want::Mig(Some(instances.iter().map(|gi| instance(gpu, gi)).collect())))
+            Ok(Want::Mig(Some(instances.iter().map(|gi| instance(snapshot, gpu, gi)).collect())))
         }
         SharingMode::Lost | SharingMode::Pending | SharingMode::Closed | SharingMode::Foreign => {
             Err(format!("its state before was {} ({})", gpu.mode, gpu.reason))
@@ -48,16 +48,20 @@ fn want(snapshot: &Snapshot, gpu: &GpuSnapshot) -> Result<Want, String> {
     }
 }
 
-fn instance(gpu: &GpuSnapshot, gi: &GpuInstance) -> Instance {
+/// A GPU instance as a spec says it: where it stands, how it is cut, and what our record adds.
+pub(crate) fn instance(snapshot: &Snapshot, gpu: &GpuSnapshot, gi: &GpuInstance) -> Instance {
     let mut instance = Instance::new(gi.name).at(gi.placement.start);
     let slices: Vec<u8> = gi.compute_instances.iter().map(|ci| ci.slices).collect();
+    let bare = slices.is_empty();
     if slices != [gi.name.slices] {
         instance.compute = Some(slices);
     }
-    let records = gpu.record.iter().flat_map(|record| &record.instances);
-    if let Some(record) = records.into_iter().find(|record| record.placement == gi.placement) {
+    // A record of an earlier boot speaks of instances that are gone.
+    let records = gpu.current_record(&snapshot.epoch).map(|record| &record.instances);
+    let record = records.into_iter().flatten().find(|record| record.placement == gi.placement);
+    if let Some(record) = record {
         instance.name.clone_from(&record.name);
-        instance.sharing.clone_from(&record.sharing);
+        instance.sharing = record.sharing.clone().filter(|_| !bare);
     }
     instance
 }

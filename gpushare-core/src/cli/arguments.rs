@@ -1,0 +1,345 @@
+//! What the command line takes.
+
+use std::num::NonZeroU32;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::apply::ApplyOptions;
+use crate::error::{Error, ErrorCode};
+use crate::hazard::HazardName;
+use crate::mig::ProfileName;
+use crate::mode::Interval;
+
+use super::simulate::SimCommand;
+
+/// Share NVIDIA GPUs by time-slicing and MIG, as transactions.
+///
+/// Everything that changes something is planned first, refused before anything is touched when it
+/// cannot be done or was not allowed, and undone when it fails on the way.
+#[derive(Debug, Parser)]
+#[command(name = "gpushare", version, disable_help_subcommand = true)]
+#[command(
+    after_help = "Exit status: 0 done or yes, 1 error, 2 the answer is no (plan and --dry-run: changes are pending).\n\
+    Environment: GPUSHARE_SIM, GPUSHARE_STATE_DIR, GPUSHARE_NVML_PATH, GPUSHARE_NVIDIA_SMI."
+)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    pub(super) global: Global,
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+/// Options of every command.
+#[derive(Debug, Args)]
+pub(super) struct Global {
+    /// Simulate a node: 8xH100-80GB, or 2xA100-40GB,1xA30-24GB
+    #[arg(long, global = true, value_name = "FLEET")]
+    pub(super) sim: Option<String>,
+    /// Keep records, journals and locks below DIR/lib and DIR/run
+    #[arg(long, global = true, value_name = "DIR")]
+    pub(super) state_dir: Option<PathBuf>,
+    /// Print one JSON document
+    #[arg(long, global = true)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Show the GPUs, how each is shared, and who uses it
+    Status {
+        /// Show it anew every second, until Ctrl-C
+        #[arg(long, short)]
+        watch: bool,
+        #[command(flatten)]
+        select: Select,
+    },
+    /// Show what apply would do; exit status 2 when that is something
+    Plan {
+        /// A file with a spec in YAML or JSON; - for standard input
+        spec: PathBuf,
+    },
+    /// Bring the GPUs to the state of a spec
+    Apply {
+        /// A file with a spec in YAML or JSON; - for standard input
+        spec: PathBuf,
+        /// The digest that the plan must have, as plan printed it
+        #[arg(long, value_name = "DIGEST")]
+        expect: Option<String>,
+        #[command(flatten)]
+        consent: Consent,
+    },
+    /// One process at a time: compute mode EXCLUSIVE_PROCESS, MIG off
+    Exclusive {
+        #[command(flatten)]
+        select: Select,
+        #[command(flatten)]
+        consent: Consent,
+    },
+    /// Several processes take turns: compute mode DEFAULT, MIG off
+    TimeSlice {
+        /// How many leases a GPU admits
+        #[arg(long, value_name = "N", default_value = "4", value_parser = replicas)]
+        replicas: NonZeroU32,
+        /// How long each turn is: default, short, medium or long
+        #[arg(long, value_name = "I", default_value = "default")]
+        interval: Interval,
+        #[command(flatten)]
+        select: Select,
+        #[command(flatten)]
+        consent: Consent,
+    },
+    /// Cut GPUs into instances
+    Mig {
+        #[command(subcommand)]
+        command: MigCommand,
+    },
+    /// Settle what an apply left that was killed on its way
+    Recover {
+        /// Set this journal aside and leave the GPUs as they are
+        #[arg(long, value_name = "JOURNAL")]
+        discard: Option<String>,
+        /// Wait that long for another apply: seconds, or none for ever
+        #[arg(long, value_name = "S", default_value = "0", value_parser = timeout)]
+        timeout: Timeout,
+    },
+    /// Make things happen on a simulated node
+    Sim {
+        #[command(subcommand)]
+        command: SimCommand,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum MigCommand {
+    /// Turn MIG on; instances that are there stay
+    Enable {
+        #[command(flatten)]
+        select: Select,
+        #[command(flatten)]
+        consent: Consent,
+    },
+    /// Turn MIG off, and return to what was there before
+    Disable {
+        #[command(flatten)]
+        select: Select,
+        #[command(flatten)]
+        consent: Consent,
+    },
+    /// List the MIG devices
+    List {
+        #[command(flatten)]
+        select: Select,
+    },
+    /// List the profiles that the GPUs have
+    Profiles {
+        #[command(flatten)]
+        select: Select,
+    },
+    /// Add instances beside those that are there
+    Create {
+        /// 1g.10gb, 3g, or with the first slot 3g.40gb@4
+        #[arg(required = true, value_name = "PROFILE[@START]")]
+        instances: Vec<NewInstance>,
+        /// How many of each
+        #[arg(long, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u8).range(1..=16))]
+        count: u8,
+        #[command(flatten)]
+        select: Select,
+        #[command(flatten)]
+        consent: Consent,
+    },
+    /// Remove instances: MIG devices by uuid, or GPU instances by id
+    Destroy {
+        /// A MIG device's uuid or the beginning of one, or the id of a GPU instance
+        #[arg(required = true, value_name = "UUID|GI")]
+        instances: Vec<Doomed>,
+        #[command(flatten)]
+        select: Select,
+        #[command(flatten)]
+        consent: Consent,
+    },
+}
+
+/// Which GPUs.
+#[derive(Debug, Args)]
+pub(super) struct Select {
+    /// An index, a list of them, a uuid or the beginning of one, a PCI address, or all
+    #[arg(long, short = 'i', value_name = "SEL", value_delimiter = ',')]
+    pub(super) gpu: Vec<String>,
+}
+
+/// What a change may do, and how long it may wait.
+#[derive(Debug, Args)]
+pub(super) struct Consent {
+    /// Show what would be done; exit status 2 when that is something
+    #[arg(long)]
+    pub(super) dry_run: bool,
+    /// End the processes that are in the way
+    #[arg(long)]
+    allow_evict: bool,
+    /// Reset a GPU where that is the only way
+    #[arg(long)]
+    allow_reset: bool,
+    /// Accept a hazard
+    #[arg(long, value_name = "NAME", value_parser = hazard)]
+    allow_hazard: Vec<HazardName>,
+    /// Wait that many seconds for processes in the way to end by themselves
+    #[arg(long, value_name = "S", default_value = "0", value_parser = seconds)]
+    drain: Duration,
+    /// Wait that long for another apply: seconds, or none for ever
+    #[arg(long, value_name = "S", default_value = "0", value_parser = timeout)]
+    timeout: Timeout,
+    /// Seconds between SIGTERM and SIGKILL of an evicted process
+    #[arg(long, value_name = "S", default_value = "30", value_parser = seconds)]
+    grace: Duration,
+}
+
+impl Consent {
+    /// The same for apply.
+    pub(super) fn options(&self) -> ApplyOptions {
+        let options = ApplyOptions::new()
+            .allow_evict(self.allow_evict)
+            .allow_reset(self.allow_reset)
+            .drain(self.drain)
+            .timeout(self.timeout.0)
+            .grace(self.grace);
+        self.allow_hazard.iter().fold(options, |options, &hazard| options.allow_hazard(hazard))
+    }
+}
+
+/// How long to wait; none for ever.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Timeout(pub(super) Option<Duration>);
+
+/// A GPU instance to create.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct NewInstance {
+    pub(super) profile: ProfileName,
+    pub(super) start: Option<u8>,
+}
+
+impl FromStr for NewInstance {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let (profile, start) = match text.split_once('@') {
+            None => (text, None),
+            Some((profile, start)) => {
+                let number =
+                    start.parse().ok().filter(|_| start.bytes().all(|b| b.is_ascii_digit()));
+                let Some(number) = number else {
+                    return refuse(format!("{start:?} is no slot: write {profile}@4"));
+                };
+                (profile, Some(number))
+            }
+        };
+        let profile: ProfileName = profile.parse()?;
+        if let Some(slices) = profile.compute {
+            return refuse(format!(
+                "{profile} is a compute instance, and GPU instances are created here; for a {} that is cut into {slices}c, apply a spec",
+                profile.gpu_instance()
+            ));
+        }
+        Ok(Self { profile, start })
+    }
+}
+
+/// An instance to destroy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Doomed {
+    /// A MIG device by its uuid or the beginning of one.
+    Device(String),
+    /// A GPU instance by its id.
+    GpuInstance(u32),
+}
+
+impl FromStr for Doomed {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        if text.get(..4).is_some_and(|head| head.eq_ignore_ascii_case("MIG-")) && text.len() > 4 {
+            return Ok(Self::Device(text.to_owned()));
+        }
+        match text.parse() {
+            Ok(id) if text.bytes().all(|b| b.is_ascii_digit()) => Ok(Self::GpuInstance(id)),
+            _ => refuse(format!(
+                "{text:?} names no instance: give the uuid of a MIG device or the id of a GPU instance"
+            )),
+        }
+    }
+}
+
+fn refuse<T>(why: String) -> Result<T, Error> {
+    Err(Error::new(ErrorCode::InvalidArgument, why))
+}
+
+/// Within what a spec takes.
+fn replicas(text: &str) -> Result<NonZeroU32, Error> {
+    match text.parse::<NonZeroU32>() {
+        Ok(number) if number.get() <= 1024 && !text.starts_with('+') => Ok(number),
+        _ => refuse("a whole number from 1 to 1024".to_owned()),
+    }
+}
+
+fn hazard(text: &str) -> Result<HazardName, Error> {
+    HazardName::ALL.iter().copied().find(|name| name.as_str() == text).ok_or_else(|| {
+        let names: Vec<_> = HazardName::ALL.iter().map(|name| name.as_str()).collect();
+        Error::new(ErrorCode::InvalidArgument, format!("one of {}", names.join(", ")))
+    })
+}
+
+fn seconds(text: &str) -> Result<Duration, Error> {
+    let plain = text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+    let number = text.parse().ok().filter(|_| plain);
+    match number.and_then(|number| Duration::try_from_secs_f64(number).ok()) {
+        Some(duration) => Ok(duration),
+        None => refuse("seconds, such as 30 or 0.5".to_owned()),
+    }
+}
+
+fn timeout(text: &str) -> Result<Timeout, Error> {
+    match text {
+        "none" => Ok(Timeout(None)),
+        _ => seconds(text)
+            .map(|duration| Timeout(Some(duration)))
+            .or_else(|_| refuse("seconds, such as 30 or 0.5, or none to wait for ever".to_owned())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_definition_is_sound() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn instances_are_named_by_profile_and_slot() {
+        let new: NewInstance = "3g.40gb@4".parse().unwrap();
+        assert_eq!((new.profile.to_string().as_str(), new.start), ("3g.40gb", Some(4)));
+        assert_eq!("1g+me".parse::<NewInstance>().unwrap().start, None);
+        for text in ["", "3g@", "3g@x", "3g@-1", "3g@+1", "3g@256", "@4", "1c.3g.40gb"] {
+            assert!(text.parse::<NewInstance>().is_err(), "{text}");
+        }
+        assert_eq!("7".parse::<Doomed>().unwrap(), Doomed::GpuInstance(7));
+        for text in ["", "MIG-", "GPU-1", "+7", "7 ", "99999999999"] {
+            assert!(text.parse::<Doomed>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn times_are_seconds() {
+        assert_eq!(seconds("0.25").unwrap(), Duration::from_millis(250));
+        assert!(timeout("none").unwrap().0.is_none());
+        for text in ["", "-1", "1e3", "inf", "NaN", "1s", "99999999999999999999999"] {
+            assert!(seconds(text).is_err() && timeout(text).is_err(), "{text}");
+        }
+    }
+}

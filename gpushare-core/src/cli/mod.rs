@@ -1,0 +1,233 @@
+//! The `gpushare` command.
+//!
+//! It parses, asks the node, and prints: what is decided is decided below it. Everything that
+//! changes something is a plan that is applied.
+
+mod arguments;
+mod audit;
+mod change;
+mod interrupt;
+mod mig;
+mod output;
+mod page;
+mod progress;
+mod selection;
+mod simulate;
+mod slots;
+mod status;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use clap::Parser as _;
+use clap::error::ErrorKind;
+
+use crate::apply::ApplyOptions;
+use crate::error::{Error, ErrorCode, Result};
+use crate::mode::Mode;
+use crate::node::{Node, NodeBuilder};
+use crate::observe::Scope;
+use crate::parameters::TimeSlicing;
+use crate::plan::Request;
+use crate::snapshot::Snapshot;
+use crate::spec::Want;
+
+use arguments::{Arguments, Command, Global, MigCommand, Select};
+use change::Change;
+use interrupt::Interrupt;
+use output::Output;
+use page::Page;
+
+/// What a command answered, where it was no error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Answer {
+    /// Done, or yes.
+    Yes,
+    /// The answer is no: changes are pending.
+    No,
+}
+
+/// The exit status of an error, that of a usage error included.
+const FAILED: u8 = 1;
+/// The exit status when the answer is no.
+const NO: u8 = 2;
+
+/// The command with the arguments of this process.
+pub fn main() -> ExitCode {
+    ExitCode::from(run(std::env::args_os()))
+}
+
+/// The command with these arguments, the first of which is its name. Returns its exit status: 0
+/// done or yes, 1 an error, 2 the answer is no.
+pub fn run(arguments: impl IntoIterator<Item = impl Into<OsString>>) -> u8 {
+    let arguments: Vec<OsString> = arguments.into_iter().map(Into::into).collect();
+    let parsed = match Arguments::try_parse_from(&arguments) {
+        Ok(parsed) => parsed,
+        Err(refused) => return not_parsed(&arguments, &refused),
+    };
+    let output = Output::new(parsed.global.json);
+    match execute(&parsed, &output) {
+        Ok(Answer::Yes) => 0,
+        Ok(Answer::No) => NO,
+        Err(error) => {
+            output.error(&error);
+            FAILED
+        }
+    }
+}
+
+/// Help and version are answers; everything else that clap says is an error of usage.
+fn not_parsed(arguments: &[OsString], refused: &clap::Error) -> u8 {
+    let json = arguments.iter().take_while(|text| *text != "--").any(|text| text == "--json");
+    let output = Output::new(json);
+    let text = refused.render().to_string();
+    if matches!(refused.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
+        return match output.text(&text) {
+            Ok(_) => 0,
+            Err(error) => {
+                output.error(&error);
+                FAILED
+            }
+        };
+    }
+    let text = text.strip_prefix("error: ").unwrap_or(&text).trim_end();
+    let (message, line) = match refused.kind() {
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            let message = "a command is missing".to_owned();
+            let line = format!("{message}\n\n{text}");
+            (message, line)
+        }
+        _ => {
+            // What follows the first empty line is how to use it.
+            let first = text.split("\n\n").next().unwrap_or_default();
+            let words: Vec<_> = first.lines().map(str::trim).collect();
+            (words.join(" "), text.to_owned())
+        }
+    };
+    let error = Error::new(ErrorCode::InvalidArgument, message);
+    output.failure(&error, &format!("{}: {line}", error.code()));
+    FAILED
+}
+
+fn execute(arguments: &Arguments, output: &Output) -> Result<Answer> {
+    let node = open(&arguments.global)?;
+    let ports = node.ports();
+    audit::audited(ports.store.clone(), ports.clock.clone(), || {
+        command(&node, output, &arguments.command)
+    })
+}
+
+fn open(global: &Global) -> Result<Node> {
+    // Consecutive commands on a simulated node see each other's work.
+    let mut builder: NodeBuilder = Node::builder().shared_state();
+    if let Some(fleet) = &global.sim {
+        builder = builder.sim(fleet);
+    }
+    if let Some(directory) = &global.state_dir {
+        builder = builder.state_dir(directory);
+    }
+    builder.open()
+}
+
+fn command(node: &Node, output: &Output, command: &Command) -> Result<Answer> {
+    match command {
+        Command::Status { watch: false, select } => show(node, output, select, status::print),
+        Command::Status { watch: true, select } => watch(node, output, select),
+        Command::Plan { spec } => change::show_plan(output, &node.plan(&change::read_spec(spec)?)?),
+        Command::Apply { spec, expect, consent } => {
+            let request = Request::Apply(change::read_spec(spec)?);
+            Change { node, output, consent }.request(&request, expect.as_deref())
+        }
+        Command::Exclusive { select, consent } => {
+            want(Change { node, output, consent }, select, &Want::Exclusive)
+        }
+        Command::TimeSlice { replicas, interval, select, consent } => {
+            let slicing = TimeSlicing::new(*replicas).with_interval(*interval);
+            want(Change { node, output, consent }, select, &Want::TimeSliced(slicing))
+        }
+        Command::Mig { command } => mig_command(node, output, command),
+        Command::Recover { discard, timeout } => {
+            let options = ApplyOptions::new().timeout(timeout.0);
+            change::recover(node, output, discard.as_deref(), &options)
+        }
+        Command::Sim { command } => simulate::run(node, output, command),
+    }
+}
+
+fn mig_command(node: &Node, output: &Output, command: &MigCommand) -> Result<Answer> {
+    match command {
+        MigCommand::Enable { select, consent } => {
+            want(Change { node, output, consent }, select, &Want::Mig(None))
+        }
+        MigCommand::Disable { select, consent } => {
+            let gpus = select.to_change(&node.snapshot()?)?;
+            let request = Request::Leave { mode: Mode::Mig, gpus };
+            Change { node, output, consent }.request(&request, None)
+        }
+        MigCommand::List { select } => show(node, output, select, mig::list),
+        MigCommand::Profiles { select } => show(node, output, select, mig::profiles),
+        MigCommand::Create { instances, count, select, consent } => {
+            let change = Change { node, output, consent };
+            change.derived(|snapshot| mig::create(snapshot, select, instances, *count))
+        }
+        MigCommand::Destroy { instances, select, consent } => {
+            let change = Change { node, output, consent };
+            change.derived(|snapshot| mig::destroy(snapshot, select, instances))
+        }
+    }
+}
+
+fn want(change: Change<'_>, select: &Select, want: &Want) -> Result<Answer> {
+    let snapshot = change.node.snapshot()?;
+    change.want(&snapshot, &select.to_change(&snapshot)?, want)
+}
+
+/// Shows the GPUs in one way or another. The document is the same for all: the status.
+fn show(
+    node: &Node,
+    output: &Output,
+    select: &Select,
+    print: fn(&mut Page, &Snapshot),
+) -> Result<Answer> {
+    let mut snapshot = node.snapshot()?;
+    select.to_show(&mut snapshot)?;
+    if output.json {
+        output.document(&snapshot)?;
+    } else {
+        let mut page = Page::new(output);
+        print(&mut page, &snapshot);
+        output.text(&page.into_text())?;
+    }
+    Ok(Answer::Yes)
+}
+
+/// How often a watched status is drawn anew.
+const EVERY: Duration = Duration::from_secs(1);
+
+/// `status --watch`: with one observer, which holds the driver open meanwhile.
+fn watch(node: &Node, output: &Output, select: &Select) -> Result<Answer> {
+    let interrupt = Interrupt::listen()?;
+    let mut observer = node.observer()?;
+    while !interrupt.asked() {
+        let next = Instant::now() + EVERY;
+        let mut snapshot = observer.snapshot(&Scope::all())?;
+        select.to_show(&mut snapshot)?;
+        // A window may have got another size meanwhile.
+        let output = Output::new(output.json);
+        let read = if output.json {
+            output.document(&snapshot)?
+        } else {
+            let mut page = Page::new(&output);
+            status::print(&mut page, &snapshot);
+            output.redraw(&page.into_text())?
+        };
+        if !read {
+            break;
+        }
+        while !interrupt.asked() && Instant::now() < next {
+            std::thread::sleep(Duration::from_millis(50).min(next - Instant::now()));
+        }
+    }
+    Ok(Answer::Yes)
+}

@@ -1,0 +1,258 @@
+//! `status`: a block for each GPU, as people read it.
+
+use super::page::{Page, Role, Table, memory};
+use super::slots;
+use crate::id::{ComputeInstanceId, GpuInstanceId};
+use crate::mig::fit::fits;
+use crate::mode::SharingMode;
+use crate::parameters::MpsConfig;
+use crate::snapshot::{
+    GpuProcess, GpuSnapshot, InstanceRecord, MigStatus, MpsStatus, Snapshot, Usage, Visibility,
+};
+use crate::units::ThreadPercentage;
+
+const INDENT: usize = 2;
+
+/// The GPUs of a snapshot.
+pub(super) fn print(page: &mut Page, snapshot: &Snapshot) {
+    if snapshot.simulated {
+        page.line(Role::Alarm, "SIMULATED");
+    }
+    let driver = &snapshot.driver;
+    let cuda = driver.cuda.as_ref().map(|cuda| format!(", CUDA {cuda}")).unwrap_or_default();
+    let gpus = match snapshot.gpus.len() {
+        1 => "1 GPU".to_owned(),
+        count => format!("{count} GPUs"),
+    };
+    page.line(Role::Faint, &format!("Driver {}{cuda}, {gpus}", driver.version));
+    for gpu in &snapshot.gpus {
+        page.end();
+        block(page, snapshot, gpu);
+    }
+}
+
+fn block(page: &mut Page, snapshot: &Snapshot, gpu: &GpuSnapshot) {
+    heading(page, gpu);
+    page.line(mode_role(gpu.mode), &format!("{:INDENT$}{}", "", gpu.reason));
+    if let Some(journal) = &gpu.unsettled {
+        page.line(
+            Role::Alarm,
+            &format!("  an unfinished change lies here: settle it with `gpushare recover` (journal {journal})"),
+        );
+    }
+    if let Some(line) = parameters(gpu) {
+        page.line(Role::Plain, &format!("{:INDENT$}{line}", ""));
+    }
+    let partial = match &gpu.visibility {
+        Visibility::Partial { missing } => {
+            page.line(
+                Role::Alarm,
+                &format!(
+                    "  seen in part: who may not open {} sees no placements and no users",
+                    missing.join(", ")
+                ),
+            );
+            true
+        }
+        _ => false,
+    };
+    let mut shown = Vec::new();
+    if let Some(mig) = gpu.mig.as_ref().filter(|mig| mig.enabled) {
+        let record = gpu.current_record(&snapshot.epoch);
+        let records = record.map(|record| &record.instances[..]).unwrap_or_default();
+        if !partial {
+            page.end();
+            slots::draw(page, mig, records, INDENT);
+        }
+        devices(page, gpu, mig, records, partial, &mut shown);
+        if !partial {
+            room(page, mig);
+        }
+    }
+    processes(page, gpu, &shown);
+}
+
+fn heading(page: &mut Page, gpu: &GpuSnapshot) {
+    let name = gpu.index.map_or("GPU ?".to_owned(), |index| format!("GPU {index}"));
+    page.put(Role::Heading, &name);
+    if !gpu.model.is_empty() {
+        page.put(Role::Plain, "  ").put(Role::Plain, &gpu.model);
+    }
+    page.put(Role::Plain, "  ").put(mode_role(gpu.mode), gpu.mode.as_str());
+    page.end();
+    let mut facts = vec![gpu.uuid.to_string()];
+    facts.extend(gpu.pci.map(|pci| pci.to_string()));
+    facts.extend(gpu.memory.map(memory));
+    facts.extend(gpu.sm_count.map(|count| format!("{count} SMs")));
+    page.line(Role::Faint, &format!("{:INDENT$}{}", "", facts.join("  ")));
+}
+
+const fn mode_role(mode: SharingMode) -> Role {
+    match mode {
+        SharingMode::Lost
+        | SharingMode::Pending
+        | SharingMode::Closed
+        | SharingMode::Foreign
+        | SharingMode::Degraded => Role::Alarm,
+        _ => Role::Plain,
+    }
+}
+
+/// The parameters of the mode that somebody set.
+fn parameters(gpu: &GpuSnapshot) -> Option<String> {
+    if let Some(MpsStatus { config: Some(config), .. }) = &gpu.mps {
+        return Some(mps(config));
+    }
+    let slicing = gpu.time_sliced.as_ref()?;
+    let replicas = match slicing.replicas? {
+        1 => "1 replica".to_owned(),
+        replicas => format!("{replicas} replicas"),
+    };
+    let interval =
+        slicing.interval.map(|interval| format!(", {interval} interval")).unwrap_or_default();
+    Some(replicas + &interval)
+}
+
+fn mps(config: &MpsConfig) -> String {
+    let mut parts = Vec::new();
+    if config.thread_percentage < ThreadPercentage::FULL {
+        parts.push(format!("{} % of the threads for each client", config.thread_percentage));
+    }
+    parts.extend(config.pinned_memory_limit.map(|limit| format!("{limit} for each client")));
+    parts.extend(config.max_clients.map(|most| format!("at most {most} clients")));
+    if parts.is_empty() { "no limits".to_owned() } else { parts.join(", ") }
+}
+
+/// The MIG devices, with who uses each; GPU instances that nobody can use among them.
+fn devices(
+    page: &mut Page,
+    gpu: &GpuSnapshot,
+    mig: &MigStatus,
+    records: &[InstanceRecord],
+    partial: bool,
+    shown: &mut Vec<(GpuInstanceId, ComputeInstanceId)>,
+) {
+    let named = gpu.mig_devices.iter().any(|device| device.name.is_some())
+        || records.iter().any(|record| record.name.is_some());
+    let mut headings = vec!["MIG device", "profile", "GI/CI", ">at", ">memory", ">SMs"];
+    headings.extend(named.then_some("name"));
+    let mut table = Table::new(&headings);
+    for device in &gpu.mig_devices {
+        let role = match &device.usage {
+            Usage::Busy(_) => Role::Busy,
+            _ => Role::Plain,
+        };
+        let mut cells = vec![
+            device.uuid.to_string(),
+            device.profile.to_string(),
+            format!("{}/{}", device.gi, device.ci),
+            or_dash(device.start),
+            device.memory.map_or("-".to_owned(), memory),
+            or_dash(device.sm_count),
+        ];
+        cells.extend(named.then(|| device.name.clone().unwrap_or_default()));
+        table.row(role, cells);
+        for holder in device.usage.holders() {
+            let process = gpu.processes.iter().find(|process| process.holder.pid == holder.pid);
+            let memory = process.and_then(|process| process.memory).map(memory);
+            let memory = memory.map(|memory| format!(", {memory}")).unwrap_or_default();
+            table.below(Role::Busy, format!("in use by {holder}{memory}"));
+        }
+        if device.usage == Usage::Unknown && !partial {
+            table.below(Role::Plain, "who uses it could not be seen".to_owned());
+        }
+        if !device.usage.holders().is_empty() {
+            shown.push((device.gi, device.ci));
+        }
+    }
+    for instance in mig.gpu_instances.iter().filter(|gi| gi.compute_instances.is_empty()) {
+        let mut cells = vec![
+            "no compute instance: nobody can use it".to_owned(),
+            instance.name.to_string(),
+            format!("{}/-", instance.id),
+            instance.placement.start.to_string(),
+            "-".to_owned(),
+            "-".to_owned(),
+        ];
+        let record = records.iter().find(|record| record.placement == instance.placement);
+        let name = record.and_then(|record| record.name.clone());
+        cells.extend(named.then(|| name.unwrap_or_default()));
+        table.row(Role::Alarm, cells);
+    }
+    for instance in &mig.gpu_instances {
+        for holder in instance.usage.holders() {
+            table.below(
+                Role::Busy,
+                format!("GPU instance {} itself is in use by {holder}", instance.id),
+            );
+        }
+    }
+    if !table.is_empty() {
+        page.end();
+        table.print(page, INDENT);
+    }
+}
+
+fn or_dash(value: Option<impl ToString>) -> String {
+    value.map_or("-".to_owned(), |value| value.to_string())
+}
+
+/// What would still fit beside the instances.
+fn room(page: &mut Page, mig: &MigStatus) {
+    let placed: Vec<_> = mig
+        .gpu_instances
+        .iter()
+        .filter_map(|gi| Some((mig.geometry.position(gi.profile)?, gi.placement)))
+        .collect();
+    let items: Vec<_> = fits(&mig.geometry, &placed)
+        .iter()
+        .filter_map(|fit| {
+            let starts: Vec<_> =
+                fit.placements.iter().map(|placement| placement.start.to_string()).collect();
+            let name = mig.geometry.profiles().get(fit.profile)?.name;
+            Some(format!("{name} at {}", starts.join("/")))
+        })
+        .collect();
+    page.end();
+    if items.is_empty() {
+        page.line(Role::Faint, "  nothing more fits");
+    } else {
+        page.list("  still fits  ", &items);
+    }
+}
+
+/// Processes that stand under no MIG device.
+fn processes(page: &mut Page, gpu: &GpuSnapshot, shown: &[(GpuInstanceId, ComputeInstanceId)]) {
+    let under = |process: &&GpuProcess| match (process.gi, process.ci) {
+        (Some(gi), Some(ci)) => shown.contains(&(gi, ci)),
+        _ => false,
+    };
+    let mut table = Table::new(&[">PID", ">user", ">memory", "what", "command"]);
+    for process in gpu.processes.iter().filter(|process| !under(process)) {
+        let holder = &process.holder;
+        let what = match serde_json::to_value(holder.kind) {
+            Ok(serde_json::Value::String(word)) => word,
+            _ => String::new(),
+        };
+        let command = if holder.command.is_empty() { "?" } else { &holder.command };
+        let protected = holder
+            .protected
+            .as_ref()
+            .map(|why| format!("  [never evicted: {why}]"))
+            .unwrap_or_default();
+        table.row(
+            Role::Busy,
+            vec![
+                holder.pid.to_string(),
+                or_dash(holder.uid),
+                process.memory.map_or("-".to_owned(), memory),
+                what,
+                format!("{command}{protected}"),
+            ],
+        );
+    }
+    if !table.is_empty() {
+        page.end();
+        table.print(page, INDENT);
+    }
+}
