@@ -5,6 +5,7 @@
 //! thin enough to be simulated, counted, and made to fail at any call.
 
 use std::fmt;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -226,6 +227,23 @@ pub struct ComputeInstanceInfo {
     pub uuid: MigUuid,
 }
 
+/// A compute instance without the uuid of the MIG device that it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UnnamedComputeInstance {
+    /// Its id.
+    pub id: ComputeInstanceId,
+    /// Its profile.
+    pub profile: ComputeProfileId,
+    /// Where it stands, in compute slices of its GPU instance.
+    pub placement: Placement,
+}
+
+impl From<&ComputeInstanceInfo> for UnnamedComputeInstance {
+    fn from(info: &ComputeInstanceInfo) -> Self {
+        Self { id: info.id, profile: info.profile, placement: info.placement }
+    }
+}
+
 /// A MIG device, as anybody may see it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MigDeviceInfo {
@@ -333,6 +351,16 @@ pub trait Nvml: Send + fmt::Debug {
         gi: GpuInstanceId,
         profile: ComputeProfileId,
     ) -> NvmlResult<Vec<ComputeInstanceInfo>>;
+    /// The same without their uuids, which cost most drivers a search through all MIG devices.
+    fn unnamed_compute_instances(
+        &mut self,
+        gpu: &GpuUuid,
+        gi: GpuInstanceId,
+        profile: ComputeProfileId,
+    ) -> NvmlResult<Vec<UnnamedComputeInstance>> {
+        let instances = self.compute_instances(gpu, gi, profile)?;
+        Ok(instances.iter().map(UnnamedComputeInstance::from).collect())
+    }
     /// Creates a compute instance, at a placement where one is given.
     fn create_compute_instance(
         &mut self,
@@ -387,6 +415,12 @@ pub trait ComputePolicy: Send + Sync + fmt::Debug {
     fn interval(&self, gpu: &GpuUuid) -> Result<Interval>;
     /// Sets the interval of a GPU.
     fn set_interval(&self, gpu: &GpuUuid, interval: Interval) -> Result<()>;
+    /// Sets the interval of a GPU in a process that holds the GPU's lock too: should we die
+    /// meanwhile, nobody else changes the GPU before that process has ended.
+    fn set_interval_locked(&self, gpu: &GpuUuid, interval: Interval, lock: OwnedFd) -> Result<()> {
+        drop(lock);
+        self.set_interval(gpu, interval)
+    }
 }
 
 /// Resets a GPU, for which NVML has no function.
@@ -395,6 +429,12 @@ pub trait Reset: Send + Sync + fmt::Debug {
     fn able(&self) -> bool;
     /// Resets one GPU and no other. No NVML of ours may be open.
     fn reset(&self, gpu: &GpuUuid) -> Result<()>;
+    /// Resets one GPU in a process that holds the GPU's lock too: should we die meanwhile, nobody
+    /// else changes the GPU before that process has ended.
+    fn reset_locked(&self, gpu: &GpuUuid, lock: OwnedFd) -> Result<()> {
+        drop(lock);
+        self.reset(gpu)
+    }
 }
 
 /// What the system knows of a process.
@@ -432,7 +472,13 @@ pub trait Processes: Send + Sync + fmt::Debug {
 }
 
 /// Holds a lock until it is dropped.
-pub trait LockGuard: Send + fmt::Debug {}
+pub trait LockGuard: Send + fmt::Debug {
+    /// Another descriptor of the lock, for a helper process to hold it too; none where the lock is
+    /// no file.
+    fn descriptor(&self) -> Option<OwnedFd> {
+        None
+    }
+}
 
 /// Durable files and locks below our directories.
 ///

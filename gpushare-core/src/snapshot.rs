@@ -211,8 +211,8 @@ pub struct ComputeInstance {
     pub slices: u8,
     /// Where it starts, in compute slices of its GPU instance.
     pub start: u8,
-    /// The uuid of the MIG device that it is.
-    pub uuid: MigUuid,
+    /// The uuid of the MIG device that it is; none where it was not asked for.
+    pub uuid: Option<MigUuid>,
     /// Who uses it.
     pub usage: Usage,
 }
@@ -446,7 +446,7 @@ impl GpuSnapshot {
                     compute: instance
                         .compute_instances
                         .iter()
-                        .map(|ci| (ci.start, ci.slices, &ci.uuid))
+                        .map(|ci| (ci.start, ci.slices, ci.uuid.as_ref()))
                         .collect(),
                 })
                 .collect(),
@@ -474,7 +474,7 @@ struct Structure<'a> {
 struct StructureInstance<'a> {
     profile: ProfileId,
     placement: Placement,
-    compute: Vec<(u8, u8, &'a MigUuid)>,
+    compute: Vec<(u8, u8, Option<&'a MigUuid>)>,
 }
 
 /// SHA-256 over the canonical JSON of the structure of these GPUs, in hexadecimal.

@@ -6,7 +6,7 @@ use std::process::{Command, Output};
 use std::sync::OnceLock;
 
 use gpushare_core::backend::nvml::RealNvml;
-use gpushare_core::backend::sim::Simulator;
+use gpushare_core::backend::sim::{Fleet, Simulator};
 
 /// Set in a process that a test started to run itself again.
 const CHILD: &str = "GPUSHARE_TESTS_CHILD";
@@ -65,7 +65,9 @@ impl Node {
     #[must_use]
     #[allow(clippy::unwrap_used, reason = "for tests, which fail by panics")]
     pub fn new(fleet: &str) -> Self {
-        Self { fleet: fleet.to_owned(), folder: tempfile::tempdir().unwrap() }
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("run")).unwrap();
+        Self { fleet: fleet.to_owned(), folder }
     }
 
     /// Where its state is.
@@ -87,7 +89,7 @@ impl Node {
     pub fn tell<'a>(&self, command: &'a mut Command) -> &'a mut Command {
         command
             .env("LD_LIBRARY_PATH", library().parent().unwrap_or(Path::new("/")))
-            .env("GPUSHARE_SIM", &self.fleet)
+            .env("GPUSHARE_NVML_SIM", &self.fleet)
             .env("GPUSHARE_STATE_DIR", self.folder())
     }
 
@@ -116,7 +118,9 @@ pub fn text(output: &Output) -> String {
 
 #[allow(clippy::unwrap_used, reason = "for tests, which fail by panics")]
 fn simulator(folder: &Path, fleet: &str) -> Simulator {
-    Simulator::in_file(&folder.join("sim.json"), fleet.parse().unwrap()).unwrap()
+    let fleet: Fleet = fleet.parse().unwrap();
+    let name = fleet.to_string().replace(|c: char| !c.is_ascii_alphanumeric(), "-");
+    Simulator::in_file(&folder.join("run").join(format!("sim-{name}.json")), fleet).unwrap()
 }
 
 /// In a process that [`Node::run_again`] started: gpushare's own backend on the simulated library,
@@ -129,6 +133,6 @@ fn simulator(folder: &Path, fleet: &str) -> Simulator {
 pub fn in_child() -> Option<(RealNvml, Simulator)> {
     let library = std::env::var_os(CHILD)?;
     let folder = PathBuf::from(std::env::var_os("GPUSHARE_STATE_DIR").unwrap());
-    let fleet = std::env::var("GPUSHARE_SIM").unwrap();
+    let fleet = std::env::var("GPUSHARE_NVML_SIM").unwrap();
     Some((RealNvml::new(Some(library.into())), simulator(&folder, &fleet)))
 }

@@ -14,6 +14,7 @@ use crate::port::{Activation, MigMode, Nvml, NvmlResult, NvmlReturn, Ports, Sign
 use crate::process::Holder;
 use crate::snapshot::{GpuSnapshot, Snapshot};
 use crate::state::journal::{Entry, Header, Journal};
+use crate::state::lock::Locks;
 use crate::state::record;
 
 /// Where the audit goes: one event for every call that changes something.
@@ -24,6 +25,7 @@ const AUDIT: &str = "gpushare::audit";
 pub(super) struct Executor<'a> {
     ports: &'a Ports,
     simulated: bool,
+    locks: &'a Locks,
     /// None while a reset needs the driver closed.
     observer: Option<Observer>,
     digest: String,
@@ -44,6 +46,7 @@ impl<'a> Executor<'a> {
     pub(super) fn new(
         ports: &'a Ports,
         simulated: bool,
+        locks: &'a Locks,
         observer: Observer,
         digest: &str,
         snapshot: &Snapshot,
@@ -51,6 +54,7 @@ impl<'a> Executor<'a> {
         let mut executor = Self {
             ports,
             simulated,
+            locks,
             observer: Some(observer),
             digest: digest.to_owned(),
             gpu_instances: HashMap::new(),
@@ -242,7 +246,10 @@ impl<'a> Executor<'a> {
                 Ok(None)
             }
             Step::SetInterval { to, .. } => {
-                let result = self.ports.policy.set_interval(gpu, *to);
+                let result = match self.locks.descriptor(gpu) {
+                    Some(lock) => self.ports.policy.set_interval_locked(gpu, *to, lock),
+                    None => self.ports.policy.set_interval(gpu, *to),
+                };
                 let word = if result.is_ok() { "SUCCESS" } else { "failed" };
                 self.audit(gpu, "nvidia-smi compute-policy --set-timeslice", to.as_str(), word, 0);
                 result?;
@@ -406,7 +413,10 @@ impl<'a> Executor<'a> {
     fn reset(&mut self, gpu: &GpuUuid, enable: bool) -> Result<()> {
         // nvidia-smi refuses while anybody holds the device, and we do.
         self.observer = None;
-        let result = self.ports.reset.reset(gpu);
+        let result = match self.locks.descriptor(gpu) {
+            Some(lock) => self.ports.reset.reset_locked(gpu, lock),
+            None => self.ports.reset.reset(gpu),
+        };
         let word = if result.is_ok() { "SUCCESS" } else { "failed" };
         self.audit(gpu, "nvidia-smi --gpu-reset", "", word, 0);
         result?;

@@ -23,11 +23,11 @@ use crate::id::GpuUuid;
 use crate::observe::{Observer, Scope};
 use crate::plan::state::GpuState;
 use crate::plan::{self, Plan, Request};
-use crate::port::{LockGuard, Ports};
+use crate::port::Ports;
 use crate::snapshot::{GpuSnapshot, Snapshot};
 use crate::spec::{Entry, Want};
 use crate::state::journal::{self, Device, GpuChange, Header, Journal};
-use crate::state::lock;
+use crate::state::lock::{self, Locks};
 
 pub use options::{ApplyOptions, Event};
 pub use recover::{discard, recover};
@@ -72,13 +72,18 @@ pub fn apply(
     let mut observer = Observer::open(ports, simulated)?;
     let request = source.request();
     // Without the lock: it only finds out which GPUs to lock, or that there is nothing to do.
-    let first = observer.snapshot(&scope_of(request))?;
+    let compared = matches!(source, Source::Plan(_)) || options.expect.is_some();
+    let scope = scope_of(request);
+    let first = observer.snapshot(&if compared { scope } else { scope.unnamed() })?;
     let glance = plan::plan_request(&first, request)?;
     let settled =
         glance.gpus.iter().all(|gpu| first.gpu(&gpu.uuid).is_none_or(|g| g.unsettled.is_none()));
     if glance.noop && settled {
         expect(&source, &glance, options)?;
-        return Ok(Report::unchanged(&first, &glance));
+        let mut report = Report::unchanged(&first, &glance);
+        // Without uuids it is not the digest that a plan would show.
+        report.digest = report.digest.filter(|_| compared);
+        return Ok(report);
     }
     let gpus: Vec<GpuUuid> = match source {
         Source::Plan(plan) => plan.gpus.iter().map(|gpu| gpu.uuid.clone()).collect(),
@@ -100,7 +105,7 @@ pub fn apply(
     } else {
         let (plan, snapshot) =
             consent::obtain(ports, &mut observer, &scope, plan, snapshot, options, progress)?;
-        let executor = Executor::new(ports, simulated, observer, &plan.digest, &snapshot);
+        let executor = Executor::new(ports, simulated, &locks, observer, &plan.digest, &snapshot);
         transact(executor, &plan, &snapshot, options, progress)?
     };
     report.recovered = recovered;
@@ -203,7 +208,7 @@ fn lock_and_settle(
         }
         let mut recovered = Vec::new();
         for found in ours {
-            recovered.push(recover::settle(ports, simulated, &found, progress)?);
+            recovered.push(recover::settle(ports, simulated, &locks, &found, progress)?);
         }
         return Ok((locks, recovered));
     }
@@ -285,17 +290,12 @@ fn devices(gpu: &GpuSnapshot) -> Vec<Device> {
     instances
         .iter()
         .flat_map(|gi| {
-            gi.compute_instances.iter().map(|ci| Device {
-                placement: gi.placement,
-                start: ci.start,
-                uuid: ci.uuid.clone(),
+            gi.compute_instances.iter().filter_map(|ci| {
+                Some(Device { placement: gi.placement, start: ci.start, uuid: ci.uuid.clone()? })
             })
         })
         .collect()
 }
-
-/// Locks of GPUs, held until they are dropped.
-type Locks = Vec<Box<dyn LockGuard>>;
 
 /// How often a waiting apply looks again and asks whether to stop.
 const POLL: Duration = Duration::from_millis(100);

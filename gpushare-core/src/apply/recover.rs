@@ -14,7 +14,7 @@ use crate::port::Ports;
 use crate::process::Holder;
 use crate::snapshot::{GpuSnapshot, Snapshot};
 use crate::state::journal::{self, Found, GpuChange, Journal};
-use crate::state::lock;
+use crate::state::lock::{self, Locks};
 
 /// Settles every unfinished change of this node whose applier is dead.
 ///
@@ -39,7 +39,7 @@ pub fn recover(
         )?;
         // Whoever had the lock may have settled it.
         if let Some(found) = journal::read(ports.store.as_ref(), &found.name)? {
-            recovered.push(settle(ports, simulated, &found, progress)?);
+            recovered.push(settle(ports, simulated, &locks, &found, progress)?);
         }
         drop(locks);
     }
@@ -71,6 +71,7 @@ pub fn discard(ports: &Ports, name: &str) -> Result<String> {
 pub(super) fn settle(
     ports: &Ports,
     simulated: bool,
+    locks: &Locks,
     found: &Found,
     progress: &mut Progress<'_>,
 ) -> Result<Recovered> {
@@ -89,7 +90,7 @@ pub(super) fn settle(
         return Ok(recovered(Settled::Void, Vec::new()));
     }
     let empty = Snapshot::empty(simulated);
-    let mut executor = Executor::new(ports, simulated, observer, &header.digest, &empty);
+    let mut executor = Executor::new(ports, simulated, locks, observer, &header.digest, &empty);
     let snapshot = executor.observe(header)?;
     let begun: Vec<usize> = (0..header.gpus.len()).map(|gpu| found.begun(gpu)).collect();
     let reached = positions(header, &begun, &snapshot)?;
@@ -162,10 +163,12 @@ fn expect_ours(
             .filter(|gi| gi.placement == ci.gpu_instance)
             .flat_map(|gi| &gi.compute_instances)
             .find(|there| there.start == ci.placement.start);
-        if let Some(other) = there.filter(|there| there.uuid != *uuid) {
+        if let Some(other) =
+            there.and_then(|there| there.uuid.as_ref()).filter(|there| *there != uuid)
+        {
             return Err(in_the_way(
                 change,
-                &format!("{} stands where it had created {uuid}", other.uuid),
+                &format!("{other} stands where it had created {uuid}"),
                 Vec::new(),
             ));
         }
@@ -196,7 +199,7 @@ fn expect_idle(change: &GpuChange, position: Position, gpu: &GpuSnapshot) -> Res
                     .flat_map(|gi| &gi.compute_instances)
                     .filter(|ci| ci.start == created.placement.start);
                 for ci in cis.filter(|ci| ci.usage.is_busy()) {
-                    let what = format!("{} ({})", created.name, ci.uuid);
+                    let what = format!("{} at {}", created.name, created.gpu_instance);
                     in_use.entry(what).or_default().extend_from_slice(ci.usage.holders());
                 }
             }

@@ -1,6 +1,7 @@
 //! Running another program: with a deadline, without a shell, reading a bounded answer.
 
 use std::io::Read as _;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
@@ -72,11 +73,17 @@ pub(super) fn trust(program: &Path) -> Result<()> {
 /// Runs a program to its end, or to the deadline, when it is killed with all that it started.
 ///
 /// It gets an empty environment but for `PATH` and `LC_ALL=C`, nothing to read, `/` to stand in,
+/// a lock to hold if there is one (in place of its standard input, which none of ours reads),
 /// and a process group of its own: Ctrl-C at our terminal does not reach it half-way.
 ///
 /// # Errors
 /// IO or PERMISSION_DENIED when it cannot be run, TIMEOUT at the deadline.
-pub(super) fn run(program: &Path, arguments: &[&str], limit: Duration) -> Result<Answer> {
+pub(super) fn run(
+    program: &Path,
+    arguments: &[&str],
+    limit: Duration,
+    lock: Option<OwnedFd>,
+) -> Result<Answer> {
     trust(program)?;
     let deadline = Instant::now() + limit;
     let mut child = Command::new(program)
@@ -85,7 +92,7 @@ pub(super) fn run(program: &Path, arguments: &[&str], limit: Duration) -> Result
         .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
         .env("LC_ALL", "C")
         .current_dir("/")
-        .stdin(Stdio::null())
+        .stdin(lock.map_or_else(Stdio::null, Stdio::from))
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .process_group(0)

@@ -276,7 +276,7 @@ impl Store for FileStore {
         let mut file = File::from(file);
         // For messages alone: who waits can say for whom. The lock is the descriptor's.
         let _ = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
-        Ok(Some(Box::new(FileLock { _file: file })))
+        Ok(Some(Box::new(FileLock { file })))
     }
 
     fn place(&self) -> &Path {
@@ -287,10 +287,14 @@ impl Store for FileStore {
 /// The lock is let go when the descriptor is closed, by us or by the end of the process.
 #[derive(Debug)]
 struct FileLock {
-    _file: File,
+    file: File,
 }
 
-impl LockGuard for FileLock {}
+impl LockGuard for FileLock {
+    fn descriptor(&self) -> Option<OwnedFd> {
+        self.file.try_clone().ok().map(OwnedFd::from)
+    }
+}
 
 #[cfg(test)]
 mod tests {

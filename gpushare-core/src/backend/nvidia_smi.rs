@@ -3,6 +3,7 @@
 //! Never run on hardware by this project: the setter and the reset. The answers that are
 //! understood are those that `nvidia-smi` 580 printed on an H200 and those that NVIDIA documents.
 
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -48,8 +49,14 @@ impl NvidiaSmi {
         &self.path
     }
 
-    fn ask(&self, gpu: &GpuUuid, arguments: &[&str], limit: Duration) -> Result<Answer> {
-        command::run(&self.path, arguments, limit).map_err(|error| error.of_gpu(gpu))
+    fn ask(
+        &self,
+        gpu: &GpuUuid,
+        arguments: &[&str],
+        limit: Duration,
+        lock: Option<OwnedFd>,
+    ) -> Result<Answer> {
+        command::run(&self.path, arguments, limit, lock).map_err(|error| error.of_gpu(gpu))
     }
 
     /// The error for an answer that is no success. Its exit status is NVML's return code.
@@ -100,15 +107,25 @@ impl ComputePolicy for NvidiaSmi {
     fn interval(&self, gpu: &GpuUuid) -> Result<Interval> {
         let doing = "tell the time-slice interval";
         let arguments = ["compute-policy", "-i", gpu.as_str(), "-l"];
-        let answer = self.ask(gpu, &arguments, self.limit)?;
+        let answer = self.ask(gpu, &arguments, self.limit, None)?;
         if !answer.status.success() {
             return Err(self.refused(gpu, doing, &answer));
         }
         parse_interval(&answer.output).ok_or_else(|| self.refused(gpu, doing, &answer))
     }
 
-    /// Sets it and reads it back: the program's word is not taken for it.
     fn set_interval(&self, gpu: &GpuUuid, interval: Interval) -> Result<()> {
+        self.set(gpu, interval, None)
+    }
+
+    fn set_interval_locked(&self, gpu: &GpuUuid, interval: Interval, lock: OwnedFd) -> Result<()> {
+        self.set(gpu, interval, Some(lock))
+    }
+}
+
+impl NvidiaSmi {
+    /// Sets it and reads it back: the program's word is not taken for it.
+    fn set(&self, gpu: &GpuUuid, interval: Interval, lock: Option<OwnedFd>) -> Result<()> {
         let number = match interval {
             Interval::Default => 0,
             Interval::Short => 1,
@@ -117,7 +134,7 @@ impl ComputePolicy for NvidiaSmi {
         };
         let set = format!("--set-timeslice={number}");
         let arguments = ["compute-policy", "-i", gpu.as_str(), set.as_str()];
-        let answer = self.ask(gpu, &arguments, self.limit)?;
+        let answer = self.ask(gpu, &arguments, self.limit, lock)?;
         if !answer.status.success() {
             return Err(self.refused(gpu, "set the time-slice interval", &answer));
         }
@@ -166,9 +183,19 @@ impl Reset for NvidiaSmi {
         command::trust(&self.path).is_ok()
     }
 
-    /// Believed only when it ends with success and says that it reset the GPU.
     fn reset(&self, gpu: &GpuUuid) -> Result<()> {
-        let answer = self.ask(gpu, &["-r", "-i", gpu.as_str()], self.reset_limit)?;
+        self.run_reset(gpu, None)
+    }
+
+    fn reset_locked(&self, gpu: &GpuUuid, lock: OwnedFd) -> Result<()> {
+        self.run_reset(gpu, Some(lock))
+    }
+}
+
+impl NvidiaSmi {
+    /// Believed only when it ends with success and says that it reset the GPU.
+    fn run_reset(&self, gpu: &GpuUuid, lock: Option<OwnedFd>) -> Result<()> {
+        let answer = self.ask(gpu, &["-r", "-i", gpu.as_str()], self.reset_limit, lock)?;
         if answer.status.success() && answer.output.contains("was successfully reset") {
             return Ok(());
         }
@@ -366,5 +393,27 @@ case $4 in -l) table ;; *) echo "Timeslice is set to 3 for GPU 0000:00:06.0." ;;
         let error = fake.smi.interval(&gpu()).unwrap_err().to_string();
         assert!(error.contains("LC_ALL=C PATH=/usr/sbin:/usr/bin:/sbin:/bin PWD=/ /"), "{error}");
         assert!(!error.contains("HOME="), "{error}");
+    }
+
+    #[test]
+    fn a_reset_that_outlives_us_still_holds_the_lock() {
+        use crate::port::Store as _;
+
+        let fake = Fake::new(r#"sleep 1; echo "GPU was successfully reset.""#);
+        let files = fake.folder.path().join("files");
+        let store = crate::backend::files::FileStore::new(files.join("lib"), files.join("run"));
+        let ours = store.try_lock("lock/gpu.lock").unwrap().unwrap();
+        let lock = ours.descriptor().unwrap();
+        let smi = fake.smi.clone();
+        let reset = std::thread::spawn(move || smi.reset_locked(&gpu(), lock));
+        let until = Instant::now() + Duration::from_millis(300);
+        while Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        // As if we had died: our own descriptor is closed.
+        drop(ours);
+        assert!(store.try_lock("lock/gpu.lock").unwrap().is_none());
+        reset.join().unwrap().unwrap();
+        assert!(store.try_lock("lock/gpu.lock").unwrap().is_some());
     }
 }

@@ -187,7 +187,7 @@ fn device(snapshot: &Snapshot, gpus: &[GpuUuid], prefix: &str) -> Result<(GpuUui
     for gpu in gpus.iter().filter_map(|uuid| snapshot.gpu(uuid)) {
         for gi in gpu.mig.iter().flat_map(|mig| &mig.gpu_instances) {
             for ci in &gi.compute_instances {
-                let uuid = ci.uuid.as_str();
+                let Some(uuid) = ci.uuid.as_ref().map(|uuid| uuid.as_str()) else { continue };
                 if uuid.get(..prefix.len()).is_some_and(|head| head.eq_ignore_ascii_case(prefix)) {
                     found.push((
                         uuid.len() == prefix.len(),

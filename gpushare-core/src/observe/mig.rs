@@ -1,9 +1,11 @@
 //! MIG as it stands on a GPU: mode, geometry, instances.
 
-use crate::id::{ComputeProfileId, GpuUuid, ProfileIndex};
+use crate::id::{ComputeProfileId, GpuInstanceId, GpuUuid, ProfileIndex};
 use crate::mig::{ComputeProfile, Geometry, Profile, ProfileName};
 use crate::observe::{Failure, Observer, is_absent, optional};
-use crate::port::{GpuInstanceInfo, MigDeviceInfo, NvmlReturn, PciInfo, ProfileAnswer};
+use crate::port::{
+    GpuInstanceInfo, MigDeviceInfo, NvmlReturn, PciInfo, ProfileAnswer, UnnamedComputeInstance,
+};
 use crate::snapshot::{
     ComputeInstance, GpuInstance, GpuSnapshot, MigDevice, MigStatus, Usage, Visibility,
 };
@@ -19,13 +21,14 @@ impl Observer {
         &mut self,
         gpu: &mut GpuSnapshot,
         pci: PciInfo,
+        unnamed: bool,
     ) -> Result<(), Failure> {
         let Some(mode) = optional(self.nvml.mig_mode(&gpu.uuid))? else { return Ok(()) };
         let geometry = self.geometry(&gpu.uuid, pci)?;
         let mut gpu_instances = Vec::new();
         let mut devices = None;
         if mode.current {
-            match self.gpu_instances(&gpu.uuid, &geometry) {
+            match self.gpu_instances(&gpu.uuid, &geometry, unnamed) {
                 Ok(instances) => gpu_instances = instances,
                 Err(Failure::Driver(failure)) if failure.ret == NvmlReturn::NO_PERMISSION => {
                     gpu.visibility = Visibility::Partial { missing: vec![MIG_CONFIG.to_owned()] };
@@ -81,6 +84,7 @@ impl Observer {
         &mut self,
         gpu: &GpuUuid,
         geometry: &Geometry,
+        unnamed: bool,
     ) -> Result<Vec<GpuInstance>, Failure> {
         let mut found = Vec::new();
         let mut taken: u16 = 0;
@@ -92,7 +96,7 @@ impl Observer {
             }
             for info in self.nvml.gpu_instances(gpu, profile)? {
                 taken |= info.placement.mask();
-                found.push(self.gpu_instance(gpu, profile, info)?);
+                found.push(self.gpu_instance(gpu, profile, info, unnamed)?);
             }
         }
         found.sort_by_key(|instance| instance.placement);
@@ -104,6 +108,7 @@ impl Observer {
         gpu: &GpuUuid,
         profile: &Profile,
         info: GpuInstanceInfo,
+        unnamed: bool,
     ) -> Result<GpuInstance, Failure> {
         let assumed = ComputeProfile::assumed(profile.index, profile.slices);
         let mut compute_instances = Vec::new();
@@ -111,8 +116,9 @@ impl Observer {
         // Largest first: mostly one compute instance fills its GPU instance, and one call finds it.
         for candidate in assumed.iter().rev() {
             if candidate.slices <= free {
-                free =
-                    self.add_compute_instances(gpu, info, candidate, free, &mut compute_instances)?;
+                let found = self.compute_instances(gpu, info.id, candidate, unnamed)?;
+                free = left(free, candidate, &found);
+                compute_instances.extend(found);
             }
         }
         if free > 0 {
@@ -120,13 +126,8 @@ impl Observer {
             let asked: Vec<ComputeProfileId> = assumed.iter().map(|profile| profile.id).collect();
             for other in self.nvml.compute_profiles(gpu, info.id)? {
                 if !asked.contains(&other.id) {
-                    free = self.add_compute_instances(
-                        gpu,
-                        info,
-                        &other,
-                        free,
-                        &mut compute_instances,
-                    )?;
+                    compute_instances
+                        .extend(self.compute_instances(gpu, info.id, &other, unnamed)?);
                 }
             }
         }
@@ -141,36 +142,42 @@ impl Observer {
         })
     }
 
-    fn add_compute_instances(
+    fn compute_instances(
         &mut self,
         gpu: &GpuUuid,
-        info: GpuInstanceInfo,
+        gi: GpuInstanceId,
         profile: &ComputeProfile,
-        free: u8,
-        found: &mut Vec<ComputeInstance>,
-    ) -> Result<u8, Failure> {
-        let instances = match self.nvml.compute_instances(gpu, info.id, profile.id) {
-            Ok(instances) => instances,
+        unnamed: bool,
+    ) -> Result<Vec<ComputeInstance>, Failure> {
+        let one = |ci: UnnamedComputeInstance, uuid| ComputeInstance {
+            id: ci.id,
+            profile: ci.profile,
+            slices: profile.slices,
+            start: ci.placement.start,
+            uuid,
+            usage: Usage::Idle,
+        };
+        let found = if unnamed {
+            let instances = self.nvml.unnamed_compute_instances(gpu, gi, profile.id);
+            instances.map(|found| found.into_iter().map(|ci| one(ci, None)).collect())
+        } else {
+            let instances = self.nvml.compute_instances(gpu, gi, profile.id);
+            instances
+                .map(|found| found.into_iter().map(|ci| one((&ci).into(), Some(ci.uuid))).collect())
+        };
+        match found {
             // This GPU instance does not have that profile.
             Err(failure) if is_absent(&failure) || failure.ret == NvmlReturn::INVALID_ARGUMENT => {
-                return Ok(free);
+                Ok(Vec::new())
             }
-            Err(failure) => return Err(failure.into()),
-        };
-        let mut free = free;
-        for ci in instances {
-            free = free.saturating_sub(profile.slices);
-            found.push(ComputeInstance {
-                id: ci.id,
-                profile: ci.profile,
-                slices: profile.slices,
-                start: ci.placement.start,
-                uuid: ci.uuid,
-                usage: Usage::Idle,
-            });
+            found => Ok(found?),
         }
-        Ok(free)
     }
+}
+
+/// Slices that are free beside these compute instances.
+fn left(free: u8, profile: &ComputeProfile, found: &[ComputeInstance]) -> u8 {
+    found.iter().fold(free, |free, _| free.saturating_sub(profile.slices))
 }
 
 /// The MIG devices of instances that could be seen.
@@ -181,8 +188,9 @@ fn devices_of(geometry: &Geometry, instances: &[GpuInstance], gpu: &GpuSnapshot)
         let profile = geometry.by_id(gi.profile);
         for ci in &gi.compute_instances {
             let whole = profile.is_some_and(|profile| profile.slices == ci.slices);
+            let Some(uuid) = ci.uuid.clone() else { continue };
             devices.push(MigDevice {
-                uuid: ci.uuid.clone(),
+                uuid,
                 profile: gi.name.with_compute(ci.slices),
                 gi: gi.id,
                 ci: ci.id,

@@ -28,6 +28,9 @@ use crate::units::Bytes;
 pub struct Scope {
     /// These GPUs; none for all of them.
     pub gpus: Option<BTreeSet<GpuUuid>>,
+    /// Whether to leave out the uuids of MIG devices, which cost the driver a search: enough to see
+    /// whether there is anything to do, not enough for a digest that others compare.
+    pub unnamed: bool,
     /// Whether to read the time-slice interval, which takes an `nvidia-smi` a GPU (22 ms on an H200).
     pub intervals: bool,
 }
@@ -40,13 +43,19 @@ impl Scope {
 
     /// These GPUs.
     pub fn gpus(gpus: impl IntoIterator<Item = GpuUuid>) -> Self {
-        Self { gpus: Some(gpus.into_iter().collect()), intervals: false }
+        Self { gpus: Some(gpus.into_iter().collect()), ..Self::default() }
     }
 
     /// The same, with the time-slice interval.
     #[must_use]
     pub fn with_intervals(self) -> Self {
         Self { intervals: true, ..self }
+    }
+
+    /// The same, without the uuids of MIG devices.
+    #[must_use]
+    pub fn unnamed(self) -> Self {
+        Self { unnamed: true, ..self }
     }
 
     fn contains(&self, gpu: &GpuUuid) -> bool {
@@ -191,7 +200,7 @@ impl Observer {
         gpu.compute_capability = model.compute_capability;
         gpu.sm_count = model.sm_count;
 
-        self.look_at_mig(gpu, address.pci)?;
+        self.look_at_mig(gpu, address.pci, scope.unnamed)?;
         if gpu.mig.as_ref().is_none_or(|mig| !mig.enabled) {
             gpu.compute_mode = optional(self.nvml.compute_mode(&gpu.uuid))?;
         }

@@ -249,7 +249,10 @@ impl Planner<'_> {
                 if goes(position) && ci.usage.is_busy() {
                     let name = gi.name.with_compute(ci.slices);
                     busy.push((
-                        format!("{name} at {} ({})", gi.placement, ci.uuid),
+                        match &ci.uuid {
+                            Some(uuid) => format!("{name} at {} ({uuid})", gi.placement),
+                            None => format!("{name} at {}", gi.placement),
+                        },
                         ci.usage.clone(),
                     ));
                 }
@@ -369,7 +372,7 @@ fn kept(gi: &GpuInstance, stays: impl Fn(usize) -> bool) -> Kept {
     Kept {
         profile: gi.name,
         placement: gi.placement,
-        uuids: staying.iter().map(|ci| ci.uuid.clone()).collect(),
+        uuids: staying.iter().filter_map(|ci| ci.uuid.clone()).collect(),
         busy: gi.usage.is_busy() || staying.iter().any(|ci| ci.usage.is_busy()),
     }
 }

@@ -1,6 +1,7 @@
 //! Locks: one for each GPU, taken in the order of uuids.
 
 use std::ops::ControlFlow;
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use crate::error::{Error, ErrorCode, Result};
@@ -9,6 +10,20 @@ use crate::port::{Clock, LockGuard, Store};
 
 /// How often a waiting caller looks again and is asked whether to stop.
 const POLL: Duration = Duration::from_millis(100);
+
+/// Locks of GPUs, held until they are dropped.
+#[derive(Debug, Default)]
+pub struct Locks {
+    guards: Vec<(GpuUuid, Box<dyn LockGuard>)>,
+}
+
+impl Locks {
+    /// Another descriptor of the lock of a GPU, for a helper process to hold it too.
+    pub fn descriptor(&self, gpu: &GpuUuid) -> Option<OwnedFd> {
+        let (_, guard) = self.guards.iter().find(|(locked, _)| locked == gpu)?;
+        guard.descriptor()
+    }
+}
 
 /// Takes the locks of these GPUs, which must be in ascending order.
 ///
@@ -24,7 +39,7 @@ pub fn acquire(
     gpus: &[GpuUuid],
     timeout: Option<Duration>,
     waiting: &mut dyn FnMut(&GpuUuid) -> ControlFlow<()>,
-) -> Result<Vec<Box<dyn LockGuard>>> {
+) -> Result<Locks> {
     let start = clock.now();
     let mut guards = Vec::with_capacity(gpus.len());
     for gpu in gpus {
@@ -55,9 +70,9 @@ pub fn acquire(
             }
             clock.sleep(POLL);
         };
-        guards.push(guard);
+        guards.push((gpu.clone(), guard));
     }
-    Ok(guards)
+    Ok(Locks { guards })
 }
 
 /// Who holds a lock, as far as its file says.

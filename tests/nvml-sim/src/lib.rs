@@ -4,8 +4,11 @@
 //! own backend, the real nvidia-smi and nvidia-ml-py then work on a node that is not there.
 //!
 //! * `GPUSHARE_SIM`: the fleet, such as `2xH100-80GB`. Without it `nvmlInit` is DRIVER_NOT_LOADED.
+//!   `GPUSHARE_NVML_SIM` says the same to this library alone: gpushare itself then takes the node
+//!   for a real one.
 //! * `GPUSHARE_STATE_DIR`: the folder of the node's state, which all processes with that folder
-//!   share. Without it the node lives in memory and is this process's own.
+//!   share, `gpushare --sim` included. Its folder `run` must be there. Without it the node lives
+//!   in memory and is this process's own.
 //! * `GPUSHARE_NVML_CALLS`: a file that gets, at every last `nvmlShutdown`, a line for each
 //!   function with the number of its calls since the first `nvmlInit`.
 //! * `GPUSHARE_NVML_CI_DEVICE`: `mig` makes the device in a compute instance's description the

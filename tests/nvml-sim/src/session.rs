@@ -7,7 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use gpushare_core::backend::sim::{SimulatedNvml, Simulator};
+use gpushare_core::backend::sim::{Fleet, SimulatedNvml, Simulator};
 use gpushare_core::id::{ComputeInstanceId, GpuInstanceId, GpuUuid, MigUuid};
 use gpushare_core::port::{Nvml as _, NvmlReturn};
 
@@ -97,12 +97,17 @@ pub(crate) fn close(name: &'static str) -> u32 {
     })))
 }
 
-/// The node that the environment names.
+/// The node that the environment names, in the file where `gpushare --sim` has it too.
 fn simulator() -> Answer<Simulator> {
-    let fleet = std::env::var("GPUSHARE_SIM").map_err(|_| NvmlReturn::DRIVER_NOT_LOADED)?;
-    let fleet = fleet.parse().map_err(|_| INVALID)?;
+    let named = |name| std::env::var(name).ok().filter(|fleet| !fleet.is_empty());
+    let fleet = named("GPUSHARE_NVML_SIM").or_else(|| named("GPUSHARE_SIM"));
+    let fleet: Fleet = fleet.ok_or(NvmlReturn::DRIVER_NOT_LOADED)?.parse().map_err(|_| INVALID)?;
     let simulator = match std::env::var_os("GPUSHARE_STATE_DIR") {
-        Some(folder) => Simulator::in_file(&Path::new(&folder).join("sim.json"), fleet),
+        Some(folder) => {
+            let name = fleet.to_string().replace(|c: char| !c.is_ascii_alphanumeric(), "-");
+            let file = Path::new(&folder).join("run").join(format!("sim-{name}.json"));
+            Simulator::in_file(&file, fleet)
+        }
         None => Simulator::new(fleet),
     };
     simulator.map_err(|_| Refusal(NvmlReturn::OPERATING_SYSTEM))

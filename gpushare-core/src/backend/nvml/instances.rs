@@ -5,7 +5,7 @@ use std::ptr;
 
 use nvml_wrapper_sys::bindings::{
     nvmlComputeInstance_t, nvmlComputeInstanceInfo_t, nvmlComputeInstancePlacement_t,
-    nvmlComputeInstanceProfileInfo_t, nvmlGpuInstance_t, nvmlGpuInstanceInfo_t,
+    nvmlComputeInstanceProfileInfo_t, nvmlDevice_t, nvmlGpuInstance_t, nvmlGpuInstanceInfo_t,
     nvmlGpuInstancePlacement_t,
 };
 
@@ -15,7 +15,10 @@ use crate::id::{
     ComputeInstanceId, ComputeProfileId, ComputeProfileIndex, GpuInstanceId, GpuUuid, ProfileId,
 };
 use crate::mig::{ComputeProfile, Placement, Profile};
-use crate::port::{ComputeInstanceInfo, GpuInstanceInfo, NvmlFailure, NvmlResult, NvmlReturn};
+use crate::port::{
+    ComputeInstanceInfo, GpuInstanceInfo, NvmlFailure, NvmlResult, NvmlReturn,
+    UnnamedComputeInstance,
+};
 
 /// The one kind of engine profile that NVML has: engines are shared within a GPU instance.
 const SHARED_ENGINES: c_uint = 0;
@@ -168,19 +171,24 @@ impl Session {
                 index: ComputeProfileIndex::new(index),
                 id,
                 slices,
-                starts: self.compute_starts(gi, id, info.instanceCount)?,
+                starts: self.compute_starts(gi, id)?,
             });
+        }
+        // R470 cannot be asked where they start. Only for the largest, which fills the GPU
+        // instance, is that known all the same.
+        if let Some(whole) = profiles.iter_mut().max_by_key(|profile| profile.slices) {
+            if whole.starts.is_empty() {
+                whole.starts.push(0);
+            }
         }
         Ok(profiles)
     }
 
-    /// Where compute instances of a profile may start. R470 cannot be asked: there, only that of
-    /// the profile of which one fills the GPU instance is known.
+    /// Where compute instances of a profile may start; nowhere that is known on R470.
     fn compute_starts(
         &self,
         gi: nvmlGpuInstance_t,
         profile: ComputeProfileId,
-        most: c_uint,
     ) -> NvmlResult<Vec<u8>> {
         const CALL: &str = "nvmlGpuInstanceGetComputeInstancePossiblePlacements";
         let mut places = [nvmlComputeInstancePlacement_t { start: 0, size: 0 }; ROOM];
@@ -197,7 +205,7 @@ impl Session {
         match asked {
             Ok(()) => {}
             Err(NvmlFailure { ret: NvmlReturn::FUNCTION_NOT_FOUND, .. }) => {
-                return Ok(if most == 1 { vec![0] } else { Vec::new() });
+                return Ok(Vec::new());
             }
             Err(failure) => return Err(failure),
         }
@@ -213,6 +221,26 @@ impl Session {
         gi: GpuInstanceId,
         profile: ComputeProfileId,
     ) -> NvmlResult<Vec<ComputeInstanceInfo>> {
+        let handles = self.compute_handles(gpu, gi, profile)?;
+        handles.into_iter().map(|handle| self.compute_instance(gpu, gi, handle)).collect()
+    }
+
+    pub(super) fn unnamed_compute_instances(
+        &mut self,
+        gpu: &GpuUuid,
+        gi: GpuInstanceId,
+        profile: ComputeProfileId,
+    ) -> NvmlResult<Vec<UnnamedComputeInstance>> {
+        let handles = self.compute_handles(gpu, gi, profile)?;
+        handles.into_iter().map(|handle| Ok(self.describe_compute_instance(handle)?.0)).collect()
+    }
+
+    fn compute_handles(
+        &mut self,
+        gpu: &GpuUuid,
+        gi: GpuInstanceId,
+        profile: ComputeProfileId,
+    ) -> NvmlResult<Vec<nvmlComputeInstance_t>> {
         let handle = self.instance(gpu, gi)?;
         let mut handles = [ptr::null_mut(); ROOM];
         let mut count = ROOM as c_uint;
@@ -226,18 +254,14 @@ impl Session {
             )
         );
         self.settle(gpu, gi, listed)?;
-        filled("nvmlGpuInstanceGetComputeInstances", &handles, count)?
-            .iter()
-            .map(|&handle| self.compute_instance(gpu, gi, handle))
-            .collect()
+        Ok(filled("nvmlGpuInstanceGetComputeInstances", &handles, count)?.to_vec())
     }
 
-    fn compute_instance(
-        &mut self,
-        gpu: &GpuUuid,
-        gi: GpuInstanceId,
+    /// A compute instance, and the device that its description names.
+    fn describe_compute_instance(
+        &self,
         handle: nvmlComputeInstance_t,
-    ) -> NvmlResult<ComputeInstanceInfo> {
+    ) -> NvmlResult<(UnnamedComputeInstance, nvmlDevice_t)> {
         const CALL: &str = "nvmlComputeInstanceGetInfo_v2";
         let mut info = nvmlComputeInstanceInfo_t {
             device: ptr::null_mut(),
@@ -247,17 +271,27 @@ impl Session {
             placement: nvmlComputeInstancePlacement_t { start: 0, size: 0 },
         };
         call!(self.lib(), nvmlComputeInstanceGetInfo_v2(handle, &mut info))?;
-        let id = ComputeInstanceId::new(info.id);
-        let uuid = self.mig_uuid(gpu, gi, id, info.device)?;
-        Ok(ComputeInstanceInfo {
-            id,
+        let found = UnnamedComputeInstance {
+            id: ComputeInstanceId::new(info.id),
             profile: ComputeProfileId::new(info.profileId),
             placement: Placement {
                 start: narrow(CALL, "the start of a compute instance", info.placement.start)?,
                 size: narrow(CALL, "the size of a compute instance", info.placement.size)?,
             },
-            uuid,
-        })
+        };
+        Ok((found, info.device))
+    }
+
+    fn compute_instance(
+        &mut self,
+        gpu: &GpuUuid,
+        gi: GpuInstanceId,
+        handle: nvmlComputeInstance_t,
+    ) -> NvmlResult<ComputeInstanceInfo> {
+        let (UnnamedComputeInstance { id, profile, placement }, device) =
+            self.describe_compute_instance(handle)?;
+        let uuid = self.mig_uuid(gpu, gi, id, device)?;
+        Ok(ComputeInstanceInfo { id, profile, placement, uuid })
     }
 
     /// Creates a compute instance. R470 knows no placements: there, it works without one.

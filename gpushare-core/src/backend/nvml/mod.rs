@@ -24,7 +24,7 @@ use crate::mig::{ComputeProfile, Placement, Profile};
 use crate::mode::ComputeMode;
 use crate::port::{
     Activation, ComputeInstanceInfo, ContextKind, GpuInstanceInfo, MigDeviceInfo, MigMode, Nvml,
-    NvmlResult, PciInfo, ProcessInfo, ProfileAnswer,
+    NvmlResult, PciInfo, ProcessInfo, ProfileAnswer, UnnamedComputeInstance,
 };
 use crate::snapshot::Driver;
 use crate::units::Bytes;
@@ -64,6 +64,8 @@ inherent! {
     fn compute_profiles(gpu: &GpuUuid, gi: GpuInstanceId) -> Vec<ComputeProfile>;
     fn compute_instances(gpu: &GpuUuid, gi: GpuInstanceId, profile: ComputeProfileId)
         -> Vec<ComputeInstanceInfo>;
+    fn unnamed_compute_instances(gpu: &GpuUuid, gi: GpuInstanceId, profile: ComputeProfileId)
+        -> Vec<UnnamedComputeInstance>;
     fn create_compute_instance(
         gpu: &GpuUuid, gi: GpuInstanceId, profile: ComputeProfileId, placement: Option<Placement>
     ) -> ComputeInstanceInfo;
