@@ -1,0 +1,7 @@
+use gpushare_core::gpu::{Exclusive, Gpu};
+
+fn devices(gpu: &Gpu<Exclusive>) -> usize {
+    gpu.devices().unwrap().len()
+}
+
+fn main() {}
