@@ -59,15 +59,12 @@ impl fmt::Display for GpuPlan {
             (false, false) => writeln!(f, "{} -> {}", self.from, self.to)?,
         }
         for kept in &self.keep {
-            let busy = if kept.busy { "  in use" } else { "" };
-            let uuids: Vec<_> = kept.uuids.iter().map(|uuid| uuid.as_str()).collect();
-            writeln!(
-                f,
-                "    keep     {:14} at {}  {}{busy}",
-                kept.profile,
-                kept.placement,
-                uuids.join(" ")
-            )?;
+            write!(f, "    keep     {:14} at {}", kept.profile, kept.placement)?;
+            if !kept.uuids.is_empty() {
+                let uuids: Vec<_> = kept.uuids.iter().map(|uuid| uuid.as_str()).collect();
+                write!(f, "  {}", uuids.join(" "))?;
+            }
+            writeln!(f, "{}", if kept.busy { "  in use" } else { "" })?;
         }
         for step in &self.steps {
             let sign = match step {
