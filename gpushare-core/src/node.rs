@@ -385,6 +385,17 @@ impl Node {
         apply::apply(&self.inner.ports, self.inner.simulated, source, options, &mut progress)
     }
 
+    /// Settles what dead appliers left on these GPUs alone.
+    #[cfg(feature = "cli")]
+    pub(crate) fn settle(
+        &self,
+        gpus: Vec<crate::id::GpuUuid>,
+        options: &ApplyOptions,
+        mut progress: impl FnMut(&Event) -> ControlFlow<()>,
+    ) -> Result<Vec<apply::report::Recovered>> {
+        apply::settle_gpus(&self.inner.ports, self.inner.simulated, gpus, options, &mut progress)
+    }
+
     /// Settles what dead appliers left: rolls it back, or else finishes it. Needs root.
     ///
     /// # Errors

@@ -170,6 +170,18 @@ fn check(
     }
 }
 
+/// Settles what dead appliers left on these GPUs: for a request that follows from their state.
+#[cfg(feature = "cli")]
+pub(crate) fn settle_gpus(
+    ports: &Ports,
+    simulated: bool,
+    gpus: Vec<GpuUuid>,
+    options: &ApplyOptions,
+    progress: &mut Progress<'_>,
+) -> Result<Vec<Recovered>> {
+    lock_and_settle(ports, simulated, gpus, options, progress).map(|(_, recovered)| recovered)
+}
+
 /// Locks the GPUs, in the order of uuids, and settles what dead appliers left on them. A journal
 /// over more GPUs makes it lock those too.
 fn lock_and_settle(

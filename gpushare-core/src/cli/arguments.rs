@@ -214,6 +214,9 @@ impl Consent {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Timeout(pub(super) Option<Duration>);
 
+/// The last slot of the largest geometry that the planner takes.
+const LAST_SLOT: u8 = 15;
+
 /// A GPU instance to create.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct NewInstance {
@@ -228,8 +231,8 @@ impl FromStr for NewInstance {
         let (profile, start) = match text.split_once('@') {
             None => (text, None),
             Some((profile, start)) => {
-                let number =
-                    start.parse().ok().filter(|_| start.bytes().all(|b| b.is_ascii_digit()));
+                let digits = start.bytes().all(|byte| byte.is_ascii_digit());
+                let number = start.parse().ok().filter(|&slot| digits && slot <= LAST_SLOT);
                 let Some(number) = number else {
                     return refuse(format!("{start:?} is no slot: write {profile}@4"));
                 };
@@ -325,7 +328,7 @@ mod tests {
         let new: NewInstance = "3g.40gb@4".parse().unwrap();
         assert_eq!((new.profile.to_string().as_str(), new.start), ("3g.40gb", Some(4)));
         assert_eq!("1g+me".parse::<NewInstance>().unwrap().start, None);
-        for text in ["", "3g@", "3g@x", "3g@-1", "3g@+1", "3g@256", "@4", "1c.3g.40gb"] {
+        for text in ["", "3g@", "3g@x", "3g@-1", "3g@+1", "3g@16", "3g@256", "@4", "1c.3g.40gb"] {
             assert!(text.parse::<NewInstance>().is_err(), "{text}");
         }
         assert_eq!("7".parse::<Doomed>().unwrap(), Doomed::GpuInstance(7));

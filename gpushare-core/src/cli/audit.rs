@@ -2,9 +2,10 @@
 //!
 //! Apply emits an event of target `gpushare::audit` for each. They are collected here and written
 //! to `audit.jsonl` in the directory of durable files when the command ends, on whatever way.
+//! Warnings of the library are collected too, and told once.
 
 use std::fmt::Debug;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde_json::{Map, Value};
 use tracing::field::{Field, Visit};
@@ -17,32 +18,37 @@ use crate::port::{Clock, Store};
 const TARGET: &str = "gpushare::audit";
 const FILE: &str = "audit.jsonl";
 
-/// Collects the lines of one command and writes them when it is dropped.
+/// Writes the lines of one command when it is dropped.
 #[derive(Debug)]
-pub(super) struct Audit {
-    lines: Lines,
+struct Audit {
+    lines: Shared<String>,
     store: Arc<dyn Store>,
 }
 
-type Lines = Arc<Mutex<String>>;
+type Shared<T> = Arc<Mutex<T>>;
 
-/// Runs a command with its audit; warnings go to standard error.
+/// Runs a command with its audit. Returns with its result what it warned of.
 pub(super) fn audited<T>(
     store: Arc<dyn Store>,
     clock: Arc<dyn Clock>,
     command: impl FnOnce() -> T,
-) -> T {
-    let lines = Lines::default();
-    let audit = Audit { lines: lines.clone(), store };
-    let subscriber = tracing_subscriber::registry().with(Collector { lines, clock });
+) -> (T, Vec<String>) {
+    let (lines, warnings) = (Shared::default(), Shared::default());
+    let audit = Audit { lines: Arc::clone(&lines), store };
+    let collector = Collector { lines, warnings: Arc::clone(&warnings), clock };
+    let subscriber = tracing_subscriber::registry().with(collector);
     let result = tracing::subscriber::with_default(subscriber, command);
     drop(audit);
-    result
+    (result, std::mem::take(&mut *locked(&warnings)))
+}
+
+fn locked<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Drop for Audit {
     fn drop(&mut self) {
-        let lines = std::mem::take(&mut *self.lines.lock().unwrap_or_else(PoisonError::into_inner));
+        let lines = std::mem::take(&mut *locked(&self.lines));
         if lines.is_empty() {
             return;
         }
@@ -54,7 +60,8 @@ impl Drop for Audit {
 
 #[derive(Debug)]
 struct Collector {
-    lines: Lines,
+    lines: Shared<String>,
+    warnings: Shared<Vec<String>>,
     clock: Arc<dyn Clock>,
 }
 
@@ -65,13 +72,17 @@ impl<S: Subscriber> Layer<S> for Collector {
         if metadata.target() == TARGET {
             fields.0.insert("time".to_owned(), self.clock.unix_time().into());
             event.record(&mut fields);
-            let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut lines = locked(&self.lines);
             lines.push_str(&Value::Object(fields.0).to_string());
             lines.push('\n');
         } else if *metadata.level() <= Level::WARN && metadata.target().starts_with("gpushare") {
             event.record(&mut fields);
             let text = |name: &str| fields.0.get(name).and_then(Value::as_str).unwrap_or_default();
-            say(&format!("gpushare: warning: {}: {}", text("message"), text("error")));
+            let warning = format!("{}: {}", text("message"), text("error"));
+            let mut warnings = locked(&self.warnings);
+            if !warnings.contains(&warning) {
+                warnings.push(warning);
+            }
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use crate::apply::report::Recovered;
 use crate::apply::{ApplyOptions, Source};
 use crate::error::{Error, ErrorCode, Outcome, Result};
 use crate::id::GpuUuid;
@@ -76,29 +77,42 @@ impl Change<'_> {
     }
 
     /// Does what follows from the state of the GPUs: exactly that, or nothing.
+    ///
+    /// `gpus` says whose state that is. What a dead applier left there is settled first: nothing
+    /// follows from a state that is none.
     pub(super) fn derived<'r>(
         &self,
+        gpus: impl Fn(&Snapshot) -> Result<Vec<GpuUuid>>,
         derive: impl Fn(&Snapshot) -> Result<Derived<'r>>,
     ) -> Result<Answer> {
-        for attempt in 1.. {
-            let snapshot = self.node.snapshot()?;
+        let mut running = Running::begin(self, None)?;
+        for _ in 0..MOST_TRIES {
+            let mut snapshot = self.node.snapshot()?;
+            let unsettled =
+                |gpu: &GpuUuid| snapshot.gpu(gpu).is_some_and(|gpu| gpu.unsettled.is_some());
+            let left: Vec<_> = gpus(&snapshot)?.into_iter().filter(unsettled).collect();
+            if !left.is_empty() && !self.consent.dry_run {
+                running.settle(left)?;
+                snapshot = self.node.snapshot()?;
+            }
             let derived = derive(&snapshot)?;
             let plan = plan::plan_request(&snapshot, &derived.request)?;
             (derived.guard)(&plan)?;
             if self.consent.dry_run {
                 return show_plan(self.output, &plan);
             }
-            let result = self.apply(Source::Plan(&plan), Some(&snapshot), None);
-            match result {
+            match running.apply(Source::Plan(&plan)) {
                 Err(error)
                     if error.code() == ErrorCode::Stale
                         && error.outcome() == Outcome::Untouched
-                        && derived.lasting
-                        && attempt < MOST_TRIES => {}
+                        && derived.lasting => {}
                 other => return other,
             }
         }
-        Err(Error::new(ErrorCode::Stale, "the GPUs change all the time"))
+        Err(Error::new(
+            ErrorCode::Stale,
+            "others change the GPUs again and again; ask again when they are done",
+        ))
     }
 
     fn apply(
@@ -107,18 +121,51 @@ impl Change<'_> {
         snapshot: Option<&Snapshot>,
         expect: Option<&str>,
     ) -> Result<Answer> {
-        let options = self.consent.options();
-        let options = match expect {
-            Some(digest) => options.expect(digest),
-            None => options,
-        };
-        let interrupt = Interrupt::listen()?;
-        let mut progress = Progress::new(snapshot);
-        let report = self.node.apply_with(source, &options, |event| {
-            progress.tell(event);
-            interrupt.flow()
+        let mut running = Running::begin(self, snapshot)?;
+        if let Some(digest) = expect {
+            running.options = running.options.expect(digest);
+        }
+        running.apply(source)
+    }
+}
+
+/// A change that is being carried out, until Ctrl-C.
+struct Running<'a> {
+    change: &'a Change<'a>,
+    options: ApplyOptions,
+    interrupt: Interrupt,
+    progress: Progress,
+    /// What was settled before.
+    recovered: Vec<Recovered>,
+}
+
+impl<'a> Running<'a> {
+    fn begin(change: &'a Change<'a>, snapshot: Option<&Snapshot>) -> Result<Self> {
+        Ok(Self {
+            change,
+            options: change.consent.options(),
+            interrupt: Interrupt::listen()?,
+            progress: Progress::new(snapshot),
+            recovered: Vec::new(),
+        })
+    }
+
+    fn settle(&mut self, gpus: Vec<GpuUuid>) -> Result<()> {
+        let recovered = self.change.node.settle(gpus, &self.options, |event| {
+            self.progress.tell(event);
+            self.interrupt.flow()
         })?;
-        self.output.show(&report)?;
+        self.recovered.extend(recovered);
+        Ok(())
+    }
+
+    fn apply(&mut self, source: Source<'_>) -> Result<Answer> {
+        let mut report = self.change.node.apply_with(source, &self.options, |event| {
+            self.progress.tell(event);
+            self.interrupt.flow()
+        })?;
+        report.recovered.splice(0..0, self.recovered.drain(..));
+        self.change.output.show(&report)?;
         Ok(Answer::Yes)
     }
 }

@@ -11,7 +11,7 @@ use crate::spec::{Entry, Instance, Selector, Spec, Want};
 
 use super::arguments::{Doomed, NewInstance, Select};
 use super::change::Derived;
-use super::page::{Page, Role, Table, memory};
+use super::page::{Page, Role, Table, gibibytes, memory};
 
 /// The instances that are there stay, and these come.
 pub(super) fn create<'a>(
@@ -61,6 +61,33 @@ struct Going {
     compute_instances: BTreeSet<(Placement, u8)>,
 }
 
+/// The GPUs on which instances to destroy stand.
+pub(super) fn gpus_of(
+    snapshot: &Snapshot,
+    select: &Select,
+    instances: &[Doomed],
+) -> Result<Vec<GpuUuid>> {
+    let by_id = instances.iter().any(|one| matches!(one, Doomed::GpuInstance(_)));
+    let gpus = searched(snapshot, select, by_id)?;
+    if by_id || select.is_given() {
+        return Ok(gpus);
+    }
+    let prefixes = instances.iter().filter_map(|one| match one {
+        Doomed::Device(prefix) => Some(prefix),
+        Doomed::GpuInstance(_) => None,
+    });
+    prefixes.map(|prefix| device(snapshot, &gpus, prefix).map(|(gpu, ..)| gpu)).collect()
+}
+
+/// The GPUs among which instances are looked for. A uuid says which one it is on.
+fn searched(snapshot: &Snapshot, select: &Select, by_id: bool) -> Result<Vec<GpuUuid>> {
+    if by_id || select.is_given() {
+        select.to_change(snapshot)
+    } else {
+        Ok(snapshot.gpus.iter().map(|gpu| gpu.uuid.clone()).collect())
+    }
+}
+
 /// These instances go, and no others.
 pub(super) fn destroy<'a>(
     snapshot: &Snapshot,
@@ -68,12 +95,7 @@ pub(super) fn destroy<'a>(
     instances: &[Doomed],
 ) -> Result<Derived<'a>> {
     let by_id = instances.iter().any(|one| matches!(one, Doomed::GpuInstance(_)));
-    let gpus = if by_id || select.is_given() {
-        select.to_change(snapshot)?
-    } else {
-        // A uuid says which GPU it is on.
-        snapshot.gpus.iter().map(|gpu| gpu.uuid.clone()).collect()
-    };
+    let gpus = searched(snapshot, select, by_id)?;
     let mut named: Vec<(GpuUuid, Placement, u8)> = Vec::new();
     let mut going: Vec<(GpuUuid, Going)> = Vec::new();
     for one in instances {
@@ -264,7 +286,7 @@ fn or_none(names: &[String]) -> String {
 pub(super) fn list(page: &mut Page, snapshot: &Snapshot) {
     simulated(page, snapshot);
     let mut table =
-        Table::new(&[">GPU", "MIG device", "profile", "GI/CI", ">at", ">memory", ">SMs", "name"]);
+        Table::new(&[">GPU", "MIG device", "profile", "GI/CI", ">at", ">GiB", ">SMs", "name"]);
     let dash = || "-".to_owned();
     for gpu in &snapshot.gpus {
         for device in &gpu.mig_devices {
@@ -277,7 +299,7 @@ pub(super) fn list(page: &mut Page, snapshot: &Snapshot) {
                     device.profile.to_string(),
                     format!("{}/{}", device.gi, device.ci),
                     device.start.map_or_else(dash, |start| start.to_string()),
-                    device.memory.map_or_else(dash, memory),
+                    device.memory.map_or_else(dash, gibibytes),
                     device.sm_count.map_or_else(dash, |count| count.to_string()),
                     device.name.clone().unwrap_or_default(),
                 ],

@@ -67,7 +67,19 @@ pub fn run(arguments: impl IntoIterator<Item = impl Into<OsString>>) -> u8 {
         Err(refused) => return not_parsed(&arguments, &refused),
     };
     let output = Output::new(parsed.global.json);
-    match execute(&parsed, &output) {
+    let result = open(&parsed.global).and_then(|node| {
+        let ports = node.ports();
+        let (store, clock) = (ports.store.clone(), ports.clock.clone());
+        let (result, warnings) =
+            audit::audited(store, clock, || command(&node, &output, &parsed.command));
+        let failure = result.as_ref().err().map(ToString::to_string).unwrap_or_default();
+        // What it failed for need not be told twice.
+        for warning in warnings.iter().filter(|text| !told(text, &failure)) {
+            output::say(&format!("gpushare: warning: {warning}"));
+        }
+        result
+    });
+    match result {
         Ok(Answer::Yes) => 0,
         Ok(Answer::No) => NO,
         Err(error) => {
@@ -75,6 +87,11 @@ pub fn run(arguments: impl IntoIterator<Item = impl Into<OsString>>) -> u8 {
             FAILED
         }
     }
+}
+
+/// Whether a warning's reason is in the message of the error.
+fn told(warning: &str, failure: &str) -> bool {
+    warning.split_once(": ").is_some_and(|(_, why)| !why.is_empty() && failure.contains(why))
 }
 
 /// Help and version are answers; everything else that clap says is an error of usage.
@@ -108,14 +125,6 @@ fn not_parsed(arguments: &[OsString], refused: &clap::Error) -> u8 {
     let error = Error::new(ErrorCode::InvalidArgument, message);
     output.failure(&error, &format!("{}: {line}", error.code()));
     FAILED
-}
-
-fn execute(arguments: &Arguments, output: &Output) -> Result<Answer> {
-    let node = open(&arguments.global)?;
-    let ports = node.ports();
-    audit::audited(ports.store.clone(), ports.clock.clone(), || {
-        command(&node, output, &arguments.command)
-    })
 }
 
 fn open(global: &Global) -> Result<Node> {
@@ -169,11 +178,17 @@ fn mig_command(node: &Node, output: &Output, command: &MigCommand) -> Result<Ans
         MigCommand::Profiles { select } => show(node, output, select, mig::profiles),
         MigCommand::Create { instances, count, select, consent } => {
             let change = Change { node, output, consent };
-            change.derived(|snapshot| mig::create(snapshot, select, instances, *count))
+            change.derived(
+                |snapshot| select.to_change(snapshot),
+                |snapshot| mig::create(snapshot, select, instances, *count),
+            )
         }
         MigCommand::Destroy { instances, select, consent } => {
             let change = Change { node, output, consent };
-            change.derived(|snapshot| mig::destroy(snapshot, select, instances))
+            change.derived(
+                |snapshot| mig::gpus_of(snapshot, select, instances),
+                |snapshot| mig::destroy(snapshot, select, instances),
+            )
         }
     }
 }

@@ -182,19 +182,24 @@ impl Table {
 /// An amount of memory as people read it: `79.6 GiB`.
 pub(super) fn memory(bytes: Bytes) -> String {
     const UNITS: [(u32, &str); 3] = [(30, "GiB"), (20, "MiB"), (10, "KiB")];
-    let bytes = bytes.get();
-    for (shift, unit) in UNITS {
-        if bytes >= 1 << shift {
-            let tenths = (u128::from(bytes) * 10 + (1 << (shift - 1))) >> shift;
-            let (whole, tenth) = (tenths / 10, tenths % 10);
-            return if tenth == 0 {
-                format!("{whole} {unit}")
-            } else {
-                format!("{whole}.{tenth} {unit}")
-            };
-        }
+    match UNITS.iter().find(|(shift, _)| bytes.get() >= 1 << shift) {
+        Some((shift, unit)) => format!("{} {unit}", tenths(bytes, *shift)),
+        None => format!("{} B", bytes.get()),
     }
-    format!("{bytes} B")
+}
+
+/// The same in GiB, for a column that says so.
+pub(super) fn gibibytes(bytes: Bytes) -> String {
+    tenths(bytes, 30)
+}
+
+/// In units of that power of two, rounded to tenths.
+fn tenths(bytes: Bytes, shift: u32) -> String {
+    let tenths = (u128::from(bytes.get()) * 10 + (1 << (shift - 1))) >> shift;
+    match (tenths / 10, tenths % 10) {
+        (whole, 0) => whole.to_string(),
+        (whole, tenth) => format!("{whole}.{tenth}"),
+    }
 }
 
 #[cfg(test)]

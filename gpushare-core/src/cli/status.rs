@@ -1,6 +1,6 @@
 //! `status`: a block for each GPU, as people read it.
 
-use super::page::{Page, Role, Table, memory};
+use super::page::{Page, Role, Table, gibibytes, memory};
 use super::slots;
 use crate::id::{ComputeInstanceId, GpuInstanceId};
 use crate::mig::fit::fits;
@@ -134,7 +134,7 @@ fn devices(
 ) {
     let named = gpu.mig_devices.iter().any(|device| device.name.is_some())
         || records.iter().any(|record| record.name.is_some());
-    let mut headings = vec!["MIG device", "profile", "GI/CI", ">at", ">memory", ">SMs"];
+    let mut headings = vec!["MIG device", "profile", "GI/CI", ">at", ">GiB", ">SMs"];
     headings.extend(named.then_some("name"));
     let mut table = Table::new(&headings);
     for device in &gpu.mig_devices {
@@ -147,7 +147,7 @@ fn devices(
             device.profile.to_string(),
             format!("{}/{}", device.gi, device.ci),
             or_dash(device.start),
-            device.memory.map_or("-".to_owned(), memory),
+            device.memory.map_or("-".to_owned(), gibibytes),
             or_dash(device.sm_count),
         ];
         cells.extend(named.then(|| device.name.clone().unwrap_or_default()));
