@@ -1,3 +1,11 @@
-//! The `gpushare` command, run as people run it.
+//! The `gpushare` command, run as people run it, on simulated nodes.
 
-fn main() {}
+#![allow(clippy::unwrap_used, clippy::panic, missing_docs, reason = "tests")]
+
+mod commands;
+mod documents;
+mod golden;
+mod interrupted;
+mod place;
+mod schema;
+mod usage;

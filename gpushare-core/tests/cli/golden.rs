@@ -1,0 +1,164 @@
+//! What people see, letter by letter.
+
+use crate::place::Place;
+
+#[track_caller]
+fn expect(found: &str, expected: &str) {
+    assert_eq!(found, expected.trim_start_matches('\n'), "\nfound:\n{found}");
+}
+
+/// A plan without its digest, which is another one whenever a plan comes to say more.
+#[track_caller]
+fn without_digest(plan: &str) -> &str {
+    let (text, digest) = plan.trim_end().rsplit_once("Digest ").unwrap();
+    assert!(digest.len() == 64 && digest.bytes().all(|byte| byte.is_ascii_hexdigit()), "{plan}");
+    text
+}
+
+const LAYOUT: &str = r#"{"version": "gpushare/v1", "gpus": [{"select": 0, "mode": "mig", "mig": {"instances": [
+    {"profile": "2g.20gb", "start": 0, "compute": ["1c", "1c"]},
+    {"profile": "1g.10gb", "start": 2, "name": "notebooks"},
+    {"profile": "1g.10gb", "start": 3, "compute": []},
+    {"profile": "3g.40gb", "start": 4}]}}]}"#;
+
+#[test]
+fn the_status_of_a_node_as_it_comes() {
+    let place = Place::new("1xH100-80GB,1xT4");
+    expect(
+        &place.done(&["status"]).stdout,
+        "
+SIMULATED
+Driver 580.159.04, CUDA 13.0, 2 GPUs
+
+GPU 0  H100 80GB HBM3  time_sliced
+  GPU-1e109052-d5d2-57c4-c5cd-be7fbc03ef65  0000:03:00.0  79.6 GiB  132 SMs
+  compute mode default, not managed by gpushare
+
+GPU 1  Tesla T4  time_sliced
+  GPU-9c3922dc-7432-32b7-6510-dcb158d2d127  0000:06:00.0  15 GiB  40 SMs
+  compute mode default, not managed by gpushare
+",
+    );
+}
+
+#[test]
+fn the_status_of_a_gpu_that_is_cut_and_used() {
+    let place = Place::new("1xH100-80GB,1xT4");
+    place.done(&["apply", &place.spec("layout.json", LAYOUT)]);
+    place.done(&["time-slice", "--replicas", "8", "--interval", "short", "-i", "1"]);
+    place.done(&["sim", "busy", "0/7/0", "--command", "jupyter \u{1b}[31mred", "--uid", "1001"]);
+    place.done(&["sim", "busy", "1", "--memory", "512MiB"]);
+    expect(
+        &place.done(&["status"]).stdout,
+        "
+SIMULATED
+Driver 580.159.04, CUDA 13.0, 2 GPUs
+
+GPU 0  H100 80GB HBM3  mig
+  GPU-1e109052-d5d2-57c4-c5cd-be7fbc03ef65  0000:03:00.0  79.6 GiB  132 SMs
+  MIG is on; without a compute instance: 1g.10gb at 3:1
+
+  |2g.20gb 1c+1c    |1g.10gb*|1g.10gb!|3g.40gb                            |
+   0        1        2        3        4        5        6        7
+
+  MIG device                                profile     GI/CI  at   GiB  SMs  name
+  MIG-1c2f141c-8710-0475-fa82-312a14661f85  1c.2g.20gb  3/0     0  19.6    -
+  MIG-421709cb-fb20-85bc-c3a1-06407b597dc0  1c.2g.20gb  3/1     0  19.6    -
+  MIG-89a5222e-0b62-30ef-81a6-8ef97224404c  1g.10gb     7/0     2   9.8   16  notebooks
+    in use by pid 5000001 (jupyter �[31mred), 1 GiB
+  MIG-d01b6eaa-23f2-4ee7-18db-f98d49ce3cf1  3g.40gb     1/0     4  39.5   60
+  no compute instance: nobody can use it    1g.10gb     8/-     3     -    -
+
+  nothing more fits
+
+GPU 1  Tesla T4  time_sliced
+  GPU-9c3922dc-7432-32b7-6510-dcb158d2d127  0000:06:00.0  15 GiB  40 SMs
+  compute mode default
+  8 replicas, short interval
+
+      PID  user   memory  what     command
+  5000002  1000  512 MiB  compute  python train.py
+",
+    );
+}
+
+#[test]
+fn a_plan_says_what_stays_goes_and_comes() {
+    let place = Place::new("1xH100-80GB,1xT4");
+    place.done(&["apply", &place.spec("layout.json", LAYOUT)]);
+    place.done(&["sim", "busy", "0/1/0"]);
+    let spec = r#"{"version": "gpushare/v1", "gpus": [
+        {"select": 0, "mode": "mig", "mig": {"instances": {"3g.40gb": 1, "2g.20gb": 1, "1g": 1}}},
+        {"select": 1, "mode": "exclusive"}]}"#;
+    let plan = place.run(&["plan", &place.spec("other.json", spec)]).expect(2);
+    expect(
+        without_digest(&plan.stdout),
+        "
+SIMULATED
+GPU 0  H100 80GB HBM3  GPU-1e109052-d5d2-57c4-c5cd-be7fbc03ef65: mig
+    keep     2g.20gb        at 0:2
+    keep     1g.10gb        at 2:1  MIG-89a5222e-0b62-30ef-81a6-8ef97224404c
+    keep     3g.40gb        at 4:4  MIG-d01b6eaa-23f2-4ee7-18db-f98d49ce3cf1  in use
+  - destroy compute instance 1c.2g.20gb at 0:1 of 0:2
+  - destroy compute instance 1c.2g.20gb at 1:1 of 0:2
+  - destroy GPU instance 1g.10gb at 3:1
+  + create compute instance 2g.20gb at 0:2 of 0:2
+  ~ write the record
+    costs    3 destroys, 1 creates
+    then fits  1g.10gb at 3, 1g.10gb+me at 3
+GPU 1  Tesla T4  GPU-9c3922dc-7432-32b7-6510-dcb158d2d127: time_sliced -> exclusive
+  ~ set compute mode exclusive_process (was default)
+  ~ write the record
+",
+    );
+}
+
+#[test]
+fn a_plan_says_what_it_needs() {
+    let place = Place::new("1xH100-80GB");
+    place.done(&["mig", "enable"]);
+    place.done(&["mig", "create", "3g@4"]);
+    place.done(&["sim", "busy", "0/1/0"]);
+    let plan = place.run(&["mig", "disable", "--dry-run"]).expect(2);
+    expect(without_digest(&plan.stdout), "
+SIMULATED
+GPU 0  H100 80GB HBM3  GPU-1e109052-d5d2-57c4-c5cd-be7fbc03ef65: mig -> time_sliced
+  - destroy compute instance 3g.40gb at 0:3 of 4:4
+  - destroy GPU instance 3g.40gb at 4:4
+  ~ turn MIG off
+  ~ remove the record
+    costs    2 destroys, 0 creates
+Needs:
+  --allow-evict  3g.40gb at 4:4 (MIG-fcb6a37f-eb94-be13-dfe2-3b3aab509ebe): pid 5000001 (python train.py)
+");
+}
+
+#[test]
+fn twelve_slots_and_long_names_fit_in_a_line() {
+    let place = Place::new("1xRTX-PRO-6000-Blackwell-96GB");
+    place.done(&["mig", "enable"]);
+    place.done(&["mig", "create", "1g+gfx", "1g-me", "2g"]);
+    let text = place.done(&["status"]).stdout;
+    assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+    expect(
+        &text,
+        "
+SIMULATED
+Driver 580.159.04, CUDA 13.0, 1 GPU
+
+GPU 0  RTX PRO 6000 Blackwell Server Edition  mig
+  GPU-3e095f1a-9950-f6e5-4d69-2bb13d3171b8  0000:03:00.0  95.6 GiB  188 SMs
+  MIG is on
+
+  |2g.48gb                            |1g.24gb+gfx      |1g.24gb-me       |
+   0     1     2     3     4     5     6     7     8     9     10    11
+
+  MIG device                                profile      GI/CI  at   GiB  SMs
+  MIG-6de3ea30-3c7c-118d-3343-78e88c4bd4e7  2g.48gb      1/0     0  47.4   94
+  MIG-13cb002b-fdcb-ba56-3ba0-05f7b09134b2  1g.24gb+gfx  3/0     6  23.6   46
+  MIG-3173372a-4187-091d-2b7c-030c62b08c00  1g.24gb-me   4/0     9  23.6   46
+
+  nothing more fits
+",
+    );
+}
