@@ -147,6 +147,7 @@ struct Inner {
     context: Vec<String>,
     gpu: Option<GpuUuid>,
     holders: Vec<Holder>,
+    evicted: Vec<Holder>,
     needs: Vec<String>,
     fits: Vec<String>,
     safe: Vec<String>,
@@ -167,6 +168,7 @@ impl Error {
             context: Vec::new(),
             gpu: None,
             holders: Vec::new(),
+            evicted: Vec::new(),
             needs: Vec::new(),
             fits: Vec::new(),
             safe: Vec::new(),
@@ -202,6 +204,12 @@ impl Error {
     #[must_use]
     pub fn with_holders(self, holders: Vec<Holder>) -> Self {
         self.with(|inner| inner.holders = holders)
+    }
+
+    /// The same error with who was ended before it happened, by consent, and stays ended.
+    #[must_use]
+    pub fn with_evicted(self, evicted: Vec<Holder>) -> Self {
+        self.with(|inner| inner.evicted = evicted)
     }
 
     /// The same error with what the caller lacks.
@@ -274,6 +282,11 @@ impl Error {
         &self.0.holders
     }
 
+    /// Who was ended before it happened, by consent, and stays ended.
+    pub fn evicted(&self) -> &[Holder] {
+        &self.0.evicted
+    }
+
     /// PERMISSION_DENIED: what is missing.
     pub fn needs(&self) -> &[String] {
         &self.0.needs
@@ -305,6 +318,7 @@ impl Error {
             "context": self.0.context,
             "gpu": self.gpu(),
             "holders": self.holders(),
+            "evicted": self.evicted(),
             "needs": self.needs(),
             "fits": self.fits(),
             "safe": self.safe(),

@@ -11,45 +11,29 @@ use crate::snapshot::Snapshot;
 
 /// Lets holders go by themselves as long as the caller wants to wait, and then refuses what was not
 /// allowed. Returns the plan and the snapshot as they are when it is done.
+///
+/// When a tenant leaves, the best way may be another one: that is taken, unless the caller wants
+/// exactly the plan that they saw (`pinned`).
+#[expect(clippy::too_many_arguments, reason = "apply's own state, passed on once")]
 pub(super) fn obtain(
     ports: &Ports,
     observer: &mut Observer,
     scope: &Scope,
     mut plan: Plan,
     mut snapshot: Snapshot,
+    pinned: bool,
     options: &ApplyOptions,
     progress: &mut Progress<'_>,
 ) -> Result<(Plan, Snapshot)> {
-    for hazard in &plan.needs.hazards {
-        if !options.allow_hazards.contains(&hazard.hazard.name) {
-            return Err(Error::new(
-                ErrorCode::Hazard,
-                format!(
-                    "{}: {}; safe: {}. To do it all the same, allow the hazard {} by name",
-                    hazard.hazard.name,
-                    hazard.hazard.message,
-                    hazard.hazard.safe.join(", "),
-                    hazard.hazard.name
-                ),
-            )
-            .of_gpu(&hazard.gpu)
-            .with_safe(hazard.hazard.safe.clone()));
-        }
-    }
-    if let Some(gpu) = plan.needs.reset.first().filter(|_| !options.allow_reset) {
-        return Err(Error::new(
-            ErrorCode::ResetRequired,
-            format!(
-                "MIG mode of GPU {gpu} can only be changed with a reset of that GPU, which ends everything on it; allow it (--allow-reset) when nothing of value runs there"
-            ),
-        )
-        .of_gpu(gpu));
-    }
     let start = ports.clock.now();
-    while !plan.needs.evict.is_empty() && ports.clock.now().saturating_sub(start) < options.drain {
-        let holders =
-            plan.needs.evict.iter().flat_map(|eviction| eviction.holders.clone()).collect();
-        if progress(&Event::Draining { holders }).is_break() {
+    loop {
+        expect_accepted(&plan, options)?;
+        let waited = ports.clock.now().saturating_sub(start);
+        if plan.needs.evict.is_empty() || waited >= options.drain {
+            break;
+        }
+        let holders = plan.needs.evict.iter().flat_map(|eviction| eviction.holders.clone());
+        if progress(&Event::Draining { holders: holders.collect() }).is_break() {
             return Err(Error::new(
                 ErrorCode::Interrupted,
                 "stopped while waiting for tenants to go",
@@ -58,10 +42,10 @@ pub(super) fn obtain(
         ports.clock.sleep(POLL);
         snapshot = observer.snapshot(scope)?;
         let again = plan::plan_request(&snapshot, &plan.request)?;
-        if again.digest != plan.digest {
+        if again.basis != plan.basis || (pinned && again.digest != plan.digest) {
             return Err(Error::new(
                 ErrorCode::Stale,
-                "the GPUs changed while tenants were leaving; plan again",
+                "the GPUs changed while tenants were leaving, and with them the plan; plan again",
             ));
         }
         plan = again;
@@ -72,8 +56,42 @@ pub(super) fn obtain(
     Ok((plan, snapshot))
 }
 
+/// Refuses hazards and resets that the caller did not accept.
+fn expect_accepted(plan: &Plan, options: &ApplyOptions) -> Result<()> {
+    let accepted = |name| options.allow_hazards.contains(&name);
+    if let Some(hazard) = plan.needs.hazards.iter().find(|hazard| !accepted(hazard.hazard.name)) {
+        return Err(Error::new(
+            ErrorCode::Hazard,
+            format!(
+                "{}: {}; safe: {}. To do it all the same, allow the hazard {} by name",
+                hazard.hazard.name,
+                hazard.hazard.message,
+                hazard.hazard.safe.join(", "),
+                hazard.hazard.name
+            ),
+        )
+        .of_gpu(&hazard.gpu)
+        .with_safe(hazard.hazard.safe.clone()));
+    }
+    if let Some(gpu) = plan.needs.reset.first().filter(|_| !options.allow_reset) {
+        let names: Vec<_> = plan.needs.reset.iter().map(ToString::to_string).collect();
+        return Err(Error::new(
+            ErrorCode::ResetRequired,
+            format!(
+                "MIG mode of {} can only be changed with a reset, which ends everything on the GPU; allow it (--allow-reset) when nothing of value runs there",
+                names.join(", ")
+            ),
+        )
+        .of_gpu(gpu));
+    }
+    Ok(())
+}
+
 fn can_evict(eviction: &Eviction, options: &ApplyOptions) -> bool {
-    options.allow_evict && eviction.holders.iter().all(|holder| holder.protected.is_none())
+    // Whoever could not be seen cannot be ended, and may be anybody.
+    options.allow_evict
+        && !eviction.holders.is_empty()
+        && eviction.holders.iter().all(|holder| holder.protected.is_none())
 }
 
 fn in_the_way(snapshot: &Snapshot, eviction: &Eviction, options: &ApplyOptions) -> Error {
@@ -83,7 +101,9 @@ fn in_the_way(snapshot: &Snapshot, eviction: &Eviction, options: &ApplyOptions) 
     } else {
         format!(" is held by {}", holders.join(", "))
     };
-    let advice = if options.allow_evict {
+    let advice = if eviction.holders.is_empty() {
+        "run as a user who may see it, or make sure that nobody is there and turn MIG off and on by hand"
+    } else if options.allow_evict {
         "end the protected holder by its own means"
     } else {
         "wait for it (--drain), allow its eviction (--allow-evict), or ask for what fits beside it"

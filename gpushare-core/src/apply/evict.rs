@@ -1,11 +1,12 @@
 //! Eviction: holders that are in the way are ended, by consent. It is not undone.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::apply::execute::Executor;
 use crate::apply::report::Evicted;
 use crate::apply::{ApplyOptions, Event, POLL, Progress};
-use crate::error::{Error, ErrorCode, Result};
+use crate::error::{Error, ErrorCode, Outcome, Result};
 use crate::id::GpuUuid;
 use crate::plan::Plan;
 use crate::port::{Ports, Signal};
@@ -17,19 +18,54 @@ const AFTER_KILL: Duration = Duration::from_secs(5);
 /// Ends every holder that the plan needs gone: SIGTERM, the grace time, SIGKILL.
 ///
 /// # Errors
-/// BUSY when one does not go; INTERRUPTED. Processes that were ended before stay ended.
+/// BUSY when one does not go; INTERRUPTED. Processes that were ended before stay ended, and the
+/// error names them.
 pub(super) fn evict(
     executor: &Executor<'_>,
     plan: &Plan,
     options: &ApplyOptions,
     progress: &mut Progress<'_>,
 ) -> Result<Vec<Evicted>> {
+    let mut evicted = Vec::new();
+    match end_all(executor, plan, options, progress, &mut evicted) {
+        Ok(()) => Ok(evicted),
+        Err(error) => Err(after_evicting(error, &evicted)),
+    }
+}
+
+/// An error that comes after processes were ended: they stay ended, and it says so.
+pub(super) fn after_evicting(error: Error, evicted: &[Evicted]) -> Error {
+    if evicted.is_empty() {
+        return error;
+    }
+    let holders: Vec<Holder> = evicted.iter().map(|evicted| evicted.holder.clone()).collect();
+    let names: Vec<_> = holders.iter().map(ToString::to_string).collect();
+    let outcome = match error.outcome() {
+        Outcome::Untouched => Outcome::RolledBack,
+        outcome => outcome,
+    };
+    error
+        .with_outcome(outcome)
+        .with_evicted(holders)
+        .context(format!("after {} had been ended, by consent", names.join(", ")))
+}
+
+fn end_all(
+    executor: &Executor<'_>,
+    plan: &Plan,
+    options: &ApplyOptions,
+    progress: &mut Progress<'_>,
+    evicted: &mut Vec<Evicted>,
+) -> Result<()> {
     let ports = executor.ports();
+    let mut pids = BTreeSet::new();
     let holders: Vec<(&GpuUuid, &Holder)> = plan
         .needs
         .evict
         .iter()
         .flat_map(|eviction| eviction.holders.iter().map(|holder| (&eviction.gpu, holder)))
+        // A process on several GPUs is ended once.
+        .filter(|(_, holder)| pids.insert(holder.pid))
         .collect();
     let mut waiting = Vec::new();
     for (gpu, holder) in holders {
@@ -41,21 +77,13 @@ pub(super) fn evict(
         }
         executor.audit_signal(gpu, holder, Signal::Terminate);
         signal(ports, holder, start_time, Signal::Terminate)?;
+        // From here on it is on its way out, whatever happens next.
+        evicted.push(Evicted { gpu: gpu.clone(), holder: holder.clone(), killed: false });
         waiting.push((gpu, holder, start_time));
     }
-    let mut evicted: Vec<Evicted> = Vec::new();
     let start = ports.clock.now();
-    let mut done = |gpu: &GpuUuid, holder: &Holder, killed| {
-        evicted.push(Evicted { gpu: gpu.clone(), holder: holder.clone(), killed });
-    };
     loop {
-        waiting.retain(|(gpu, holder, start_time)| {
-            let there = is_there(ports, holder, *start_time);
-            if !there {
-                done(gpu, holder, false);
-            }
-            there
-        });
+        waiting.retain(|(_, holder, start_time)| is_there(ports, holder, *start_time));
         if waiting.is_empty() || ports.clock.now().saturating_sub(start) >= options.grace {
             break;
         }
@@ -78,9 +106,11 @@ pub(super) fn evict(
             }
             ports.clock.sleep(Duration::from_millis(10));
         }
-        done(gpu, holder, true);
+        if let Some(evicted) = evicted.iter_mut().find(|evicted| evicted.holder.pid == holder.pid) {
+            evicted.killed = true;
+        }
     }
-    Ok(evicted)
+    Ok(())
 }
 
 fn is_there(ports: &Ports, holder: &Holder, start_time: u64) -> bool {

@@ -1,6 +1,6 @@
 //! Steps on the hardware, each read back.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use crate::apply::{Event, Progress};
 use crate::error::{Error, ErrorCode, Result};
@@ -38,8 +38,17 @@ pub(super) struct Executor<'a> {
 pub(super) struct Failed {
     /// Why.
     pub(super) error: Error,
-    /// How many steps of each GPU had begun.
-    pub(super) begun: Vec<usize>,
+    /// How far each GPU got, in the order of the header.
+    pub(super) reached: Vec<Reached>,
+}
+
+/// How far one GPU got.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Reached {
+    /// How many steps had begun.
+    pub(super) begun: usize,
+    /// The MIG devices that were created, by step.
+    pub(super) created: BTreeMap<usize, MigUuid>,
 }
 
 impl<'a> Executor<'a> {
@@ -75,8 +84,8 @@ impl<'a> Executor<'a> {
         header: &Header,
         progress: &mut Progress<'_>,
     ) -> Result<(), Failed> {
-        let from = vec![0; header.gpus.len()];
-        self.run_from(journal, header, &from, progress)
+        let from = vec![Reached::default(); header.gpus.len()];
+        self.run_from(journal, header, from, progress)
     }
 
     /// Does the steps from these positions on.
@@ -84,14 +93,13 @@ impl<'a> Executor<'a> {
         &mut self,
         journal: &mut Journal<'_>,
         header: &Header,
-        from: &[usize],
+        mut reached: Vec<Reached>,
         progress: &mut Progress<'_>,
     ) -> Result<(), Failed> {
         let of = header.gpus.iter().map(|gpu| gpu.steps.len()).sum();
-        let mut begun = from.to_vec();
-        let mut number: usize = from.iter().sum();
+        let mut number: usize = reached.iter().map(|gpu| gpu.begun).sum();
         for (position, gpu) in header.gpus.iter().enumerate() {
-            let first = from.get(position).copied().unwrap_or(0);
+            let first = reached.get(position).map_or(0, |reached| reached.begun);
             for (step_number, step) in gpu.steps.iter().enumerate().skip(first) {
                 number += 1;
                 let event =
@@ -101,31 +109,55 @@ impl<'a> Executor<'a> {
                         ErrorCode::Interrupted,
                         format!("stopped before step {number} of {of}, {step}"),
                     );
-                    return Err(Failed { error: error.of_gpu(&gpu.uuid), begun });
+                    return Err(Failed { error: error.of_gpu(&gpu.uuid), reached });
                 }
                 if let Err(error) = journal.write(&Entry::Begin(position, step_number)) {
-                    return Err(Failed { error, begun });
+                    return Err(Failed { error, reached });
                 }
-                if let Some(count) = begun.get_mut(position) {
-                    *count = step_number + 1;
+                if let Some(reached) = reached.get_mut(position) {
+                    reached.begun = step_number + 1;
                 }
                 let created = match self.step(&gpu.uuid, step) {
                     Ok(created) => created,
                     Err(error) => {
+                        let error = self.with_holders(&gpu.uuid, step, error);
                         let error =
                             error.of_gpu(&gpu.uuid).context(format!("{step} on GPU {}", gpu.uuid));
-                        return Err(Failed { error, begun });
+                        return Err(Failed { error, reached });
                     }
                 };
                 if let Some(uuid) = created {
+                    if let Some(reached) = reached.get_mut(position) {
+                        reached.created.insert(step_number, uuid.clone());
+                    }
                     if let Err(error) = journal.write(&Entry::Created(position, step_number, uuid))
                     {
-                        return Err(Failed { error, begun });
+                        return Err(Failed { error, reached });
                     }
                 }
             }
         }
-        self.check_result(header).map_err(|error| Failed { error, begun })
+        self.check_result(header).map_err(|error| Failed { error, reached })
+    }
+
+    /// Says who is in the way where the driver only says that somebody is.
+    fn with_holders(&mut self, gpu: &GpuUuid, step: &Step, error: Error) -> Error {
+        if error.code() != ErrorCode::Busy {
+            return error;
+        }
+        let scope = Scope::gpus([gpu.clone()]);
+        let seen = self.observer().and_then(|observer| observer.snapshot(&scope));
+        let holders = match seen.as_ref().ok().and_then(|snapshot| snapshot.gpu(gpu)) {
+            Some(there) => holders_at(there, step),
+            None => Vec::new(),
+        };
+        if holders.is_empty() {
+            return error.context(
+                "nobody could be seen there, and yet the driver says IN_USE: DCGM, persistenced or a monitor may hold it",
+            );
+        }
+        let names: Vec<_> = holders.iter().map(ToString::to_string).collect();
+        error.with_holders(holders).context(format!("in the way: {}", names.join(", ")))
     }
 
     /// Observes once more: every GPU must be what the model says.
@@ -233,6 +265,9 @@ impl<'a> Executor<'a> {
             Step::SetMigMode { enable, may_reset } => {
                 self.set_mig_mode(gpu, *enable, *may_reset).map(|()| None)
             }
+            Step::CallOffMigMode { enabled } => {
+                self.set_mig_mode(gpu, *enabled, false).map(|()| None)
+            }
             Step::Reset { enable } => self.reset(gpu, *enable).map(|()| None),
             Step::SetComputeMode { to, .. } => {
                 let (mode, name) = (*to, to.as_str());
@@ -312,8 +347,7 @@ impl<'a> Executor<'a> {
         let argument = format!("{} at {} (id {id})", gi.name, gi.placement);
         self.change(gpu, "nvmlGpuInstanceDestroy", &argument, |nvml| {
             nvml.destroy_gpu_instance(gpu, id)
-        })
-        .map_err(unseen_holder)?;
+        })?;
         self.gpu_instances.remove(&(gpu.clone(), gi.placement));
         Ok(())
     }
@@ -372,8 +406,7 @@ impl<'a> Executor<'a> {
         let argument = format!("{} at {} of {} (id {id})", ci.name, ci.placement, ci.gpu_instance);
         self.change(gpu, "nvmlComputeInstanceDestroy", &argument, |nvml| {
             nvml.destroy_compute_instance(gpu, gi, id)
-        })
-        .map_err(unseen_holder)?;
+        })?;
         self.compute_instances.remove(&key);
         let profile = ci.profile;
         let left = self.observer()?.nvml().compute_instances(gpu, gi, profile)?;
@@ -388,7 +421,6 @@ impl<'a> Executor<'a> {
             .change(gpu, "nvmlDeviceSetMigMode", argument, |nvml| nvml.set_mig_mode(gpu, enable))?;
         // Minor number and handles may be others now (nvml.h).
         self.observer()?.forget(gpu);
-        self.forget_instances(gpu);
         match activation {
             Activation::Active => {}
             Activation::Pending(NvmlReturn::IN_USE) => {
@@ -435,10 +467,24 @@ fn read_back(good: bool, otherwise: impl FnOnce() -> String) -> Result<()> {
     if good { Ok(()) } else { Err(Error::new(ErrorCode::Driver, otherwise())) }
 }
 
-/// IN_USE without a process that anybody could see.
-fn unseen_holder(error: Error) -> Error {
-    if error.code() != ErrorCode::Busy {
-        return error;
-    }
-    error.context("no process was seen on it, and yet the driver says IN_USE: DCGM, persistenced or a monitor may hold it")
+/// Who stands where a step would destroy something; on the whole GPU for every other step.
+fn holders_at(gpu: &GpuSnapshot, step: &Step) -> Vec<Holder> {
+    let instances = gpu.mig.iter().flat_map(|mig| &mig.gpu_instances);
+    let mut holders: Vec<Holder> = match step {
+        Step::DestroyGpuInstance(gi) => instances
+            .filter(|there| there.placement == gi.placement)
+            .flat_map(|gi| gi.compute_instances.iter().map(|ci| &ci.usage).chain([&gi.usage]))
+            .flat_map(|usage| usage.holders().iter().cloned())
+            .collect(),
+        Step::DestroyComputeInstance(ci) => instances
+            .filter(|there| there.placement == ci.gpu_instance)
+            .flat_map(|gi| &gi.compute_instances)
+            .filter(|there| there.start == ci.placement.start)
+            .flat_map(|ci| ci.usage.holders().iter().cloned())
+            .collect(),
+        _ => gpu.processes.iter().map(|process| process.holder.clone()).collect(),
+    };
+    holders.sort();
+    holders.dedup();
+    holders
 }

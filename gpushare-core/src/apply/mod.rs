@@ -35,7 +35,8 @@ pub use report::Report;
 
 use report::Recovered;
 
-use execute::Executor;
+use execute::{Executor, Failed};
+use settle::RolledBack;
 
 /// Called at each step and every 100 ms of waiting; asking to stop rolls back.
 pub type Progress<'a> = dyn FnMut(&Event) -> ControlFlow<()> + 'a;
@@ -89,38 +90,85 @@ pub fn apply(
         Source::Plan(plan) => plan.gpus.iter().map(|gpu| gpu.uuid.clone()).collect(),
         Source::Request(_) => glance.gpus.iter().map(|gpu| gpu.uuid.clone()).collect(),
     };
-    // Settling may reset a GPU, which needs every session of ours closed.
-    let observer = settled.then_some(observer);
-    let (locks, recovered) = lock_and_settle(ports, simulated, gpus.clone(), options, progress)?;
-    let mut observer = match observer.filter(|_| recovered.is_empty()) {
-        Some(observer) => observer,
-        None => Observer::open(ports, simulated)?,
-    };
-    let scope = Scope { gpus: Some(gpus.into_iter().collect()), ..scope_of(request) };
-    let snapshot = observer.snapshot(&scope)?;
-    let fresh = plan::plan_request(&snapshot, request)?;
-    let plan = check(&source, &snapshot, fresh, options)?;
-    let mut report = if plan.noop {
-        Report::unchanged(&snapshot, &plan)
-    } else {
-        let (plan, snapshot) =
-            consent::obtain(ports, &mut observer, &scope, plan, snapshot, options, progress)?;
-        let executor = Executor::new(ports, simulated, &locks, observer, &plan.digest, &snapshot);
-        transact(executor, &plan, &snapshot, options, progress)?
-    };
-    report.recovered = recovered;
+    // Settling may reset a GPU, which needs every session of ours closed; so does waiting for
+    // whoever may reset it.
+    let mut observer = settled.then_some(observer);
+    let (locks, recovered) =
+        lock_and_settle(ports, simulated, gpus.clone(), options, &mut |event| {
+            if !matches!(event, Event::Step { .. }) {
+                observer = None;
+            }
+            progress(event)
+        })?;
+    let under_lock = UnderLock { ports, simulated, source, options, locks: &locks };
+    let done = under_lock.apply(observer, gpus, progress);
+    let report = done.map(|report| Report { recovered: recovered.clone(), ..report });
     drop(locks);
-    Ok(report)
+    report.map_err(|error| recover::after_settling(error, &recovered))
+}
+
+/// What apply does once it has the locks.
+struct UnderLock<'a> {
+    ports: &'a Ports,
+    simulated: bool,
+    source: Source<'a>,
+    options: &'a ApplyOptions,
+    locks: &'a Locks,
+}
+
+impl UnderLock<'_> {
+    fn apply(
+        &self,
+        observer: Option<Observer>,
+        gpus: Vec<GpuUuid>,
+        progress: &mut Progress<'_>,
+    ) -> Result<Report> {
+        let Self { ports, simulated, options, .. } = *self;
+        let request = self.source.request();
+        let mut observer = match observer {
+            Some(observer) => observer,
+            None => Observer::open(ports, simulated)?,
+        };
+        let scope = Scope { gpus: Some(gpus.into_iter().collect()), ..scope_of(request) };
+        let snapshot = observer.snapshot(&scope)?;
+        let fresh = plan::plan_request(&snapshot, request)?;
+        let plan = check(&self.source, &snapshot, fresh, options)?;
+        if plan.noop {
+            return Ok(Report::unchanged(&snapshot, &plan));
+        }
+        let pinned = matches!(self.source, Source::Plan(_)) || options.expect.is_some();
+        let (plan, snapshot) = consent::obtain(
+            ports,
+            &mut observer,
+            &scope,
+            plan,
+            snapshot,
+            pinned,
+            options,
+            progress,
+        )?;
+        if plan.noop {
+            return Ok(Report::unchanged(&snapshot, &plan));
+        }
+        let executor =
+            Executor::new(ports, simulated, self.locks, observer, &plan.digest, &snapshot);
+        transact(executor, &plan, &snapshot, options, progress)
+    }
 }
 
 /// What must be observed for a request. A selector such as `all` needs every GPU.
 pub(crate) fn scope_of(request: &Request) -> Scope {
     match request {
-        Request::Leave { gpus, .. } => Scope::gpus(gpus.iter().cloned()),
+        // What was there before may not be on record: then the interval becomes default too.
+        Request::Leave { gpus, .. } => Scope::gpus(gpus.iter().cloned()).with_intervals(),
         Request::Apply(spec) => {
             let asks = |entry: &Entry| matches!(entry.want, Want::TimeSliced(_));
             let scope = Scope::all();
-            if spec.gpus.iter().any(asks) { scope.with_intervals() } else { scope }
+            if spec.gpus.iter().any(asks) {
+                scope.with_intervals()
+            } else {
+                scope.with_intervals_on_record()
+            }
         }
     }
 }
@@ -157,9 +205,12 @@ fn check(
     expect(source, &fresh, options)?;
     match source {
         Source::Plan(plan) if plan.digest != fresh.digest => {
-            // The structure is the same, so usage is not: what would go is in use now, and the
-            // planner would take another way.
+            // The structure is the same. Either usage is not, and the planner would take another
+            // way; or something else that the steps rest on has changed.
             let holders = consent::holders_in_the_way(snapshot, plan);
+            if holders.is_empty() {
+                return Err(stale(&plan.digest, &fresh.digest));
+            }
             Err(Error::new(
                 ErrorCode::Busy,
                 "an instance that the plan destroys is in use since it was made; plan again",
@@ -248,11 +299,15 @@ fn transact(
         .collect();
     let ports = executor.ports();
     let pid = ports.processes.own_pid();
-    let header = Header::new(pid, snapshot.epoch.clone(), plan.digest.clone(), changes);
+    let start_time = ports.processes.facts(pid).map(|facts| facts.start_time);
+    let applier = (pid, start_time);
+    let header = Header::new(applier, snapshot.epoch.clone(), plan.digest.clone(), changes);
     // Threads of one process may apply to several GPUs in the same second.
     static NUMBER: AtomicU64 = AtomicU64::new(0);
     let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-    let name = format!("{}-{pid}-{number}.jsonl", ports.clock.unix_time());
+    // Containers that share the directory may have the same pid.
+    let salt = ports.clock.now().subsec_nanos();
+    let name = format!("{}-{pid}-{number}-{salt:08x}.jsonl", ports.clock.unix_time());
     let mut journal = Journal::begin(ports.store.as_ref(), &name, &header)?;
     let evicted = match evict::evict(&executor, plan, options, progress) {
         Ok(evicted) => evicted,
@@ -262,39 +317,49 @@ fn transact(
             return Err(error);
         }
     };
-    match executor.run(&mut journal, &header, progress) {
+    let Failed { error, reached } = match executor.run(&mut journal, &header, progress) {
         Ok(()) => {
-            journal.settle()?;
+            journal.settle().map_err(|error| evict::after_evicting(error, &evicted))?;
             let mut report = Report::applied(snapshot, plan);
             report.evicted = evicted;
-            Ok(report)
+            return Ok(report);
         }
-        Err(failed) => {
-            let _ = progress(&Event::RollingBack);
-            match settle::roll_back(&mut executor, &header, &failed.begun) {
-                Ok(recreated) => {
-                    journal.settle()?;
-                    let outcome = if failed.begun.iter().any(|&steps| steps > 0) {
-                        Outcome::RolledBack
-                    } else {
-                        Outcome::Untouched
-                    };
-                    let mut error = failed.error.with_outcome(outcome);
-                    for device in recreated {
-                        error = error.context(format!(
-                            "rolled back, and {} is now {}",
-                            device.old, device.new
-                        ));
-                    }
-                    Err(error)
-                }
-                Err(undo) => Err(failed
-                    .error
-                    .with_outcome(Outcome::Indeterminate)
-                    .context(format!("rolling back failed too ({undo}); run `gpushare recover`"))),
+        Err(failed) => failed,
+    };
+    let _ = progress(&Event::RollingBack);
+    let rolled_back = settle::roll_back(&mut executor, &header, &reached).unwrap_or_else(|undo| {
+        let all = (0..header.gpus.len()).map(|position| (position, undo.clone()));
+        RolledBack { recreated: Vec::new(), stuck: all.collect() }
+    });
+    let error = rolled_back.recreated.iter().fold(error, |error, device| {
+        error.context(format!("rolled back, and {} is now {}", device.old, device.new))
+    });
+    let error = match rolled_back.stuck.first() {
+        None => {
+            let begun = reached.iter().any(|reached| reached.begun > 0);
+            let outcome = if begun { Outcome::RolledBack } else { Outcome::Untouched };
+            journal.settle()?;
+            error.with_outcome(outcome)
+        }
+        Some((_, undo)) => {
+            // The journal keeps those that are not back.
+            let mut stuck: Vec<usize> = rolled_back.stuck.iter().map(|(gpu, _)| *gpu).collect();
+            stuck.sort_unstable();
+            stuck.dedup();
+            let store = ports.store.as_ref();
+            let kept = journal::read(store, &name).and_then(|found| {
+                found.map(|found| Journal::resume(store, &found.only(&stuck))).transpose()
+            });
+            if let Err(kept) = kept {
+                tracing::warn!(target: "gpushare::state", error = %kept, "the journal keeps more GPUs than it must");
             }
+            let undo = undo.to_string();
+            error
+                .with_outcome(Outcome::Indeterminate)
+                .context(format!("rolling back failed too ({undo})"))
         }
-    }
+    };
+    Err(evict::after_evicting(error, &evicted))
 }
 
 fn devices(gpu: &GpuSnapshot) -> Vec<Device> {

@@ -1,19 +1,18 @@
 //! Recovery: what a dead applier left is rolled back, or else finished.
 
-use std::collections::BTreeMap;
-
-use crate::apply::execute::Executor;
+use crate::apply::execute::{Executor, Reached};
 use crate::apply::report::{Recovered, Report, Settled};
-use crate::apply::settle::{Position, positions, roll_back};
+use crate::apply::settle::{Position, RolledBack, answering, locate, required, roll_back};
 use crate::apply::{ApplyOptions, Event, Progress};
 use crate::error::{Error, ErrorCode, Outcome, Result};
 use crate::id::GpuUuid;
+use crate::mode::SharingMode;
 use crate::observe::Observer;
 use crate::plan::Step;
+use crate::plan::state::GpuState;
 use crate::port::Ports;
-use crate::process::Holder;
-use crate::snapshot::{GpuSnapshot, Snapshot};
-use crate::state::journal::{self, Found, GpuChange, Journal};
+use crate::snapshot::Snapshot;
+use crate::state::journal::{self, Found, Header, Journal};
 use crate::state::lock::{self, Locks};
 
 /// Settles every unfinished change of this node whose applier is dead.
@@ -27,23 +26,67 @@ pub fn recover(
     progress: &mut Progress<'_>,
 ) -> Result<Report> {
     let mut recovered = Vec::new();
+    let mut failed: Option<Error> = None;
     for found in journal::find(ports.store.as_ref())? {
-        let mut gpus: Vec<GpuUuid> = found.header.gpus.iter().map(|gpu| gpu.uuid.clone()).collect();
-        gpus.sort();
-        let locks = lock::acquire(
-            ports.store.as_ref(),
-            ports.clock.as_ref(),
-            &gpus,
-            options.timeout,
-            &mut |gpu| progress(&Event::WaitingForLock { gpu: gpu.clone() }),
-        )?;
-        // Whoever had the lock may have settled it.
-        if let Some(found) = journal::read(ports.store.as_ref(), &found.name)? {
-            recovered.push(settle(ports, simulated, &locks, &found, progress)?);
+        // One that cannot be settled does not keep the others from it.
+        match recover_one(ports, simulated, &found, options, progress) {
+            Ok(Some(one)) => recovered.push(one),
+            Ok(None) => {}
+            Err(error) if error.code() == ErrorCode::Interrupted => return Err(error),
+            Err(error) => {
+                failed = Some(match failed {
+                    Some(first) => first.context(format!("{} too ({error})", found.name)),
+                    None => error,
+                });
+            }
         }
-        drop(locks);
     }
-    Ok(Report::recovered(simulated, recovered))
+    match failed {
+        Some(error) => Err(after_settling(error, &recovered)),
+        None => Ok(Report::recovered(simulated, recovered)),
+    }
+}
+
+fn recover_one(
+    ports: &Ports,
+    simulated: bool,
+    found: &Found,
+    options: &ApplyOptions,
+    progress: &mut Progress<'_>,
+) -> Result<Option<Recovered>> {
+    let mut gpus: Vec<GpuUuid> = found.header.gpus.iter().map(|gpu| gpu.uuid.clone()).collect();
+    gpus.sort();
+    let locks = lock::acquire(
+        ports.store.as_ref(),
+        ports.clock.as_ref(),
+        &gpus,
+        options.timeout,
+        &mut |gpu| progress(&Event::WaitingForLock { gpu: gpu.clone() }),
+    )?;
+    // Whoever had the lock may have settled it.
+    match journal::read(ports.store.as_ref(), &found.name)? {
+        Some(found) => settle(ports, simulated, &locks, &found, progress).map(Some),
+        None => Ok(None),
+    }
+}
+
+/// An error that comes after unfinished changes were settled: something was changed, and it says so.
+pub(super) fn after_settling(error: Error, recovered: &[Recovered]) -> Error {
+    recovered.iter().fold(error, |error, one| {
+        let how = match one.settled {
+            Settled::RolledBack => "rolled back",
+            Settled::Finished => "finished",
+            Settled::Void => "found void",
+        };
+        let error = match error.outcome() {
+            Outcome::Untouched => error.with_outcome(Outcome::RolledBack),
+            _ => error,
+        };
+        let again =
+            one.recreated.iter().map(|device| format!(", {} is now {}", device.old, device.new));
+        let again: String = again.collect();
+        error.context(format!("after the unfinished change {} was {how}{again}", one.journal))
+    })
 }
 
 /// Sets a journal aside that a person has decided about. Returns where it is now.
@@ -75,8 +118,10 @@ pub(super) fn settle(
     found: &Found,
     progress: &mut Progress<'_>,
 ) -> Result<Recovered> {
+    expect_dead(ports, found)?;
     let _ = progress(&Event::Recovering { journal: found.name.clone() });
     let observer = Observer::open(ports, simulated)?;
+    let epoch = observer.epoch()?;
     let header = &found.header;
     let recovered = |settled, recreated| Recovered {
         journal: found.name.clone(),
@@ -85,58 +130,55 @@ pub(super) fn settle(
         recreated,
     };
     let mut journal = Journal::resume(ports.store.as_ref(), found)?;
-    if observer.epoch()? != header.epoch {
+    let empty = Snapshot::empty(simulated);
+    let mut executor = Executor::new(ports, simulated, locks, observer, &header.digest, &empty);
+    let reached: Vec<Reached> = (0..header.gpus.len())
+        .map(|gpu| Reached { begun: found.begun(gpu), created: found.created(gpu) })
+        .collect();
+    if epoch.differs(&header.epoch) {
+        undo_what_outlives_a_reboot(&mut executor, header, &reached)?;
         journal.settle()?;
         return Ok(recovered(Settled::Void, Vec::new()));
     }
-    let empty = Snapshot::empty(simulated);
-    let mut executor = Executor::new(ports, simulated, locks, observer, &header.digest, &empty);
+    if epoch != header.epoch {
+        return Err(Error::new(
+            ErrorCode::RecoveryRequired,
+            format!(
+                "whether the driver was loaded anew since the unfinished change {} cannot be told here; recover where /sys/module/nvidia can be seen",
+                found.name
+            ),
+        ));
+    }
     let snapshot = executor.observe(header)?;
-    let begun: Vec<usize> = (0..header.gpus.len()).map(|gpu| found.begun(gpu)).collect();
-    let reached = positions(header, &begun, &snapshot)?;
-    let all = |done: fn(&GpuChange) -> usize| {
-        header
-            .gpus
-            .iter()
-            .zip(&reached)
-            .all(|(gpu, position)| *position == Position::After(done(gpu)))
-    };
-    if all(|gpu| gpu.steps.len()) {
+    let finished = header.gpus.iter().zip(&reached).all(|(change, reached)| {
+        let state = snapshot.gpu(&change.uuid).map(GpuState::of);
+        let position = state.and_then(|state| locate(change, reached.begun, &state));
+        position == Some(Position::After(change.steps.len()))
+    });
+    if finished {
         journal.settle()?;
         return Ok(recovered(Settled::Finished, Vec::new()));
     }
-    if all(|_| 0) {
+    let RolledBack { recreated, stuck } = roll_back(&mut executor, header, &reached)?;
+    let Some((_, error)) = stuck.first() else {
         journal.settle()?;
-        return Ok(recovered(Settled::RolledBack, Vec::new()));
-    }
-    for (number, (change, position)) in header.gpus.iter().zip(&reached).enumerate() {
-        let Some(gpu) = snapshot.gpu(&change.uuid) else { continue };
-        expect_ours(change, gpu, found.created(number).collect())?;
-        expect_idle(change, *position, gpu)?;
-    }
-    let undone = match roll_back(&mut executor, header, &begun) {
-        Ok(recreated) => {
-            journal.settle()?;
-            return Ok(recovered(Settled::RolledBack, recreated));
-        }
-        Err(undone) => undone,
+        return Ok(recovered(Settled::RolledBack, recreated));
     };
+    if stuck.iter().any(|(_, error)| error.code() == ErrorCode::RecoveryRequired) {
+        // Nothing of ours to go on with there; the others are back, and out of the journal.
+        let mut positions: Vec<usize> = stuck.iter().map(|(position, _)| *position).collect();
+        positions.sort_unstable();
+        Journal::resume(ports.store.as_ref(), &found.only(&positions))?;
+        let error = error.clone().context(format!("journal {}", found.name));
+        let settled = header.gpus.len() - positions.len();
+        return Err(if settled == 0 { error } else { error.with_outcome(Outcome::Indeterminate) });
+    }
     // Back is barred: forward.
-    let forward = (|| {
-        let snapshot = executor.observe(header)?;
-        let steps = header.gpus.iter().map(|gpu| gpu.steps.len()).collect::<Vec<_>>();
-        let from: Vec<usize> = positions(header, &steps, &snapshot)?
-            .into_iter()
-            .map(|position| match position {
-                Position::After(done) | Position::Within(done) => done,
-            })
-            .collect();
-        executor.run_from(&mut journal, header, &from, progress).map_err(|failed| failed.error)
-    })();
-    match forward {
+    let undone = error.clone();
+    match forward(&mut executor, &mut journal, header, progress) {
         Ok(()) => {
             journal.settle()?;
-            Ok(recovered(Settled::Finished, Vec::new()))
+            Ok(recovered(Settled::Finished, recreated))
         }
         Err(error) => Err(Error::new(
             ErrorCode::RecoveryRequired,
@@ -150,86 +192,66 @@ pub(super) fn settle(
     }
 }
 
-/// Instances where ours were created must be ours.
-fn expect_ours(
-    change: &GpuChange,
-    gpu: &GpuSnapshot,
-    created: Vec<(usize, &crate::id::MigUuid)>,
+/// Does the steps that are not done.
+fn forward(
+    executor: &mut Executor<'_>,
+    journal: &mut Journal<'_>,
+    header: &Header,
+    progress: &mut Progress<'_>,
 ) -> Result<()> {
-    for (step, uuid) in created {
-        let Some(Step::CreateComputeInstance(ci)) = change.steps.get(step) else { continue };
-        let gis = gpu.mig.iter().flat_map(|mig| &mig.gpu_instances);
-        let there = gis
-            .filter(|gi| gi.placement == ci.gpu_instance)
-            .flat_map(|gi| &gi.compute_instances)
-            .find(|there| there.start == ci.placement.start);
-        if let Some(other) =
-            there.and_then(|there| there.uuid.as_ref()).filter(|there| *there != uuid)
-        {
-            return Err(in_the_way(
-                change,
-                &format!("{other} stands where it had created {uuid}"),
-                Vec::new(),
-            ));
+    let snapshot = executor.observe(header)?;
+    let mut from = Vec::with_capacity(header.gpus.len());
+    for change in &header.gpus {
+        let gpu = answering(change, snapshot.gpu(&change.uuid))?;
+        let position = locate(change, change.steps.len(), &GpuState::of(gpu));
+        let Some(Position::After(done) | Position::Within(done)) = position else {
+            return Err(required(change, "it is in no state to go on from", Vec::new()));
+        };
+        from.push(Reached { begun: done, ..Reached::default() });
+    }
+    executor.run_from(journal, header, from, progress).map_err(|failed| failed.error)
+}
+
+/// The applier of a journal must be dead: whoever has its locks is no proof, since a lock file can
+/// be removed.
+fn expect_dead(ports: &Ports, found: &Found) -> Result<()> {
+    let (pid, started) = (found.header.pid, found.header.start_time);
+    let there = ports.processes.facts(pid).map(|facts| facts.start_time);
+    if started.is_none() || there != started || pid == ports.processes.own_pid() {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorCode::Locked,
+        format!("the change {} is being made by pid {pid}, which is alive", found.name),
+    ))
+}
+
+/// A reboot or a load of the driver loses instances, compute mode and MPS, and the old state with
+/// them. Before compute capability 9.0 it keeps MIG mode: that is set back.
+fn undo_what_outlives_a_reboot(
+    executor: &mut Executor<'_>,
+    header: &Header,
+    reached: &[Reached],
+) -> Result<()> {
+    let snapshot = executor.observe(header)?;
+    for (change, reached) in header.gpus.iter().zip(reached) {
+        let switches = |step: &Step| matches!(step, Step::SetMigMode { .. } | Step::Reset { .. });
+        let switched = change.steps.iter().take(reached.begun).any(switches);
+        let gpu = snapshot.gpu(&change.uuid).filter(|gpu| gpu.mode != SharingMode::Lost);
+        let mig = gpu.and_then(|gpu| gpu.mig.as_ref());
+        let (Some(gpu), Some(now), Some(before), true) = (gpu, mig, change.before.mig, switched)
+        else {
+            continue;
+        };
+        if (now.enabled, now.pending) == (before.enabled, before.enabled) {
+            continue;
         }
+        if !now.gpu_instances.is_empty() || !gpu.processes.is_empty() {
+            let holders = gpu.processes.iter().map(|process| process.holder.clone()).collect();
+            return Err(required(change, "the GPU is in use since the reboot", holders));
+        }
+        let step = Step::SetMigMode { enable: before.enabled, may_reset: true };
+        executor.step(&change.uuid, &step).map_err(|error| error.of_gpu(&change.uuid))?;
     }
     Ok(())
-}
-
-/// What rolling back would destroy must be idle.
-fn expect_idle(change: &GpuChange, position: Position, gpu: &GpuSnapshot) -> Result<()> {
-    let (Position::After(done) | Position::Within(done)) = position;
-    let mut in_use: BTreeMap<String, Vec<Holder>> = BTreeMap::new();
-    for step in change.steps.iter().take(done) {
-        match step {
-            Step::CreateGpuInstance(created) => {
-                let gis = gpu.mig.iter().flat_map(|mig| &mig.gpu_instances);
-                for gi in gis.filter(|gi| gi.placement == created.placement) {
-                    let usages = gi.compute_instances.iter().map(|ci| &ci.usage).chain([&gi.usage]);
-                    for usage in usages.filter(|usage| usage.is_busy()) {
-                        let what = format!("{} at {}", gi.name, gi.placement);
-                        in_use.entry(what).or_default().extend_from_slice(usage.holders());
-                    }
-                }
-            }
-            Step::CreateComputeInstance(created) => {
-                let gis = gpu.mig.iter().flat_map(|mig| &mig.gpu_instances);
-                let cis = gis
-                    .filter(|gi| gi.placement == created.gpu_instance)
-                    .flat_map(|gi| &gi.compute_instances)
-                    .filter(|ci| ci.start == created.placement.start);
-                for ci in cis.filter(|ci| ci.usage.is_busy()) {
-                    let what = format!("{} at {}", created.name, created.gpu_instance);
-                    in_use.entry(what).or_default().extend_from_slice(ci.usage.holders());
-                }
-            }
-            Step::SetMigMode { .. } | Step::Reset { .. } if !gpu.processes.is_empty() => {
-                let holders = gpu.processes.iter().map(|process| process.holder.clone());
-                in_use.entry("the GPU".to_owned()).or_default().extend(holders);
-            }
-            _ => {}
-        }
-    }
-    match in_use.into_iter().next() {
-        Some((what, holders)) => {
-            Err(in_the_way(change, &format!("{what} is in use since"), holders))
-        }
-        None => Ok(()),
-    }
-}
-
-fn in_the_way(change: &GpuChange, why: &str, mut holders: Vec<Holder>) -> Error {
-    holders.sort();
-    holders.dedup();
-    let names: Vec<_> = holders.iter().map(ToString::to_string).collect();
-    let by = if names.is_empty() { String::new() } else { format!(" by {}", names.join(", ")) };
-    Error::new(
-        ErrorCode::RecoveryRequired,
-        format!(
-            "an unfinished change of GPU {} was found and not touched: {why}{by}. End what stands there and recover again, or keep the GPU as it is with `gpushare recover --discard`",
-            change.uuid
-        ),
-    )
-    .of_gpu(&change.uuid)
-    .with_holders(holders)
 }

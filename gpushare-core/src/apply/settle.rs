@@ -1,11 +1,19 @@
 //! Settling: finding out how far a change got, and undoing it.
+//!
+//! Each GPU is judged by itself. One that cannot be judged, or that somebody uses or has changed
+//! since, is not touched and does not keep the others from being settled.
 
-use crate::apply::execute::Executor;
+use std::collections::BTreeMap;
+
+use crate::apply::execute::{Executor, Reached};
 use crate::apply::report::Recreated;
 use crate::error::{Error, ErrorCode, Result};
+use crate::id::MigUuid;
+use crate::mode::SharingMode;
 use crate::plan::Step;
 use crate::plan::state::GpuState;
-use crate::snapshot::Snapshot;
+use crate::process::{Holder, HolderKind};
+use crate::snapshot::GpuSnapshot;
 use crate::state::journal::{GpuChange, Header};
 
 /// How far the change of one GPU got.
@@ -17,41 +25,42 @@ pub(super) enum Position {
     Within(usize),
 }
 
-/// How far the change of each GPU got, of the steps that had begun.
-///
-/// # Errors
-/// RECOVERY_REQUIRED when a GPU is in no state that the change could have left.
-pub(super) fn positions(
-    header: &Header,
-    begun: &[usize],
-    snapshot: &Snapshot,
-) -> Result<Vec<Position>> {
-    let mut positions = Vec::with_capacity(header.gpus.len());
-    for (change, &begun) in header.gpus.iter().zip(begun) {
-        let found = snapshot
-            .gpu(&change.uuid)
-            .map(GpuState::of)
-            .ok_or_else(|| required(change, "the GPU does not answer"))?;
-        let position = locate(change, begun, &found).ok_or_else(|| {
-            required(change, "it is in no state that the change could have left: somebody else has changed it since")
-        })?;
-        positions.push(position);
-    }
-    Ok(positions)
+/// What a rollback came to.
+#[derive(Debug, Default)]
+pub(super) struct RolledBack {
+    /// MIG devices that were created again.
+    pub(super) recreated: Vec<Recreated>,
+    /// GPUs, by position in the header, that are not back, and why.
+    pub(super) stuck: Vec<(usize, Error)>,
 }
 
-fn required(change: &GpuChange, why: &str) -> Error {
+/// The GPU, if it answers.
+///
+/// # Errors
+/// RECOVERY_REQUIRED.
+pub(super) fn answering<'a>(
+    change: &GpuChange,
+    gpu: Option<&'a GpuSnapshot>,
+) -> Result<&'a GpuSnapshot> {
+    gpu.filter(|gpu| gpu.mode != SharingMode::Lost)
+        .ok_or_else(|| required(change, "the GPU does not answer", Vec::new()))
+}
+
+pub(super) fn required(change: &GpuChange, why: &str, holders: Vec<Holder>) -> Error {
+    let names: Vec<_> = holders.iter().map(ToString::to_string).collect();
+    let by = if names.is_empty() { String::new() } else { format!(" by {}", names.join(", ")) };
     Error::new(
         ErrorCode::RecoveryRequired,
         format!(
-            "an unfinished change of GPU {} was found and not touched: {why}. Look at it with `gpushare status`; when it is as you want it, `gpushare recover --discard` with the journal's name sets the change aside",
+            "an unfinished change of GPU {} is left as it is: {why}{by}. Look at it with `gpushare status`; mend what stands in the way and recover again, or keep the GPU as it is with `gpushare recover --discard` and the name of the journal",
             change.uuid
         ),
     )
     .of_gpu(&change.uuid)
+    .with_holders(holders)
 }
 
-fn locate(change: &GpuChange, begun: usize, found: &GpuState) -> Option<Position> {
+pub(super) fn locate(change: &GpuChange, begun: usize, found: &GpuState) -> Option<Position> {
     let mut state = change.before.clone();
     let mut position = state.matches(found).then_some(Position::After(0));
     if position.is_none() && called_off(change).is_some_and(|state| state.matches(found)) {
@@ -63,8 +72,9 @@ fn locate(change: &GpuChange, begun: usize, found: &GpuState) -> Option<Position
         if state.halfway(step).is_some_and(|halfway| halfway.matches(found)) {
             position = Some(Position::Within(number));
         }
+        let undone = state.half_undone(step);
         state = state.after(step);
-        if state.matches(found) {
+        if state.matches(found) || undone.is_some_and(|undone| undone.matches(found)) {
             position = Some(Position::After(number + 1));
         }
     }
@@ -76,59 +86,163 @@ fn locate(change: &GpuChange, begun: usize, found: &GpuState) -> Option<Position
 fn called_off(change: &GpuChange) -> Option<GpuState> {
     let mut state = change.before.clone();
     let mig = state.mig.as_mut()?;
-    if mig.enabled == mig.pending
-        || !change.steps.iter().any(|step| matches!(step, Step::Reset { .. }))
-    {
+    let settles = |step: &Step| matches!(step, Step::Reset { .. } | Step::CallOffMigMode { .. });
+    if mig.enabled == mig.pending || !change.steps.iter().any(settles) {
         return None;
     }
     mig.pending = mig.enabled;
     Some(state)
 }
 
-/// Undoes what was done of the steps that had begun, and checks that the state before is back.
+/// Undoes what was done of the steps that had begun, GPU by GPU, and checks that the states before
+/// are back.
+///
+/// # Errors
+/// Only when nothing could be looked at.
 pub(super) fn roll_back(
     executor: &mut Executor<'_>,
     header: &Header,
-    begun: &[usize],
-) -> Result<Vec<Recreated>> {
+    reached: &[Reached],
+) -> Result<RolledBack> {
     let snapshot = executor.observe(header)?;
-    let positions = positions(header, begun, &snapshot)?;
-    let mut recreated = Vec::new();
-    for (change, position) in header.gpus.iter().zip(positions).rev() {
-        let steps = match position {
-            Position::After(done) => done,
-            Position::Within(done) => done + 1,
+    let mut outcome = RolledBack::default();
+    let mut undone = Vec::new();
+    for (position, change) in header.gpus.iter().enumerate().rev() {
+        let Some(reached) = reached.get(position).filter(|reached| reached.begun > 0) else {
+            continue;
         };
-        for step in change.steps.iter().take(steps).rev() {
-            let Some(inverse) = step.inverse() else { continue };
-            let created = executor
-                .step(&change.uuid, &inverse)
-                .map_err(|error| error.of_gpu(&change.uuid).context(format!("undo: {inverse}")))?;
-            if let (Some(new), Step::CreateComputeInstance(ci)) = (created, &inverse) {
-                let old = change.devices.iter().find(|device| {
-                    device.placement == ci.gpu_instance && device.start == ci.placement.start
-                });
-                if let Some(old) = old.filter(|old| old.uuid != new) {
-                    recreated.push(Recreated {
-                        gpu: change.uuid.clone(),
-                        placement: ci.gpu_instance,
-                        old: old.uuid.clone(),
-                        new,
-                    });
-                }
-            }
+        let back = answering(change, snapshot.gpu(&change.uuid))
+            .and_then(|gpu| undo(executor, change, reached, gpu, &mut outcome.recreated));
+        match back {
+            Ok(()) => undone.push(position),
+            Err(error) => outcome.stuck.push((position, error)),
         }
     }
     let snapshot = executor.observe(header)?;
-    for change in &header.gpus {
+    for position in undone {
+        let Some(change) = header.gpus.get(position) else { continue };
         let found = snapshot.gpu(&change.uuid).map(GpuState::of);
         let back = found.is_some_and(|found| {
             found.matches(&change.before)
                 || called_off(change).is_some_and(|state| state.matches(&found))
         });
         if !back {
-            return Err(required(change, "it was rolled back and is still not as before"));
+            let why = "it was rolled back and is still not as before";
+            outcome.stuck.push((position, required(change, why, Vec::new())));
         }
     }
-    Ok(recreated)
+    Ok(outcome)
+}
+
+fn undo(
+    executor: &mut Executor<'_>,
+    change: &GpuChange,
+    reached: &Reached,
+    gpu: &GpuSnapshot,
+    recreated: &mut Vec<Recreated>,
+) -> Result<()> {
+    let position = locate(change, reached.begun, &GpuState::of(gpu)).ok_or_else(|| {
+        let why =
+            "it is in no state that the change could have left: somebody else has changed it since";
+        required(change, why, Vec::new())
+    })?;
+    let steps = match position {
+        Position::After(done) => done,
+        Position::Within(done) => done + 1,
+    };
+    expect_ours(change, gpu, &reached.created)?;
+    expect_idle(change, steps, gpu)?;
+    for step in change.steps.iter().take(steps).rev() {
+        let Some(inverse) = step.inverse() else { continue };
+        let created = executor
+            .step(&change.uuid, &inverse)
+            .map_err(|error| error.of_gpu(&change.uuid).context(format!("undo: {inverse}")))?;
+        if let (Some(new), Step::CreateComputeInstance(ci)) = (created, &inverse) {
+            let old = change.devices.iter().find(|device| {
+                device.placement == ci.gpu_instance && device.start == ci.placement.start
+            });
+            if let Some(old) = old.filter(|old| old.uuid != new) {
+                recreated.push(Recreated {
+                    gpu: change.uuid.clone(),
+                    placement: ci.gpu_instance,
+                    old: old.uuid.clone(),
+                    new,
+                });
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Instances where ours were created must be ours.
+fn expect_ours(
+    change: &GpuChange,
+    gpu: &GpuSnapshot,
+    created: &BTreeMap<usize, MigUuid>,
+) -> Result<()> {
+    for (step, uuid) in created {
+        let Some(Step::CreateComputeInstance(ci)) = change.steps.get(*step) else { continue };
+        let gis = gpu.mig.iter().flat_map(|mig| &mig.gpu_instances);
+        let there = gis
+            .filter(|gi| gi.placement == ci.gpu_instance)
+            .flat_map(|gi| &gi.compute_instances)
+            .find(|there| there.start == ci.placement.start);
+        if let Some(other) =
+            there.and_then(|there| there.uuid.as_ref()).filter(|there| *there != uuid)
+        {
+            let why = format!("{other} stands where it had created {uuid}");
+            return Err(required(change, &why, Vec::new()));
+        }
+    }
+    Ok(())
+}
+
+/// What rolling back the first steps would destroy or end must be idle.
+fn expect_idle(change: &GpuChange, steps: usize, gpu: &GpuSnapshot) -> Result<()> {
+    let gis = || gpu.mig.iter().flat_map(|mig| &mig.gpu_instances);
+    let everyone = |which: fn(HolderKind) -> bool| -> Vec<Holder> {
+        let holders = gpu.processes.iter().map(|process| &process.holder);
+        holders.filter(|holder| which(holder.kind)).cloned().collect()
+    };
+    for step in change.steps.iter().take(steps) {
+        let (what, busy, mut holders) = match step {
+            Step::CreateGpuInstance(created) => {
+                let usages: Vec<_> = gis()
+                    .filter(|gi| gi.placement == created.placement)
+                    .flat_map(|gi| {
+                        gi.compute_instances.iter().map(|ci| &ci.usage).chain([&gi.usage])
+                    })
+                    .collect();
+                let holders = usages.iter().flat_map(|usage| usage.holders().to_vec()).collect();
+                let what = format!("{} at {}", created.name, created.placement);
+                (what, usages.iter().any(|usage| usage.is_busy()), holders)
+            }
+            Step::CreateComputeInstance(created) => {
+                let usages: Vec<_> = gis()
+                    .filter(|gi| gi.placement == created.gpu_instance)
+                    .flat_map(|gi| &gi.compute_instances)
+                    .filter(|ci| ci.start == created.placement.start)
+                    .map(|ci| &ci.usage)
+                    .collect();
+                let holders = usages.iter().flat_map(|usage| usage.holders().to_vec()).collect();
+                let what = format!("{} at {}", created.name, created.gpu_instance);
+                (what, usages.iter().any(|usage| usage.is_busy()), holders)
+            }
+            Step::SetMigMode { .. } | Step::Reset { .. } => {
+                let holders = everyone(|_| true);
+                ("the GPU".to_owned(), gpu.processes_hidden || !holders.is_empty(), holders)
+            }
+            Step::StartMps { .. } => {
+                let holders = everyone(|kind| kind == HolderKind::MpsClient);
+                ("its MPS daemon".to_owned(), !holders.is_empty(), holders)
+            }
+            _ => continue,
+        };
+        if busy {
+            holders.sort();
+            holders.dedup();
+            return Err(required(change, &format!("{what} is in use since"), holders));
+        }
+    }
+    Ok(())
 }

@@ -52,8 +52,19 @@ impl Stat {
     fn read(pid: Pid) -> Option<Self> {
         let bytes = fs::read(format!("/proc/{pid}/stat")).ok()?;
         let stat = Self::parse(&String::from_utf8_lossy(&bytes))?;
-        // A zombie has ended: it holds nothing any more, though a signal still reaches its pid.
-        (!matches!(stat.state, 'Z' | 'X' | 'x')).then_some(stat)
+        // A zombie has ended: it holds nothing any more, though a signal still reaches its pid. Not
+        // so one whose first thread alone has ended.
+        let ended = matches!(stat.state, 'Z' | 'X' | 'x') && !Self::has_threads(pid);
+        (!ended).then_some(stat)
+    }
+
+    fn has_threads(pid: Pid) -> bool {
+        let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else { return false };
+        tasks.flatten().any(|task| {
+            let stat = fs::read(task.path().join("stat")).unwrap_or_default();
+            let stat = Self::parse(&String::from_utf8_lossy(&stat));
+            stat.is_some_and(|stat| !matches!(stat.state, 'Z' | 'X' | 'x'))
+        })
     }
 }
 

@@ -31,8 +31,35 @@ pub struct Scope {
     /// Whether to leave out the uuids of MIG devices, which cost the driver a search: enough to see
     /// whether there is anything to do, not enough for a digest that others compare.
     pub unnamed: bool,
-    /// Whether to read the time-slice interval, which takes an `nvidia-smi` a GPU (22 ms on an H200).
-    pub intervals: bool,
+    /// Of which GPUs to read the time-slice interval, which takes an `nvidia-smi` each (22 ms on an H200).
+    pub intervals: Intervals,
+}
+
+/// Of which GPUs to read the time-slice interval.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Intervals {
+    /// Of none.
+    #[default]
+    None,
+    /// Of those whose record speaks of one.
+    OnRecord,
+    /// Of all.
+    All,
+}
+
+impl Intervals {
+    fn wants(self, gpu: &GpuSnapshot, epoch: &Epoch) -> bool {
+        let on_record = |record: &Record| {
+            record.prior.interval.is_some()
+                || matches!(record.parameters, Parameters::TimeSliced(_))
+        };
+        match self {
+            Self::None => false,
+            Self::OnRecord => gpu.current_record(epoch).is_some_and(on_record),
+            Self::All => true,
+        }
+    }
 }
 
 impl Scope {
@@ -49,7 +76,13 @@ impl Scope {
     /// The same, with the time-slice interval.
     #[must_use]
     pub fn with_intervals(self) -> Self {
-        Self { intervals: true, ..self }
+        Self { intervals: Intervals::All, ..self }
+    }
+
+    /// The same, with the time-slice interval of GPUs whose record speaks of one.
+    #[must_use]
+    pub fn with_intervals_on_record(self) -> Self {
+        Self { intervals: Intervals::OnRecord, ..self }
     }
 
     /// The same, without the uuids of MIG devices.
@@ -206,7 +239,7 @@ impl Observer {
         }
         self.look_at_mps(gpu, epoch)?;
         occupants::look(self.nvml.as_mut(), self.ports.processes.as_ref(), gpu)?;
-        if scope.intervals && self.ports.policy.able() {
+        if scope.intervals.wants(gpu, epoch) && self.ports.policy.able() {
             gpu.interval = match self.ports.policy.interval(&gpu.uuid) {
                 Ok(interval) => Some(interval),
                 Err(error) if error.code() == crate::ErrorCode::Unsupported => None,

@@ -56,24 +56,35 @@ pub(super) fn look(
                     continue;
                 }
                 HolderKind::ForeignMps
-            } else if is_one_of(command, &SERVICES) {
+            } else if is_one_of(command, &SERVICES) && is_system(facts.as_ref()) {
                 HolderKind::Service
             } else if ours && clients.contains(&info.pid) {
                 HolderKind::MpsClient
             } else {
                 kind
             };
-            let known = found.iter_mut().find(|process| {
-                process.holder.pid == info.pid && process.gi == info.instance.map(|i| i.0)
-            });
-            match known {
+            let instance = info.instance.map(|instance| instance.0);
+            let same = |process: &&mut GpuProcess| {
+                process.holder.pid == info.pid && process.gi == instance
+            };
+            let holder = holder(info.pid, kind, facts, &lineage);
+            match found.iter_mut().find(same) {
                 // With both kinds of context it is the one that is harder to move.
-                Some(process) => process.holder.kind = kind,
-                None => {
-                    let holder = holder(info.pid, kind, facts, &lineage);
-                    found.push(GpuProcess::new(holder, info.instance, info.memory));
-                }
+                Some(process) if process.holder.protected.is_none() => process.holder = holder,
+                Some(_) => {}
+                None => found.push(GpuProcess::new(holder, info.instance, info.memory)),
             }
+        }
+    }
+    // Who must not go on one instance must not go on another either.
+    for position in 0..found.len() {
+        let Some(GpuProcess { holder, .. }) = found.get(position) else { continue };
+        let other = found
+            .iter()
+            .find(|other| other.holder.pid == holder.pid && other.holder.protected.is_some());
+        let protected = other.and_then(|other| other.holder.protected.clone());
+        if let Some(process) = found.get_mut(position).filter(|p| p.holder.protected.is_none()) {
+            process.holder.protected = protected;
         }
     }
     found.sort_by(|a, b| a.holder.cmp(&b.holder));
@@ -107,6 +118,14 @@ fn draws(gpu: &GpuSnapshot) -> bool {
     let profiles = gpu.mig.as_ref().map(|mig| mig.geometry.profiles()).unwrap_or_default();
     profiles.iter().any(|profile| profile.name.attribute == crate::mig::Attribute::Graphics)
 }
+
+/// A name alone protects nobody: services run as root or as a system user.
+fn is_system(facts: Option<&ProcessFacts>) -> bool {
+    facts.is_some_and(|facts| facts.uid < FIRST_USER)
+}
+
+/// The first user id of people on every common distribution (`UID_MIN` of login.defs).
+const FIRST_USER: u32 = 1000;
 
 fn is_one_of(command: &str, names: &[&str]) -> bool {
     let program = command.split_whitespace().next().unwrap_or_default();
@@ -188,6 +207,7 @@ fn usage<'a>(processes: impl Iterator<Item = &'a GpuProcess>) -> Usage {
 }
 
 fn hide_usage(gpu: &mut GpuSnapshot) {
+    gpu.processes_hidden = true;
     for gi in gpu.mig.iter_mut().flat_map(|mig| &mut mig.gpu_instances) {
         gi.usage = Usage::Unknown;
         for ci in &mut gi.compute_instances {

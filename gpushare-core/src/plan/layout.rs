@@ -91,6 +91,17 @@ impl Planner<'_> {
         }
     }
 
+    /// Where nobody could look who is there, somebody may be.
+    fn need_seen(&mut self, what: &str) {
+        if self.gpu.processes_hidden {
+            self.evict.push(Eviction {
+                gpu: self.gpu.uuid.clone(),
+                what: format!("{what}: who uses it could not be seen"),
+                holders: Vec::new(),
+            });
+        }
+    }
+
     fn holders(&self, which: impl Fn(HolderKind) -> bool) -> Vec<Holder> {
         let holders = self.gpu.processes.iter().map(|process| &process.holder);
         holders.filter(|holder| which(holder.kind)).cloned().collect()
@@ -150,12 +161,12 @@ impl Planner<'_> {
 
     fn change_mig_mode(&mut self, mig: &MigStatus, enable: bool, needs: &mut Needs) -> Result<()> {
         if mig.enabled == enable {
-            // Only a change that waits for a reset is called off.
-            self.step(Step::SetMigMode { enable, may_reset: false });
+            self.step(Step::CallOffMigMode { enabled: enable });
             return Ok(());
         }
         let everyone = self.holders(|_| true);
         self.need_gone("the GPU, whose MIG mode changes", everyone);
+        self.need_seen("the GPU, whose MIG mode changes");
         if mig.pending == enable {
             if !self.snapshot.abilities.reset {
                 return Err(Error::new(
@@ -308,6 +319,7 @@ impl Planner<'_> {
                 if there.len() > allowed {
                     self.need_gone("the GPU, which becomes exclusive", there);
                 }
+                self.need_seen("the GPU, which becomes exclusive");
             }
         }
         let known = self.gpu.interval.or_else(|| {
@@ -317,7 +329,11 @@ impl Planner<'_> {
             }
         });
         if let Some(to) = self.target.interval {
-            let from = known.unwrap_or(Interval::Default);
+            let from = known.unwrap_or_else(|| {
+                let note = "the present interval was not observed and is taken for default";
+                self.plan.notes.push(note.to_owned());
+                Interval::Default
+            });
             if from != to {
                 self.step(Step::SetInterval { from, to });
             }
@@ -345,12 +361,20 @@ impl Planner<'_> {
         }
     }
 
+    /// What was there before the first managed change. The interval is asked for only where it is
+    /// used; until we have set one ourselves, what is seen is what was there before.
+    fn prior(&self, record: &Record) -> Prior {
+        let ours = matches!(record.parameters, Parameters::TimeSliced(_));
+        let seen = self.gpu.interval.filter(|_| !ours);
+        Prior { interval: record.prior.interval.or(seen), ..record.prior.clone() }
+    }
+
     fn record(&mut self) {
         let current = self.gpu.current_record(&self.snapshot.epoch);
         let to = self.target.parameters.clone().map(|parameters| {
             let prior = current.map_or_else(
                 || Prior { compute_mode: self.gpu.compute_mode, interval: self.gpu.interval },
-                |record| record.prior.clone(),
+                |record| self.prior(record),
             );
             Box::new(Record {
                 epoch: self.snapshot.epoch.clone(),

@@ -244,9 +244,12 @@ pub fn plan_request(snapshot: &Snapshot, request: &Request) -> Result<Plan> {
     })
 }
 
-/// SHA-256 over the structure of some GPUs of a snapshot.
+/// SHA-256 over the structure of some GPUs of a snapshot, and the life of machine and driver.
 pub fn basis<'a>(snapshot: &Snapshot, uuids: impl Iterator<Item = &'a GpuUuid>) -> String {
-    snapshot::digest(uuids.filter_map(|uuid| snapshot.gpu(uuid)))
+    snapshot::hash(&(
+        &snapshot.epoch,
+        snapshot::digest(uuids.filter_map(|uuid| snapshot.gpu(uuid))),
+    ))
 }
 
 /// Refuses to plan for a GPU of which too little was seen.

@@ -115,11 +115,8 @@ impl GpuState {
             Step::SetComputeMode { to, .. } => state.compute_mode = Some(*to),
             Step::SetInterval { to, .. } => state.interval = Some(*to),
             Step::WriteRecord { to, .. } => state.record = to.as_deref().cloned(),
-            // The mode is what it is to be: a pending change is called off, nothing else happens.
-            Step::SetMigMode { enable, .. }
-                if state.mig.is_some_and(|mig| mig.enabled == *enable) =>
-            {
-                state.mig = Some(MigModeState { enabled: *enable, pending: *enable });
+            Step::CallOffMigMode { enabled } => {
+                state.mig = Some(MigModeState { enabled: *enabled, pending: *enabled });
             }
             Step::SetMigMode { enable, .. } | Step::Reset { enable } => {
                 state.mig = Some(MigModeState { enabled: *enable, pending: *enable });
@@ -155,17 +152,23 @@ impl GpuState {
         state
     }
 
-    /// States in which a step can stop half-way: a change of MIG mode that waits for a reset.
+    /// The state in which a change of MIG mode can stop half-way, towards that mode: pending.
     pub fn halfway(&self, step: &Step) -> Option<Self> {
-        match step {
-            Step::SetMigMode { enable, .. } => {
-                let mut state = self.clone();
-                let mig = state.mig.as_mut()?;
-                mig.pending = *enable;
-                (state.mig != self.mig).then_some(state)
-            }
-            _ => None,
-        }
+        let (Step::SetMigMode { enable, .. } | Step::Reset { enable }) = step else { return None };
+        self.pending(*enable)
+    }
+
+    /// The state in which undoing such a change can stop half-way, seen from the state after it.
+    pub fn half_undone(&self, step: &Step) -> Option<Self> {
+        let (Step::SetMigMode { enable, .. } | Step::Reset { enable }) = step else { return None };
+        self.after(step).pending(!enable)
+    }
+
+    fn pending(&self, enable: bool) -> Option<Self> {
+        let mut state = self.clone();
+        let mig = state.mig.as_mut()?;
+        mig.pending = enable;
+        (state.mig != self.mig).then_some(state)
     }
 
     fn gpu_instance_mut(&mut self, placement: Placement) -> Option<&mut InstanceState> {

@@ -52,6 +52,12 @@ pub enum Step {
         /// Whether the change may need a reset of the GPU: before compute capability 9.0.
         may_reset: bool,
     },
+    /// Calls off a change of MIG mode that waits for a reset. Nothing makes a change pending again,
+    /// so it has no inverse: a rollback over it leaves the mode as it is in force.
+    CallOffMigMode {
+        /// What MIG mode is and stays.
+        enabled: bool,
+    },
     /// Resets the GPU so that a pending change of MIG mode comes into force.
     Reset {
         /// What MIG mode is after it.
@@ -99,7 +105,8 @@ pub struct ComputeInstanceStep {
 }
 
 impl Step {
-    /// The step that undoes it. A reset is undone by what undoes the change of mode before it.
+    /// The step that undoes it. What a reset brought into force is switched back; that it was
+    /// pending before is not brought back, and neither is a change that was called off.
     pub fn inverse(&self) -> Option<Self> {
         Some(match self.clone() {
             Self::StopMps { config } => Self::StartMps { config },
@@ -114,7 +121,8 @@ impl Step {
                 Self::SetMigMode { enable: !enable, may_reset }
             }
             Self::WriteRecord { from, to } => Self::WriteRecord { from: to, to: from },
-            Self::Reset { .. } => return None,
+            Self::Reset { enable } => Self::SetMigMode { enable: !enable, may_reset: true },
+            Self::CallOffMigMode { .. } => return None,
         })
     }
 }
@@ -156,7 +164,14 @@ impl fmt::Display for Step {
             }
             Self::SetMigMode { enable: true, .. } => f.write_str("turn MIG on"),
             Self::SetMigMode { enable: false, .. } => f.write_str("turn MIG off"),
-            Self::Reset { .. } => f.write_str("reset the GPU"),
+            Self::CallOffMigMode { enabled } => {
+                let mode = if *enabled { "on" } else { "off" };
+                write!(f, "call off the pending change of MIG mode, which stays {mode}")
+            }
+            Self::Reset { enable } => {
+                let mode = if *enable { "on" } else { "off" };
+                write!(f, "reset the GPU, so that MIG is {mode}")
+            }
             Self::WriteRecord { to: Some(_), .. } => f.write_str("write the record"),
             Self::WriteRecord { to: None, .. } => f.write_str("remove the record"),
         }

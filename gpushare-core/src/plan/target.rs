@@ -186,10 +186,12 @@ fn left(snapshot: &Snapshot, gpu: &GpuSnapshot, mode: Mode) -> Result<Target> {
     let prior = record.map_or_else(Prior::default, |record| record.prior.clone());
     let compute_mode = prior.compute_mode.unwrap_or_else(|| {
         notes.push(
-            "what was there before is not on record: compute mode becomes default".to_owned(),
+            "what was there before is not on record: compute mode and interval become default"
+                .to_owned(),
         );
         ComputeMode::Default
     });
+    let unknown = record.is_none() && snapshot.abilities.interval && gpu.interval.is_some();
     Ok(Target {
         mode: match compute_mode {
             ComputeMode::ExclusiveProcess | ComputeMode::ExclusiveThread => SharingMode::Exclusive,
@@ -198,7 +200,7 @@ fn left(snapshot: &Snapshot, gpu: &GpuSnapshot, mode: Mode) -> Result<Target> {
         },
         mig: None,
         compute_mode: Some(compute_mode),
-        interval: prior.interval,
+        interval: prior.interval.or(unknown.then_some(Interval::Default)),
         mps: None,
         parameters: None,
         unchanged: false,

@@ -67,6 +67,17 @@ pub struct Epoch {
     pub driver_load: Option<u64>,
 }
 
+impl Epoch {
+    /// Whether the other is another life for sure. Where one of them could not tell the load of the
+    /// module (in a container, say) they may be the same.
+    pub fn differs(&self, other: &Self) -> bool {
+        let loads = self.driver_load.zip(other.driver_load);
+        self.boot_id != other.boot_id
+            || self.driver_version != other.driver_version
+            || loads.is_some_and(|(a, b)| a != b)
+    }
+}
+
 /// What a backend can do beside NVML.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
@@ -140,6 +151,9 @@ pub struct GpuSnapshot {
     pub shares: Vec<Share>,
     /// Who uses it.
     pub processes: Vec<GpuProcess>,
+    /// Whether the driver did not show who uses it: then nobody may be taken for idle.
+    #[serde(default)]
+    pub processes_hidden: bool,
     /// Our record of it.
     pub record: Option<Record>,
     /// A change of it that was not finished: the journal's name.
@@ -418,6 +432,7 @@ impl GpuSnapshot {
             mig_devices: Vec::new(),
             shares: Vec::new(),
             processes: Vec::new(),
+            processes_hidden: false,
             record: None,
             unsettled: None,
         }
@@ -425,7 +440,7 @@ impl GpuSnapshot {
 
     /// Whether our record speaks of this life of machine and driver.
     pub fn current_record(&self, epoch: &Epoch) -> Option<&Record> {
-        self.record.as_ref().filter(|record| &record.epoch == epoch)
+        self.record.as_ref().filter(|record| !record.epoch.differs(epoch))
     }
 }
 

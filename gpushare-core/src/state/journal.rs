@@ -29,6 +29,8 @@ pub struct Header {
     pub schema: String,
     /// Who applies.
     pub pid: Pid,
+    /// When it started: with the pid, who it is.
+    pub start_time: Option<u64>,
     /// The life of machine and driver.
     pub epoch: Epoch,
     /// The digest of the plan.
@@ -84,8 +86,13 @@ pub struct Found {
 
 impl Header {
     /// A header of this version.
-    pub fn new(pid: Pid, epoch: Epoch, digest: String, gpus: Vec<GpuChange>) -> Self {
-        Self { schema: SCHEMA.to_owned(), pid, epoch, digest, gpus }
+    pub fn new(
+        (pid, start_time): (Pid, Option<u64>),
+        epoch: Epoch,
+        digest: String,
+        gpus: Vec<GpuChange>,
+    ) -> Self {
+        Self { schema: SCHEMA.to_owned(), pid, start_time, epoch, digest, gpus }
     }
 }
 
@@ -99,12 +106,34 @@ impl Found {
         steps.max().unwrap_or(0)
     }
 
-    /// The MIG devices that it created on a GPU, by step.
-    pub fn created(&self, gpu: usize) -> impl Iterator<Item = (usize, &MigUuid)> {
-        self.entries.iter().filter_map(move |entry| match entry {
-            Entry::Created(g, step, uuid) if *g == gpu => Some((*step, uuid)),
+    /// The MIG devices that it created on a GPU, by step: the last of each step, since a step can
+    /// be undone and done again.
+    pub fn created(&self, gpu: usize) -> BTreeMap<usize, MigUuid> {
+        let created = self.entries.iter().filter_map(|entry| match entry {
+            Entry::Created(g, step, uuid) if *g == gpu => Some((*step, uuid.clone())),
             _ => None,
-        })
+        });
+        created.collect()
+    }
+
+    /// The part of it that is about these GPUs, by position.
+    #[must_use]
+    pub fn only(&self, gpus: &[usize]) -> Self {
+        let place = |gpu: usize| gpus.iter().position(|&kept| kept == gpu);
+        let entries = self.entries.iter().filter_map(|entry| {
+            Some(match entry {
+                Entry::Begin(gpu, step) => Entry::Begin(place(*gpu)?, *step),
+                Entry::Created(gpu, step, uuid) => {
+                    Entry::Created(place(*gpu)?, *step, uuid.clone())
+                }
+            })
+        });
+        let changes = gpus.iter().filter_map(|&gpu| self.header.gpus.get(gpu).cloned());
+        Self {
+            name: self.name.clone(),
+            header: Header { gpus: changes.collect(), ..self.header.clone() },
+            entries: entries.collect(),
+        }
     }
 }
 
@@ -196,8 +225,15 @@ pub fn find(store: &dyn Store) -> Result<Vec<Found>> {
 /// # Errors
 /// As [`find`].
 pub fn read(store: &dyn Store, name: &str) -> Result<Option<Found>> {
-    let Some(content) = store.read(&format!("{FOLDER}/{name}"))? else { return Ok(None) };
-    let (header, entries) = parse(&content).map_err(|why| {
+    let content = match store.read(&format!("{FOLDER}/{name}")) {
+        Ok(Some(content)) => Ok(content),
+        Ok(None) => return Ok(None),
+        // A link, a pipe, a file without an end: it would bar every change until somebody looks.
+        Err(error) if error.code() == ErrorCode::Io => Err(error.to_string()),
+        Err(error) => return Err(error),
+    };
+    let parsed = content.and_then(|content| parse(&content));
+    let (header, entries) = parsed.map_err(|why| {
         Error::new(
             ErrorCode::RecoveryRequired,
             format!(
@@ -235,7 +271,7 @@ pub fn unsettled(store: &dyn Store) -> Result<BTreeMap<GpuUuid, String>> {
 pub fn discard(store: &dyn Store, name: &str) -> Result<String> {
     let plain = !name.is_empty() && !name.contains(['/', '\0']) && !name.starts_with('.');
     let path = format!("{FOLDER}/{name}");
-    if !plain || store.read(&path)?.is_none() {
+    if !plain || !store.list(FOLDER)?.iter().any(|there| there == name) {
         return Err(Error::new(ErrorCode::NotFound, format!("there is no journal {name:?}")));
     }
     let aside = format!("{DISCARDED}/{name}");

@@ -92,7 +92,7 @@ fn a_protected_holder_never_goes() {
     for command in
         ["nv-hostengine -n", "/usr/bin/nvidia-persistenced --verbose", "nvidia-cuda-mps-server"]
     {
-        let (world, pid) = tenant(r#"{"7g": 1}"#, "7g.80gb", ProcessSpec::new(command));
+        let (world, pid) = tenant(r#"{"7g": 1}"#, "7g.80gb", ProcessSpec::new(command).by(0));
         let target = mig(r#"{"1g": 7}"#);
         let error = world.node.apply(&parse(&target), &nothing().allow_evict(true)).unwrap_err();
         assert_eq!(
@@ -389,5 +389,115 @@ fn the_report_leads_back() {
     let report: gpushare_core::Report = serde_json::from_str(&shipped).unwrap();
     world.node.apply(&report.previous, &nothing()).unwrap();
     assert_eq!(world.states()[0].gpu_instances, before[0].gpu_instances);
-    assert_eq!(world.states()[0].record, before[0].record);
+    let parameters = |states: &[gpushare_core::plan::state::GpuState]| {
+        states[0].record.as_ref().map(|record| record.parameters.clone())
+    };
+    assert_eq!(parameters(&world.states()), parameters(&before));
+}
+
+#[test]
+fn a_name_alone_protects_nobody() {
+    let process = ProcessSpec::new("dcgmi").by(1000);
+    let (world, _) = tenant(r#"{"7g": 1}"#, "7g.80gb", process);
+    let report =
+        world.node.apply(&parse(&mig(r#"{"1g": 7}"#)), &nothing().allow_evict(true)).unwrap();
+    assert_eq!(report.evicted.len(), 1);
+}
+
+#[test]
+fn drain_takes_the_way_that_a_leaving_tenant_opens() {
+    let world = World::new("1xH100-80GB");
+    world.apply(&mig(r#"{"3g.40gb": 2}"#)).unwrap();
+    let devices = world.snapshot().gpus[0].mig_devices.clone();
+    let tenants: Vec<_> = devices
+        .iter()
+        .map(|device| world.simulator.busy(&device.uuid, ProcessSpec::new("serve")).unwrap())
+        .collect();
+    let target = parse(&mig(r#"{"3g.40gb": 1, "1g.10gb": 3}"#));
+    let doomed = world.node.plan(&target).unwrap().needs.evict[0].holders[0].pid;
+    let other = *tenants.iter().find(|pid| **pid != doomed).unwrap();
+    let request = Request::Apply(target);
+    let options = nothing().drain(Duration::from_secs(5));
+    let report = world.node.apply_with(Source::Request(&request), &options, |event| {
+        if let Event::Draining { .. } = event {
+            // Not the one that the plan named: now nobody need go.
+            let _ = world.simulator.idle(other);
+        }
+        ControlFlow::Continue(())
+    });
+    assert!(report.unwrap().evicted.is_empty());
+    assert!(world.simulator.processes().unwrap().iter().any(|process| process.pid == doomed));
+}
+
+#[test]
+fn who_was_ended_is_named_when_it_fails_after_that() {
+    let (world, pid) = tenant(r#"{"3g.40gb": 2}"#, "3g.40gb", ProcessSpec::new("serve"));
+    world.faults.on("nvml.create_gpu_instance", 1, Fault::Fail(Failure::default()));
+    let options = nothing().allow_evict(true);
+    let error = world.node.apply(&parse(&mig(r#"{"7g": 1}"#)), &options).unwrap_err();
+    assert_eq!(error.outcome(), Outcome::RolledBack);
+    assert_eq!(error.evicted()[0].pid, pid);
+    assert!(error.to_string().contains("serve"), "{error}");
+
+    // The caller stops while a stubborn one is waited for: another is gone by then.
+    let world = World::new("1xH100-80GB");
+    let gpu = world.simulator.gpus().unwrap()[0].clone();
+    world.simulator.busy(&gpu, ProcessSpec::new("meek")).unwrap();
+    world.simulator.busy(&gpu, ProcessSpec::new("stubborn").stubborn()).unwrap();
+    let request = Request::Apply(parse(&mig(r#"{"7g": 1}"#)));
+    let error = world.node.apply_with(Source::Request(&request), &options, |event| match event {
+        Event::Draining { .. } => ControlFlow::Break(()),
+        _ => ControlFlow::Continue(()),
+    });
+    let error = error.unwrap_err();
+    assert_eq!(error.code(), ErrorCode::Interrupted);
+    assert_ne!(error.outcome(), Outcome::Untouched);
+    assert!(error.evicted().iter().any(|holder| holder.command == "meek"), "{error:?}");
+}
+
+#[test]
+fn the_driver_says_in_use_and_we_say_by_whom() {
+    let world = World::new("1xH100-80GB");
+    world.apply(&mig(r#"{"3g.40gb": 2}"#)).unwrap();
+    let request = Request::Apply(parse(&mig(r#"{"7g": 1}"#)));
+    let mut late = None;
+    let error = world.node.apply_with(Source::Request(&request), &nothing(), |event| {
+        // Somebody comes between the look and the destroy.
+        if let (Event::Step { number: 1, .. }, None) = (event, late) {
+            let device = world.snapshot().gpus[0].mig_devices[0].uuid.clone();
+            late = Some(world.simulator.busy(&device, ProcessSpec::new("late")).unwrap());
+        }
+        ControlFlow::Continue(())
+    });
+    let error = error.unwrap_err();
+    assert_eq!(error.code(), ErrorCode::Busy, "{error:?}");
+    assert_eq!(error.holders()[0].pid, late.unwrap());
+}
+
+#[test]
+fn the_interval_of_before_comes_back_in_every_order() {
+    use gpushare_core::mode::{Interval, Mode};
+    let long = spec("time_sliced", r#"{"interval": "long"}"#);
+    let steps: [&[&str]; 3] = [
+        &[&spec("exclusive", ""), &long, &mig(r#"{"1g": 1}"#)],
+        &[&long, &mig(r#"{"1g": 1}"#)],
+        &[&long, &spec("exclusive", ""), &long, &mig("{}")],
+    ];
+    for specs in steps {
+        let world = World::new("1xH100-80GB");
+        let gpu = world.simulator.gpus().unwrap()[0].clone();
+        let policy = world.node.ports().policy.clone();
+        policy.set_interval(&gpu, Interval::Short).unwrap();
+        for spec in specs {
+            let plan = world.node.plan(&parse(spec)).unwrap();
+            assert!(!plan.to_string().contains("not observed"), "{plan}");
+            world.apply(spec).unwrap();
+        }
+        let leave = Request::Leave { mode: Mode::Mig, gpus: vec![gpu.clone()] };
+        world
+            .node
+            .apply_with(Source::Request(&leave), &nothing(), |_| ControlFlow::Continue(()))
+            .unwrap();
+        assert_eq!(policy.interval(&gpu).unwrap(), Interval::Short, "{specs:?}");
+    }
 }

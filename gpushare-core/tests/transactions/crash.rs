@@ -8,7 +8,14 @@ use crate::scenario::{Scenario, counted, entry, layouts, options, placed, spec};
 
 /// Whether two states of a node are the same, a pending change that was called off apart.
 fn same(a: &[GpuState], b: &[GpuState]) -> bool {
-    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.matches(b))
+    let called_off = |state: &GpuState| {
+        let mut state = state.clone();
+        if let Some(mig) = &mut state.mig {
+            mig.pending = mig.enabled;
+        }
+        state
+    };
+    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.matches(b) || a.matches(&called_off(b)))
 }
 
 /// Lets each call fail once and be the last of its process once. Returns how many runs it took.
@@ -187,9 +194,68 @@ fn compute_instances_are_old_or_new() {
 
 #[test]
 fn a_gpu_that_waits_for_a_reset_gets_there_or_stays() {
-    // Made pending by somebody else, with the driver under passthrough.
-    let to = entry("0", "mig", r#"{"instances": {"1g": 1}}"#);
-    let scenario = Scenario::new("1xA100-80GB", spec("exclusive", ""), to)
-        .rules(|rules| rules.mode_change_stays_pending = true);
-    torment(&scenario);
+    let empty = spec("mig", r#"{"instances": {}}"#);
+    let cut = spec("mig", r#"{"instances": {"1g": 2, "3g": 1}}"#);
+    let mut scenarios = Vec::new();
+    for fleet in ["1xA100-80GB", "1xA30-24GB"] {
+        for stays_pending in [false, true] {
+            for (from, enable) in [(&spec("exclusive", ""), true), (&cut, false), (&empty, false)] {
+                let small = spec("mig", r#"{"instances": {"1g": 3}}"#);
+                for to in [spec("time_sliced", ""), small] {
+                    let mut scenario = Scenario::new(fleet, from, to);
+                    scenario.pending = Some(enable);
+                    scenarios.push(
+                        scenario.rules(|rules| rules.mode_change_stays_pending = stays_pending),
+                    );
+                }
+            }
+        }
+    }
+    torment_all(scenarios);
+}
+
+/// Who recovers may die too, and whoever recovers after that.
+#[test]
+fn recovery_may_die_as_often_as_it_likes() {
+    let scenarios = [
+        Scenario::new(
+            "1xH100-80GB",
+            spec("mig", r#"{"instances": {"3g": 1, "2g": 1}}"#),
+            spec("mig", r#"{"instances": {"3g": 1, "1g": 4}}"#),
+        ),
+        Scenario::new(
+            "1xA100-80GB",
+            spec("exclusive", ""),
+            spec("mig", r#"{"instances": {"3g": 1}}"#),
+        )
+        .rules(|rules| rules.mode_change_stays_pending = true),
+    ];
+    for scenario in &scenarios {
+        let world = scenario.start();
+        let old = world.states();
+        world.faults.revive();
+        world.node.apply(&scenario.target(), &options()).unwrap();
+        let calls = world.faults.calls();
+        let new = world.states();
+        for call in calls.iter().filter(|call| call.mutating) {
+            for second in 1.. {
+                let world = scenario.start();
+                world.faults.at(call.number, Fault::Die(Death::After));
+                let _ = world.node.apply(&scenario.target(), &options());
+                world.faults.revive();
+                world.faults.at(second, Fault::Die(Death::After));
+                let _ = world.node.recover();
+                let died = world.faults.is_dead();
+                world.faults.revive();
+                let what = format!("{} then call {second} of recovery, {scenario:?}", call.name);
+                world.node.recover().unwrap_or_else(|error| panic!("{error:?}: {what}"));
+                let states = world.states();
+                assert!(same(&states, &old) || same(&states, &new), "a third state: {what}");
+                assert!(world.journals().is_empty(), "{what}");
+                if !died {
+                    break;
+                }
+            }
+        }
+    }
 }

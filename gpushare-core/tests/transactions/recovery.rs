@@ -169,3 +169,141 @@ fn where_back_is_barred_it_goes_forward() {
         world.node.plan(&mig(r#"{"3g.40gb": 1, "1g.10gb": 4}"#).parse().unwrap()).unwrap().noop
     );
 }
+
+#[test]
+fn mig_mode_that_outlives_a_reboot_is_set_back() {
+    for fleet in ["1xA100-80GB", "1xA30-24GB"] {
+        let world = World::new(fleet);
+        world.apply(&spec("exclusive", "")).unwrap();
+        world.faults.on("nvml.create_gpu_instance", 1, Fault::Die(Death::After));
+        let target: Spec = mig(r#"{"1g": 2}"#).parse().unwrap();
+        world.node.apply(&target, &options()).unwrap_err();
+        world.faults.revive();
+        world.simulator.reboot().unwrap();
+        assert!(world.snapshot().gpus[0].mig.as_ref().unwrap().enabled);
+        let report = world.node.recover().unwrap();
+        assert_eq!(report.recovered[0].settled, Settled::Void);
+        assert!(!world.snapshot().gpus[0].mig.as_ref().unwrap().enabled, "{fleet}");
+    }
+}
+
+/// Two GPUs in one change, of which the second one's step fails while the first is lost.
+#[test]
+fn a_lost_gpu_does_not_keep_its_neighbour_from_going_back() {
+    use gpushare_core::backend::sim::Loss;
+    let world = World::new("2xH100-80GB");
+    world.apply(&mig(r#"{"3g.40gb": 1, "2g.20gb": 1}"#)).unwrap();
+    let before = world.states();
+    let request = gpushare_core::plan::Request::Apply(
+        mig(r#"{"3g.40gb": 1, "1g.10gb": 4}"#).parse().unwrap(),
+    );
+    let plan = world.node.plan_request(&request).unwrap();
+    let (first, second) = (plan.gpus[0].uuid.clone(), plan.gpus[1].uuid.clone());
+    let steps = plan.gpus[0].steps.len();
+    let result = world.node.apply_with(
+        gpushare_core::apply::Source::Request(&request),
+        &options(),
+        |event| match event {
+            gpushare_core::Event::Step { number, .. } if *number == steps + 3 => {
+                world.simulator.lose(&first, Loss::Lost).unwrap();
+                std::ops::ControlFlow::Break(())
+            }
+            _ => std::ops::ControlFlow::Continue(()),
+        },
+    );
+    assert_eq!(result.unwrap_err().outcome(), Outcome::Indeterminate);
+    let position = world.snapshot().gpus.iter().position(|gpu| gpu.uuid == second).unwrap();
+    assert!(world.states()[position].matches(&before[position]), "the healthy GPU is not back");
+    let error = world.node.recover().unwrap_err();
+    assert_eq!(error.code(), ErrorCode::RecoveryRequired);
+    assert!(error.to_string().contains("does not answer"), "{error}");
+    // The healthy one is free for other changes.
+    world.apply(&crate::scenario::entry(&format!("\"{second}\""), "exclusive", "")).unwrap();
+}
+
+#[test]
+fn a_journal_that_cannot_be_settled_does_not_bar_the_others() {
+    use gpushare_core::backend::sim::Loss;
+    let world = World::new("2xH100-80GB");
+    for gpu in ["0", "1"] {
+        world
+            .apply(&crate::scenario::entry(gpu, "mig", r#"{"instances": {"3g": 1, "2g": 1}}"#))
+            .unwrap();
+        world.faults.on("nvml.create_compute_instance", 1, Fault::Die(Death::After));
+        let target = crate::scenario::entry(gpu, "mig", r#"{"instances": {"3g": 1, "1g": 4}}"#);
+        world.apply(&target).unwrap_err();
+        world.faults.revive();
+    }
+    assert_eq!(world.journals().len(), 2);
+    let gpu = world.simulator.gpus().unwrap()[0].clone();
+    world.simulator.lose(&gpu, Loss::Lost).unwrap();
+    let error = world.node.recover().unwrap_err();
+    assert_eq!(error.code(), ErrorCode::RecoveryRequired);
+    assert_ne!(error.outcome(), Outcome::Untouched, "one of them was settled: {error:?}");
+    assert_eq!(world.journals().len(), 1);
+}
+
+#[test]
+fn clients_of_a_half_made_daemon_are_not_ended_by_recovery() {
+    use gpushare_core::backend::sim::ProcessKind;
+    let world = World::new("2xH100-80GB");
+    world.faults.on("mps.start", 1, Fault::Die(Death::After));
+    world.apply(&spec("mps", "{}")).unwrap_err();
+    world.faults.revive();
+    let served = world
+        .snapshot()
+        .gpus
+        .iter()
+        .position(|gpu| gpu.mps.is_some() || gpu.mode == gpushare_core::mode::SharingMode::Mps);
+    let gpus = world.simulator.gpus().unwrap();
+    // The daemon has no record yet, so only the simulator knows whom it serves.
+    let pid = gpus.iter().find_map(|gpu| {
+        world.simulator.busy(gpu, ProcessSpec::new("client").doing(ProcessKind::MpsClient)).ok()
+    });
+    let pid = pid.unwrap_or_else(|| panic!("nobody is served: {served:?}"));
+    let error = world.node.recover().unwrap_err();
+    assert_eq!(error.code(), ErrorCode::RecoveryRequired, "{error:?}");
+    assert_eq!(error.holders()[0].pid, pid);
+    world.simulator.idle(pid).unwrap();
+    world.node.recover().unwrap();
+}
+
+#[test]
+fn what_another_tool_put_in_our_place_is_not_destroyed_by_a_live_rollback() {
+    let world = World::new("1xH100-80GB");
+    world.apply(&mig(r#"{"3g.40gb": 1, "2g.20gb": 1}"#)).unwrap();
+    let request = gpushare_core::plan::Request::Apply(
+        mig(r#"{"3g.40gb": 1, "1g.10gb": 4}"#).parse().unwrap(),
+    );
+    let mut theirs = None;
+    let result = world.node.apply_with(
+        gpushare_core::apply::Source::Request(&request),
+        &options(),
+        |event| {
+            let gpushare_core::Event::Step { number: 5, .. } = event else {
+                return std::ops::ControlFlow::Continue(());
+            };
+            let snapshot = world.snapshot();
+            let gpu = &snapshot.gpus[0];
+            let gi = gpu
+                .mig
+                .as_ref()
+                .unwrap()
+                .gpu_instances
+                .iter()
+                .find(|gi| gi.name.slices == 1 && !gi.compute_instances.is_empty());
+            let gi = gi.unwrap();
+            let ci = &gi.compute_instances[0];
+            let mut nvml = world.node.ports().nvml.open().unwrap();
+            nvml.destroy_compute_instance(&gpu.uuid, gi.id, ci.id).unwrap();
+            theirs = Some(
+                nvml.create_compute_instance(&gpu.uuid, gi.id, ci.profile, None).unwrap().uuid,
+            );
+            std::ops::ControlFlow::Break(())
+        },
+    );
+    let error = result.unwrap_err();
+    assert_eq!(error.outcome(), Outcome::Indeterminate, "{error:?}");
+    let theirs = theirs.unwrap();
+    assert!(world.snapshot().gpus[0].mig_devices.iter().any(|device| device.uuid == theirs));
+}

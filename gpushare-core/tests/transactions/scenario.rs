@@ -12,11 +12,19 @@ pub(crate) struct Scenario {
     pub(crate) rules: Rules,
     pub(crate) from: Vec<String>,
     pub(crate) to: String,
+    /// A change of MIG mode that somebody else made and that waits for a reset.
+    pub(crate) pending: Option<bool>,
 }
 
 impl Scenario {
     pub(crate) fn new(fleet: &'static str, from: impl Into<String>, to: impl Into<String>) -> Self {
-        Self { fleet, rules: Rules::default(), from: vec![from.into()], to: to.into() }
+        Self {
+            fleet,
+            rules: Rules::default(),
+            from: vec![from.into()],
+            to: to.into(),
+            pending: None,
+        }
     }
 
     pub(crate) fn rules(mut self, change: impl FnOnce(&mut Rules)) -> Self {
@@ -38,6 +46,17 @@ impl Scenario {
             let spec: Spec = spec.parse().unwrap_or_else(|error| panic!("{error}: {spec}"));
             node.apply(&spec, &options())
                 .unwrap_or_else(|error| panic!("{error:?} at the start of {self:?}"));
+        }
+        if let Some(enable) = self.pending {
+            let mut rules = self.rules.clone();
+            rules.mode_change_stays_pending = true;
+            simulator.set_rules(rules).unwrap();
+            let mut nvml = node.ports().nvml.open().unwrap();
+            for gpu in simulator.gpus().unwrap() {
+                nvml.set_mig_mode(&gpu, enable).unwrap();
+            }
+            drop(nvml);
+            simulator.set_rules(self.rules.clone()).unwrap();
         }
         faults.revive();
         World { simulator, node, faults }
