@@ -4,7 +4,7 @@ use gpushare_core::Outcome;
 use gpushare_core::backend::sim::{Death, Failure, Fault};
 use gpushare_core::plan::state::GpuState;
 
-use crate::scenario::{Scenario, counted, entry, layouts, options, placed, spec};
+use crate::scenario::{Scenario, counted, layouts, options, placed, spec};
 
 /// Whether two states of a node are the same, a pending change that was called off apart.
 fn same(a: &[GpuState], b: &[GpuState]) -> bool {
@@ -195,7 +195,7 @@ fn compute_instances_are_old_or_new() {
 #[test]
 fn a_gpu_that_waits_for_a_reset_gets_there_or_stays() {
     let empty = spec("mig", r#"{"instances": {}}"#);
-    let cut = spec("mig", r#"{"instances": {"1g": 2, "3g": 1}}"#);
+    let cut = spec("mig", r#"{"instances": {"1g": 2, "2g": 1}}"#);
     let mut scenarios = Vec::new();
     for fleet in ["1xA100-80GB", "1xA30-24GB"] {
         for stays_pending in [false, true] {
