@@ -57,23 +57,14 @@ impl Change<'_> {
             expected(&plan, expect)?;
             return show_plan(self.output, &plan);
         }
-        self.apply(Source::Request(request), None, expect)
+        self.apply(Source::Request(request), expect)
     }
 
     /// Brings the same to each of these GPUs.
-    pub(super) fn want(
-        &self,
-        snapshot: &Snapshot,
-        gpus: &[GpuUuid],
-        want: &Want,
-    ) -> Result<Answer> {
+    pub(super) fn want(&self, gpus: &[GpuUuid], want: &Want) -> Result<Answer> {
         let select = gpus.iter().map(|gpu| Selector::Uuid(gpu.to_string())).collect();
         let spec = Spec { gpus: vec![Entry::new(select, want.clone())] };
-        let request = Request::Apply(spec);
-        if self.consent.dry_run {
-            return self.request(&request, None);
-        }
-        self.apply(Source::Request(&request), Some(snapshot), None)
+        self.request(&Request::Apply(spec), None)
     }
 
     /// Does what follows from the state of the GPUs: exactly that, or nothing.
@@ -85,7 +76,7 @@ impl Change<'_> {
         gpus: impl Fn(&Snapshot) -> Result<Vec<GpuUuid>>,
         derive: impl Fn(&Snapshot) -> Result<Derived<'r>>,
     ) -> Result<Answer> {
-        let mut running = Running::begin(self, None)?;
+        let mut running = Running::begin(self)?;
         for _ in 0..MOST_TRIES {
             let mut snapshot = self.node.snapshot()?;
             let unsettled =
@@ -115,13 +106,8 @@ impl Change<'_> {
         ))
     }
 
-    fn apply(
-        &self,
-        source: Source<'_>,
-        snapshot: Option<&Snapshot>,
-        expect: Option<&str>,
-    ) -> Result<Answer> {
-        let mut running = Running::begin(self, snapshot)?;
+    fn apply(&self, source: Source<'_>, expect: Option<&str>) -> Result<Answer> {
+        let mut running = Running::begin(self)?;
         if let Some(digest) = expect {
             running.options = running.options.expect(digest);
         }
@@ -140,12 +126,12 @@ struct Running<'a> {
 }
 
 impl<'a> Running<'a> {
-    fn begin(change: &'a Change<'a>, snapshot: Option<&Snapshot>) -> Result<Self> {
+    fn begin(change: &'a Change<'a>) -> Result<Self> {
         Ok(Self {
             change,
             options: change.consent.options(),
             interrupt: Interrupt::listen()?,
-            progress: Progress::new(snapshot),
+            progress: Progress::new(change.node),
             recovered: Vec::new(),
         })
     }
@@ -208,7 +194,7 @@ pub(super) fn recover(
         return Ok(Answer::Yes);
     }
     let interrupt = Interrupt::listen()?;
-    let mut progress = Progress::new(None);
+    let mut progress = Progress::new(node);
     let report = node.recover_with(options, |event| {
         progress.tell(event);
         interrupt.flow()

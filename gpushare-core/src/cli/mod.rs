@@ -194,8 +194,7 @@ fn mig_command(node: &Node, output: &Output, command: &MigCommand) -> Result<Ans
 }
 
 fn want(change: Change<'_>, select: &Select, want: &Want) -> Result<Answer> {
-    let snapshot = change.node.snapshot()?;
-    change.want(&snapshot, &select.to_change(&snapshot)?, want)
+    change.want(&select.to_change(&change.node.snapshot()?)?, want)
 }
 
 /// Shows the GPUs in one way or another. The document is the same for all: the status.

@@ -16,6 +16,8 @@ pub(super) struct Output {
     pub(super) colour: bool,
     /// Columns of standard output.
     pub(super) width: usize,
+    /// Lines of the terminal.
+    height: usize,
 }
 
 /// What a pipe or a file gets.
@@ -29,13 +31,15 @@ impl Output {
         let terminal = stdout.is_terminal();
         let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
             || std::env::var_os("TERM").is_some_and(|term| term == "dumb");
-        let columns = rustix::termios::tcgetwinsize(&stdout).ok().map(|size| size.ws_col.into());
-        let columns = columns.filter(|&columns| terminal && columns > 0);
+        let size = rustix::termios::tcgetwinsize(&stdout).ok().filter(|_| terminal);
+        let columns = size.map(|size| size.ws_col.into()).filter(|&columns| columns > 0);
+        let lines = size.map(|size| size.ws_row.into()).filter(|&lines| lines > 0);
         Self {
             json,
             terminal,
             colour: terminal && !plain,
             width: columns.unwrap_or(WIDTH).clamp(WIDTH, WIDEST),
+            height: lines.unwrap_or(usize::MAX),
         }
     }
 
@@ -49,6 +53,7 @@ impl Output {
     pub(super) fn redraw(&self, text: &str) -> Result<bool> {
         // Home; each line cleared to its end; the rest of the screen cleared: nothing flickers.
         let text = if self.terminal {
+            let text = cut(text, self.height);
             format!("\x1b[H{}\x1b[J", text.replace('\n', "\x1b[K\n"))
         } else {
             format!("{text}\n")
@@ -76,7 +81,9 @@ impl Output {
 
     /// The error, on standard error for people and on standard output for programs.
     pub(super) fn error(&self, error: &Error) {
-        self.failure(error, &format!("{}: {error}{}", error.code(), aftermath(error.outcome())));
+        let message = error.to_string();
+        let aftermath = aftermath(error.outcome(), &message);
+        self.failure(error, &format!("{}: {message}{aftermath}", error.code()));
     }
 
     /// An error with its line for people.
@@ -94,13 +101,27 @@ pub(super) fn say(line: &str) {
     let _ = writeln!(std::io::stderr().lock(), "{}", printable(line.trim_end()));
 }
 
-/// What people must know of an error beside what went wrong.
-fn aftermath(outcome: Outcome) -> &'static str {
+/// What people must know of an error beside its message.
+fn aftermath(outcome: Outcome, message: &str) -> &'static str {
     match outcome {
         Outcome::Untouched => "",
         Outcome::RolledBack => "; rolled back",
+        Outcome::Indeterminate if message.contains("gpushare recover") => "; indeterminate",
         Outcome::Indeterminate => "; indeterminate: run `gpushare recover`",
     }
+}
+
+/// The lines that a screen of that height has room for, with a word on the others.
+fn cut(text: &str, height: usize) -> Cow<'_, str> {
+    // The cursor stands on the line after the last.
+    let count = text.lines().count();
+    if count < height {
+        return Cow::Borrowed(text);
+    }
+    let kept = height.saturating_sub(2);
+    let mut short: String = text.split_inclusive('\n').take(kept).collect();
+    short.push_str(&format!("... {} more lines; --gpu selects GPUs\n", count - kept));
+    Cow::Owned(short)
 }
 
 fn write(to: &mut impl Write, bytes: &[u8]) -> std::io::Result<()> {
@@ -138,6 +159,16 @@ pub(super) fn printable(text: &str) -> Cow<'_, str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_screen_gets_no_more_than_it_has_room_for() {
+        let text = "1\n2\n3\n4\n";
+        assert_eq!(cut(text, 5), text);
+        assert_eq!(cut(text, 4), "1\n2\n... 2 more lines; --gpu selects GPUs\n");
+        for height in 0..4 {
+            assert!(cut(text, height).lines().count() <= height.max(1));
+        }
+    }
 
     #[test]
     fn nothing_that_a_terminal_obeys_gets_through() {

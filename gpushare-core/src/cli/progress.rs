@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::io::IsTerminal as _;
 
 use crate::apply::Event;
-use crate::id::GpuUuid;
+use crate::id::{GpuIndex, GpuUuid};
+use crate::node::Node;
 use crate::process::Holder;
-use crate::snapshot::Snapshot;
 
 use super::output::say;
 
@@ -14,20 +14,18 @@ use super::output::say;
 #[derive(Debug)]
 pub(super) struct Progress {
     shown: bool,
-    indices: BTreeMap<GpuUuid, String>,
+    indices: BTreeMap<GpuUuid, GpuIndex>,
     last: String,
 }
 
 impl Progress {
-    /// With the names of the GPUs, where they are known.
-    pub(super) fn new(snapshot: Option<&Snapshot>) -> Self {
-        let gpus = snapshot.iter().flat_map(|snapshot| &snapshot.gpus);
-        let indices = gpus.filter_map(|gpu| Some((gpu.uuid.clone(), gpu.index?.to_string())));
-        Self {
-            shown: std::io::stderr().is_terminal(),
-            indices: indices.collect(),
-            last: String::new(),
-        }
+    pub(super) fn new(node: &Node) -> Self {
+        let shown = std::io::stderr().is_terminal();
+        // For people, GPUs have numbers. Where they cannot be had, apply says why.
+        let snapshot = if shown { node.snapshot().ok() } else { None };
+        let gpus = snapshot.into_iter().flat_map(|snapshot| snapshot.gpus);
+        let indices = gpus.filter_map(|gpu| Some((gpu.uuid, gpu.index?)));
+        Self { shown, indices: indices.collect(), last: String::new() }
     }
 
     pub(super) fn tell(&mut self, event: &Event) {
@@ -42,23 +40,20 @@ impl Progress {
         }
     }
 
-    fn name<'a>(&'a self, gpu: &'a GpuUuid) -> &'a str {
-        self.indices.get(gpu).map_or(gpu.as_str(), String::as_str)
+    fn name(&self, gpu: &GpuUuid) -> String {
+        self.indices.get(gpu).map_or_else(|| gpu.to_string(), |index| format!("GPU {index}"))
     }
 
     fn line(&self, event: &Event) -> String {
         match event {
             Event::WaitingForLock { gpu } => {
-                format!(
-                    "waiting for another gpushare process to finish with GPU {}",
-                    self.name(gpu)
-                )
+                format!("waiting for another gpushare process to finish with {}", self.name(gpu))
             }
             Event::Draining { holders } => format!("waiting for {} to end", names(holders)),
             Event::Evicting { holder } => format!("ending {holder}"),
             Event::Step { number, of, gpu, what } => {
                 let digits = of.to_string().len();
-                format!("[{number:>digits$}/{of}] GPU {}: {what}", self.name(gpu))
+                format!("[{number:>digits$}/{of}] {}: {what}", self.name(gpu))
             }
             Event::RollingBack => "rolling back".to_owned(),
             Event::Recovering { journal } => format!("settling the unfinished change {journal}"),

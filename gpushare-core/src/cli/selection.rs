@@ -22,7 +22,12 @@ impl Select {
                     gpus.len()
                 ),
             )),
-            _ => self.selected(snapshot),
+            _ => match self.selected(snapshot)? {
+                none if none.is_empty() => {
+                    Err(Error::new(ErrorCode::NotFound, "this node has no GPU that answers"))
+                }
+                gpus => Ok(gpus),
+            },
         }
     }
 

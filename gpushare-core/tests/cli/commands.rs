@@ -262,6 +262,20 @@ fn a_driver_that_fails_is_named_and_the_change_undone() {
 }
 
 #[test]
+fn a_rollback_that_fails_too_says_what_to_do() {
+    let place = Place::new("1xH100-80GB");
+    place.done(&["mig", "enable"]);
+    place.done(&["sim", "fault", "nvmlGpuInstanceCreateComputeInstance", "UNKNOWN"]);
+    place.done(&["sim", "fault", "nvmlGpuInstanceDestroy", "UNKNOWN"]);
+    let answer = place.run(&["mig", "create", "1g", "--json"]).expect_error("DRIVER");
+    assert!(answer.stderr.trim_end().ends_with("; indeterminate"), "{answer:?}");
+    assert_eq!(answer.stderr.matches("`gpushare recover`").count(), 1, "{answer:?}");
+    assert_eq!(answer.document()["outcome"], "indeterminate");
+    assert_eq!(place.json(&["recover"])["recovered"][0]["settled"], "rolled_back");
+    assert_eq!(place.layout(0).1.len(), 0);
+}
+
+#[test]
 fn an_unprivileged_caller_sees_in_part_and_changes_nothing() {
     let place = Place::new("2xH100-80GB");
     let spec = place.spec("mig.json", MIG);
