@@ -50,7 +50,7 @@ pub enum Source<'a> {
 }
 
 impl<'a> Source<'a> {
-    fn request(&self) -> &'a Request {
+    pub(crate) fn request(&self) -> &'a Request {
         match self {
             Self::Plan(plan) => &plan.request,
             Self::Request(request) => request,
@@ -105,6 +105,9 @@ pub fn apply(
     } else {
         let (plan, snapshot) =
             consent::obtain(ports, &mut observer, &scope, plan, snapshot, options, progress)?;
+        if progress(&Event::Planned { plan: Box::new(plan.clone()) }).is_break() {
+            return Err(Error::new(ErrorCode::Interrupted, "stopped before anything was changed"));
+        }
         let executor = Executor::new(ports, simulated, &locks, observer, &plan.digest, &snapshot);
         transact(executor, &plan, &snapshot, options, progress)?
     };
