@@ -127,7 +127,7 @@ GPU 0  H100 80GB HBM3  mig
    0        1        2        3        4        5        6        7
 
   MIG device                                profile  GI/CI  at   GiB  SMs
-  MIG-d01b6eaa-23f2-4ee7-18db-f98d49ce3cf1  3g.40gb  1/0     4  39.5   60
+  MIG-fcb6a37f-eb94-be13-dfe2-3b3aab509ebe  3g.40gb  1/0     4  39.5   60
 
 GPU 1  Tesla T4  time_sliced
   2 replicas, default interval
@@ -156,6 +156,22 @@ GPU 2  Tesla T4  GPU-7d066485-f2cf-0c81-881f-89a50254a452: time_sliced -> exclus
     assert_eq!(rest.split_once('\n').unwrap().1, format!("\nApplied: 7 steps.\n{gpus}"));
     let again = place.done(&["apply", &spec]).stdout;
     assert_eq!(again, format!("SIMULATED\nNothing to do.\n{gpus}"));
+}
+
+#[test]
+fn the_readme_shows_what_its_command_prints() {
+    let readme = concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md");
+    let readme = std::fs::read_to_string(readme).unwrap();
+    let command = "-- --sim 8xH100-80GB apply examples/mig.yaml\n";
+    let shown = readme.split(command).nth(1).unwrap().split("```").next().unwrap();
+    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/mig.yaml");
+    let printed = Place::new("8xH100-80GB").done(&["apply", example]).stdout;
+    let mut printed = printed.lines();
+    // The plan of seven GPUs is left out.
+    for line in shown.lines().filter(|line| !line.starts_with("[…")) {
+        assert!(printed.any(|found| found == line), "{line:?} is not printed there");
+    }
+    assert_eq!(printed.next(), None);
 }
 
 #[test]
