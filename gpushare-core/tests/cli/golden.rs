@@ -175,6 +175,19 @@ fn the_readme_shows_what_its_command_prints() {
 }
 
 #[test]
+fn the_readme_shows_specs_that_are_specs() {
+    let readme = concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md");
+    let readme = std::fs::read_to_string(readme).unwrap();
+    let specs: Vec<_> = readme.split("```yaml\n").skip(1).collect();
+    assert!(!specs.is_empty());
+    for spec in specs {
+        let spec = spec.split("```").next().unwrap();
+        let parsed = spec.parse::<gpushare_core::Spec>();
+        assert!(parsed.is_ok(), "{parsed:?} in {spec}");
+    }
+}
+
+#[test]
 fn a_plan_says_what_it_needs() {
     let place = Place::new("1xH100-80GB");
     place.done(&["mig", "enable"]);
