@@ -11,8 +11,7 @@ build:
 	$(CARGO) build --release -p gpushare-ffi
 
 test:
-	$(CARGO) test --workspace --all-features
-	PYTHON=$(PYTHON) gpushare-py/test.sh
+	PYTHON=$(PYTHON) $(CARGO) test --workspace --all-features
 
 lint:
 	$(CARGO) fmt --all --check

@@ -51,7 +51,7 @@ pub enum Source<'a> {
 }
 
 impl<'a> Source<'a> {
-    fn request(&self) -> &'a Request {
+    pub(crate) fn request(&self) -> &'a Request {
         match self {
             Self::Plan(plan) => &plan.request,
             Self::Request(request) => request,
@@ -149,6 +149,9 @@ impl UnderLock<'_> {
         )?;
         if plan.noop {
             return Ok(Report::unchanged(&snapshot, &plan));
+        }
+        if progress(&Event::Planned { plan: Box::new(plan.clone()) }).is_break() {
+            return Err(Error::new(ErrorCode::Interrupted, "stopped before anything was changed"));
         }
         let executor =
             Executor::new(ports, simulated, self.locks, observer, &plan.digest, &snapshot);

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::hazard::HazardName;
 use crate::id::GpuUuid;
+use crate::plan::Plan;
 use crate::process::Holder;
 
 /// What apply may do, and how long it may wait. By default nothing, and not at all.
@@ -100,6 +101,12 @@ impl ApplyOptions {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Event {
+    /// The plan is made and consented to, the GPUs are locked, and nothing is changed yet. Not told
+    /// where there is nothing to do.
+    Planned {
+        /// The plan that is carried out next.
+        plan: Box<Plan>,
+    },
     /// Another process has the lock of that GPU.
     WaitingForLock {
         /// The GPU.

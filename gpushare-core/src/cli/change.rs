@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::apply::report::Recovered;
-use crate::apply::{ApplyOptions, Source};
+use crate::apply::{ApplyOptions, Event, Source};
 use crate::error::{Error, ErrorCode, Outcome, Result};
 use crate::id::GpuUuid;
 use crate::node::Node;
@@ -14,8 +14,10 @@ use crate::spec::{Entry, Selector, Spec, Want};
 use super::Answer;
 use super::arguments::Consent;
 use super::interrupt::Interrupt;
-use super::output::Output;
+use super::output::{Output, printable, say};
+use super::page::Page;
 use super::progress::Progress;
+use super::status;
 
 /// A spec is refused above 1 MiB; one byte more tells.
 const MOST_SPEC_BYTES: u64 = (1 << 20) + 1;
@@ -58,6 +60,18 @@ impl Change<'_> {
             return show_plan(self.output, &plan);
         }
         self.apply(Source::Request(request), expect)
+    }
+
+    /// Brings GPUs to a spec, and shows the plan, what came of it, and the GPUs as they are then.
+    pub(super) fn spec(&self, spec: Spec, expect: Option<&str>) -> Result<Answer> {
+        let request = Request::Apply(spec);
+        if self.consent.dry_run {
+            return self.request(&request, expect);
+        }
+        let mut running = Running::begin(self)?;
+        running.shows = !self.output.json;
+        running.expect(expect);
+        running.apply(Source::Request(&request))
     }
 
     /// Brings the same to each of these GPUs.
@@ -108,9 +122,7 @@ impl Change<'_> {
 
     fn apply(&self, source: Source<'_>, expect: Option<&str>) -> Result<Answer> {
         let mut running = Running::begin(self)?;
-        if let Some(digest) = expect {
-            running.options = running.options.expect(digest);
-        }
+        running.expect(expect);
         running.apply(source)
     }
 }
@@ -123,6 +135,8 @@ struct Running<'a> {
     progress: Progress,
     /// What was settled before.
     recovered: Vec<Recovered>,
+    /// Whether the plan and the GPUs afterwards are shown too.
+    shows: bool,
 }
 
 impl<'a> Running<'a> {
@@ -133,7 +147,14 @@ impl<'a> Running<'a> {
             interrupt: Interrupt::listen()?,
             progress: Progress::new(change.node),
             recovered: Vec::new(),
+            shows: false,
         })
+    }
+
+    fn expect(&mut self, digest: Option<&str>) {
+        if let Some(digest) = digest {
+            self.options = self.options.clone().expect(digest);
+        }
     }
 
     fn settle(&mut self, gpus: Vec<GpuUuid>) -> Result<()> {
@@ -146,13 +167,46 @@ impl<'a> Running<'a> {
     }
 
     fn apply(&mut self, source: Source<'_>) -> Result<Answer> {
+        let output = self.change.output;
+        let mut planned = None;
         let mut report = self.change.node.apply_with(source, &self.options, |event| {
+            if let Event::Planned { plan } = event {
+                planned = self.shows.then(|| output.show(plan));
+            }
             self.progress.tell(event);
             self.interrupt.flow()
         })?;
         report.recovered.splice(0..0, self.recovered.drain(..));
-        self.change.output.show(&report)?;
+        if !self.shows {
+            output.show(&report)?;
+            return Ok(Answer::Yes);
+        }
+        let text = printable(&report.to_string()).into_owned();
+        match planned {
+            // The plan has said already that the node is simulated.
+            Some(_) => output.text(&text.replacen("SIMULATED\n", "\n", 1))?,
+            None => output.text(&text)?,
+        };
+        self.show_gpus(source)?;
         Ok(Answer::Yes)
+    }
+
+    /// The GPUs of what was applied. The change is done: that they cannot be shown is no error.
+    fn show_gpus(&self, source: Source<'_>) -> Result<()> {
+        let shown = self.change.node.snapshot().and_then(|mut snapshot| {
+            let plan = plan::plan_request(&snapshot, source.request())?;
+            snapshot.gpus.retain(|gpu| plan.gpu(&gpu.uuid).is_some());
+            Ok(snapshot)
+        });
+        match shown {
+            Ok(snapshot) => {
+                let mut page = Page::new(self.change.output);
+                status::slices(&mut page, &snapshot);
+                self.change.output.text(&page.into_text())?;
+            }
+            Err(error) => say(&format!("gpushare: warning: the GPUs cannot be shown: {error}")),
+        }
+        Ok(())
     }
 }
 

@@ -145,8 +145,7 @@ fn command(node: &Node, output: &Output, command: &Command) -> Result<Answer> {
         Command::Status { watch: true, select } => watch(node, output, select),
         Command::Plan { spec } => change::show_plan(output, &node.plan(&change::read_spec(spec)?)?),
         Command::Apply { spec, expect, consent } => {
-            let request = Request::Apply(change::read_spec(spec)?);
-            Change { node, output, consent }.request(&request, expect.as_deref())
+            Change { node, output, consent }.spec(change::read_spec(spec)?, expect.as_deref())
         }
         Command::Exclusive { select, consent } => {
             want(Change { node, output, consent }, select, &Want::Exclusive)

@@ -29,7 +29,8 @@ impl Progress {
     }
 
     pub(super) fn tell(&mut self, event: &Event) {
-        if !self.shown {
+        // The plan is an answer; it goes to standard output where it goes at all.
+        if !self.shown || matches!(event, Event::Planned { .. }) {
             return;
         }
         let line = self.line(event);
@@ -55,6 +56,7 @@ impl Progress {
                 let digits = of.to_string().len();
                 format!("[{number:>digits$}/{of}] {}: {what}", self.name(gpu))
             }
+            Event::Planned { plan } => format!("{} steps", plan.step_count()),
             Event::RollingBack => "rolling back".to_owned(),
             Event::Recovering { journal } => format!("settling the unfinished change {journal}"),
         }

@@ -72,7 +72,38 @@ fn block(page: &mut Page, snapshot: &Snapshot, gpu: &GpuSnapshot) {
     processes(page, gpu, &shown);
 }
 
+/// The slices of GPUs with MIG on; of others the mode.
+pub(super) fn slices(page: &mut Page, snapshot: &Snapshot) {
+    let mut apart = true;
+    for gpu in &snapshot.gpus {
+        let mig = gpu.mig.as_ref().filter(|mig| mig.enabled);
+        if apart || mig.is_some() {
+            page.end();
+        }
+        apart = mig.is_some();
+        name(page, gpu);
+        if let Some(line) = parameters(gpu) {
+            page.line(Role::Plain, &format!("{:INDENT$}{line}", ""));
+        }
+        if let Some(mig) = mig {
+            let record = gpu.current_record(&snapshot.epoch);
+            let records = record.map(|record| &record.instances[..]).unwrap_or_default();
+            slots::draw(page, mig, records, INDENT);
+            devices(page, gpu, mig, records, false, &mut Vec::new());
+        }
+    }
+}
+
 fn heading(page: &mut Page, gpu: &GpuSnapshot) {
+    name(page, gpu);
+    let mut facts = vec![gpu.uuid.to_string()];
+    facts.extend(gpu.pci.map(|pci| pci.to_string()));
+    facts.extend(gpu.memory.map(memory));
+    facts.extend(gpu.sm_count.map(|count| format!("{count} SMs")));
+    page.line(Role::Faint, &format!("{:INDENT$}{}", "", facts.join("  ")));
+}
+
+fn name(page: &mut Page, gpu: &GpuSnapshot) {
     let name = gpu.index.map_or("GPU ?".to_owned(), |index| format!("GPU {index}"));
     page.put(Role::Heading, &name);
     if !gpu.model.is_empty() {
@@ -80,11 +111,6 @@ fn heading(page: &mut Page, gpu: &GpuSnapshot) {
     }
     page.put(Role::Plain, "  ").put(mode_role(gpu.mode), gpu.mode.as_str());
     page.end();
-    let mut facts = vec![gpu.uuid.to_string()];
-    facts.extend(gpu.pci.map(|pci| pci.to_string()));
-    facts.extend(gpu.memory.map(memory));
-    facts.extend(gpu.sm_count.map(|count| format!("{count} SMs")));
-    page.line(Role::Faint, &format!("{:INDENT$}{}", "", facts.join("  ")));
 }
 
 const fn mode_role(mode: SharingMode) -> Role {

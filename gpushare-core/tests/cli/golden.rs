@@ -114,6 +114,80 @@ GPU 1  Tesla T4  GPU-9c3922dc-7432-32b7-6510-dcb158d2d127: time_sliced -> exclus
 }
 
 #[test]
+fn apply_shows_the_plan_and_what_is_there_then() {
+    let place = Place::new("1xH100-80GB,2xT4");
+    let spec = r#"{"version": "gpushare/v1", "gpus": [
+        {"select": 0, "mode": "mig", "mig": {"instances": [{"profile": "3g.40gb", "start": 4}]}},
+        {"select": 1, "mode": "time_sliced", "time_sliced": {"replicas": 2}},
+        {"select": 2, "mode": "exclusive"}]}"#;
+    let spec = place.spec("spec.json", spec);
+    let gpus = "
+GPU 0  H100 80GB HBM3  mig
+  |........|........|........|........|3g.40gb                            |
+   0        1        2        3        4        5        6        7
+
+  MIG device                                profile  GI/CI  at   GiB  SMs
+  MIG-fcb6a37f-eb94-be13-dfe2-3b3aab509ebe  3g.40gb  1/0     4  39.5   60
+
+GPU 1  Tesla T4  time_sliced
+  2 replicas, default interval
+GPU 2  Tesla T4  exclusive
+";
+    let shown = place.done(&["apply", &spec]).stdout;
+    let (plan, rest) = shown.split_once("Digest ").unwrap();
+    expect(
+        plan,
+        "
+SIMULATED
+GPU 0  H100 80GB HBM3  GPU-1e109052-d5d2-57c4-c5cd-be7fbc03ef65: time_sliced -> mig
+  ~ turn MIG on
+  + create GPU instance 3g.40gb at 4:4
+  + create compute instance 3g.40gb at 0:3 of 4:4
+  ~ write the record
+    costs    0 destroys, 2 creates
+    then fits  4g.40gb at 0, 3g.40gb at 0, 2g.20gb at 0/2, 1g.20gb at 0/2, 1g.10gb at 0/1/2/3, 1g.10gb+me at 0/1/2/3
+GPU 1  Tesla T4  GPU-9c3922dc-7432-32b7-6510-dcb158d2d127: time_sliced
+  ~ write the record
+GPU 2  Tesla T4  GPU-7d066485-f2cf-0c81-881f-89a50254a452: time_sliced -> exclusive
+  ~ set compute mode exclusive_process (was default)
+  ~ write the record
+",
+    );
+    assert_eq!(rest.split_once('\n').unwrap().1, format!("\nApplied: 7 steps.\n{gpus}"));
+    let again = place.done(&["apply", &spec]).stdout;
+    assert_eq!(again, format!("SIMULATED\nNothing to do.\n{gpus}"));
+}
+
+#[test]
+fn the_readme_shows_what_its_command_prints() {
+    let readme = concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md");
+    let readme = std::fs::read_to_string(readme).unwrap();
+    let command = "-- --sim 8xH100-80GB apply examples/mig.yaml\n";
+    let shown = readme.split(command).nth(1).unwrap().split("```").next().unwrap();
+    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/mig.yaml");
+    let printed = Place::new("8xH100-80GB").done(&["apply", example]).stdout;
+    let mut printed = printed.lines();
+    // The plan of seven GPUs is left out.
+    for line in shown.lines().filter(|line| !line.starts_with("[…")) {
+        assert!(printed.any(|found| found == line), "{line:?} is not printed there");
+    }
+    assert_eq!(printed.next(), None);
+}
+
+#[test]
+fn the_readme_shows_specs_that_are_specs() {
+    let readme = concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md");
+    let readme = std::fs::read_to_string(readme).unwrap();
+    let specs: Vec<_> = readme.split("```yaml\n").skip(1).collect();
+    assert!(!specs.is_empty());
+    for spec in specs {
+        let spec = spec.split("```").next().unwrap();
+        let parsed = spec.parse::<gpushare_core::Spec>();
+        assert!(parsed.is_ok(), "{parsed:?} in {spec}");
+    }
+}
+
+#[test]
 fn a_plan_says_what_it_needs() {
     let place = Place::new("1xH100-80GB");
     place.done(&["mig", "enable"]);
