@@ -79,7 +79,6 @@ fn a_node_of_eight_is_cut_up_and_then_left_alone() {
         // However the driver describes a compute instance: uuids are not asked for to see that
         // there is nothing to do.
         let budget = 280;
-        println!("{all} driver calls: {calls:?}");
         assert!(all <= budget, "{all} calls with {device}: {calls:?}");
 
         // One 2g becomes two 1g: nothing else is touched.
