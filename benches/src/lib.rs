@@ -2,6 +2,10 @@
 //!
 //! `cargo bench -p gpushare-benches` runs them all, on one core each.
 
+mod times;
+
+pub use times::Times;
+
 use gpushare_core::Result;
 use gpushare_core::id::{ProfileId, ProfileIndex};
 use gpushare_core::mig::geometry::Engines;

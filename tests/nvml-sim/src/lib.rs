@@ -11,6 +11,10 @@
 //!   in memory and is this process's own.
 //! * `GPUSHARE_NVML_CALLS`: a file that gets, at every last `nvmlShutdown`, a line for each
 //!   function with the number of its calls since the first `nvmlInit`.
+//! * `GPUSHARE_NVML_TIME`: a file that gets, at every last `nvmlShutdown`, a line with the
+//!   nanoseconds that this process spent in this library since the first `nvmlInit`.
+//! * `GPUSHARE_NVML_KILL_AT`: `3-` or `3+`. At its third call of a function that changes something
+//!   the process kills itself with SIGKILL, before the call takes effect or after.
 //! * `GPUSHARE_NVML_CI_DEVICE`: `mig` makes the device in a compute instance's description the
 //!   MIG device. It is the GPU otherwise, as nvidia-smi takes it.
 //!
@@ -23,6 +27,7 @@ mod compute_instances;
 mod devices;
 mod gpu_instances;
 mod internal;
+mod kill;
 mod processes;
 mod profiles;
 mod session;

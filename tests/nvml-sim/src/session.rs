@@ -6,12 +6,14 @@ use std::io::Write as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use gpushare_core::backend::sim::{Fleet, SimulatedNvml, Simulator};
 use gpushare_core::id::{ComputeInstanceId, GpuInstanceId, GpuUuid, MigUuid};
 use gpushare_core::port::{Nvml as _, NvmlReturn};
 
 use crate::abi::{Answer, Handle, INVALID, Refusal};
+use crate::kill::{self, Place};
 
 /// What a handle stands for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,9 +34,11 @@ pub(crate) struct Session {
 struct Library {
     session: Option<Session>,
     calls: BTreeMap<&'static str, u64>,
+    time: Duration,
 }
 
-static LIBRARY: Mutex<Library> = Mutex::new(Library { session: None, calls: BTreeMap::new() });
+static LIBRARY: Mutex<Library> =
+    Mutex::new(Library { session: None, calls: BTreeMap::new(), time: Duration::ZERO });
 
 fn library() -> MutexGuard<'static, Library> {
     // A panic under the lock was caught and answered; what it left is still a state.
@@ -51,10 +55,19 @@ fn code(answer: std::thread::Result<Answer>) -> u32 {
 
 /// Counts a call and answers it in the open session.
 pub(crate) fn call(name: &'static str, body: impl FnOnce(&mut Session) -> Answer) -> u32 {
+    let start = Instant::now();
     code(catch_unwind(AssertUnwindSafe(|| {
         let mut library = library();
         *library.calls.entry(name).or_default() += 1;
-        body(library.session.as_mut().ok_or(NvmlReturn::UNINITIALIZED)?)
+        let change = kill::count(name);
+        kill::here(change, Place::Before);
+        let answer = match library.session.as_mut() {
+            Some(session) => body(session),
+            None => Err(NvmlReturn::UNINITIALIZED.into()),
+        };
+        kill::here(change, Place::After);
+        library.time += start.elapsed();
+        answer
     })))
 }
 
@@ -68,6 +81,7 @@ pub(crate) fn call_closed(name: &'static str, body: impl FnOnce() -> Answer) -> 
 
 /// `nvmlInit`: opens the node, or counts one more who has it open.
 pub(crate) fn open(name: &'static str) -> u32 {
+    let start = Instant::now();
     code(catch_unwind(AssertUnwindSafe(|| {
         let mut library = library();
         *library.calls.entry(name).or_default() += 1;
@@ -78,12 +92,14 @@ pub(crate) fn open(name: &'static str) -> u32 {
                 library.session = Some(Session { nvml, objects: Vec::new(), opened: 1 });
             }
         }
+        library.time += start.elapsed();
         Ok(())
     })))
 }
 
 /// `nvmlShutdown`: closes the node when the last who has it open goes.
 pub(crate) fn close(name: &'static str) -> u32 {
+    let start = Instant::now();
     code(catch_unwind(AssertUnwindSafe(|| {
         let mut library = library();
         *library.calls.entry(name).or_default() += 1;
@@ -91,7 +107,8 @@ pub(crate) fn close(name: &'static str) -> u32 {
         session.opened -= 1;
         if session.opened == 0 {
             library.session = None;
-            report(&std::mem::take(&mut library.calls));
+            library.time += start.elapsed();
+            report(&std::mem::take(&mut library.calls), std::mem::take(&mut library.time));
         }
         Ok(())
     })))
@@ -113,13 +130,17 @@ fn simulator() -> Answer<Simulator> {
     simulator.map_err(|_| Refusal(NvmlReturn::OPERATING_SYSTEM))
 }
 
-/// Appends the totals to the file that the environment names. A bench that can't have them fails
+/// Appends the totals to the files that the environment names. A bench that can't have them fails
 /// by their absence; the call that it measures must not.
-fn report(calls: &BTreeMap<&'static str, u64>) {
-    let Some(path) = std::env::var_os("GPUSHARE_NVML_CALLS") else { return };
+fn report(calls: &BTreeMap<&'static str, u64>, time: Duration) {
+    let append = |variable: &str, text: &str| {
+        let Some(path) = std::env::var_os(variable) else { return };
+        let file = OpenOptions::new().create(true).append(true).open(path);
+        let _ = file.and_then(|mut file| file.write_all(text.as_bytes()));
+    };
+    append("GPUSHARE_NVML_TIME", &format!("{}\n", time.as_nanos()));
     let text: String = calls.iter().map(|(name, count)| format!("{name} {count}\n")).collect();
-    let file = OpenOptions::new().create(true).append(true).open(path);
-    let _ = file.and_then(|mut file| file.write_all(text.as_bytes()));
+    append("GPUSHARE_NVML_CALLS", &text);
 }
 
 impl Session {
