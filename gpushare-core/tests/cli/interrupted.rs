@@ -115,7 +115,7 @@ fn a_journal_that_nobody_can_settle_is_set_aside_by_name() {
     place.wait_for_steps(4);
     child.kill().unwrap();
     child.wait().unwrap();
-    let folder = place.state().join("lib/journal");
+    let folder = place.lib().join("journal");
     let name = std::fs::read_dir(&folder).unwrap().next().unwrap().unwrap().file_name();
     let name = name.to_str().unwrap();
     std::fs::write(folder.join(name), "not a journal\n").unwrap();
