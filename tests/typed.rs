@@ -20,7 +20,8 @@ fn what_has_no_meaning_does_not_compile() {
     if version.starts_with(COMPILER) {
         programs.compile_fail("typed/wrong/*.rs");
     } else {
-        let why = format!("their messages are those of {COMPILER}x, and this is {}", version.trim());
+        let why =
+            format!("their messages are those of {COMPILER}x, and this is {}", version.trim());
         skipped("programs that must not compile", &why);
     }
 }

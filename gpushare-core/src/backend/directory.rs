@@ -35,10 +35,7 @@ impl Directory {
     /// INVALID_ARGUMENT for an empty path; IO when it is relative and there is no current directory.
     pub(crate) fn new(path: &Path) -> Result<Self> {
         if path.as_os_str().is_empty() {
-            return Err(Error::new(
-                ErrorCode::InvalidArgument,
-                "the state directory has no name",
-            ));
+            return Err(Error::new(ErrorCode::InvalidArgument, "the state directory has no name"));
         }
         let absolute =
             std::path::absolute(path).map_err(|error| Error::io("look at", path, error))?;
@@ -249,4 +246,136 @@ pub(crate) fn is_users_own(path: &Path) -> bool {
         .and_then(|directory| rustix::fs::fstat(directory).ok());
     let user = rustix::process::geteuid().as_raw();
     stat.is_some_and(|stat| stat.st_uid == user && stat.st_mode & 0o022 == 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{Permissions, create_dir, set_permissions};
+    use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
+
+    use super::*;
+
+    fn at(path: &Path) -> Directory {
+        Directory::new(path).unwrap()
+    }
+
+    fn mode(path: &Path) -> u32 {
+        std::fs::metadata(path).unwrap().permissions().mode() & 0o7777
+    }
+
+    #[track_caller]
+    fn refused(directory: &Directory, why: &str) {
+        for make in [false, true] {
+            let error = directory.open(make).unwrap_err();
+            assert_eq!(error.code(), ErrorCode::PermissionDenied);
+            assert!(error.message().contains(why), "{error}");
+            assert!(!error.needs().is_empty());
+        }
+    }
+
+    #[test]
+    fn what_is_missing_is_made_only_where_that_is_wanted() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a/b/state");
+        let lib = at(&path).join("lib");
+        assert!(lib.open(false).unwrap().is_none());
+        assert!(!folder.path().join("a").exists());
+        assert!(lib.open(true).unwrap().is_some());
+        assert_eq!(lib.path(), path.join("lib"));
+        assert_eq!((mode(&path), mode(&path.join("lib"))), (0o755, 0o755));
+        assert_eq!(Directory::new(Path::new("")).unwrap_err().code(), ErrorCode::InvalidArgument);
+        assert!(at(Path::new("state")).path().is_absolute());
+    }
+
+    #[test]
+    fn a_directory_that_others_could_change_is_refused_wherever_it_stands() {
+        let folder = tempfile::tempdir().unwrap();
+        // The directory that was named, one in it, and one in that.
+        for depth in 0..3 {
+            let state = folder.path().join(format!("state-{depth}"));
+            let names = &["lib", "sim-a"];
+            let all = names.iter().fold(at(&state), |directory, name| directory.join(name));
+            let path = names.iter().take(depth).fold(state.clone(), |path, name| path.join(name));
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+
+            let elsewhere = folder.path().join(format!("elsewhere-{depth}"));
+            create_dir(&elsewhere).unwrap();
+            symlink(&elsewhere, &path).unwrap();
+            refused(&all, "symbolic link");
+            if depth == 0 {
+                // The kernel follows a link with a slash behind it.
+                refused(&at(&state.join("")), "symbolic link");
+                refused(&at(&state.join(".")), "symbolic link");
+            }
+            assert_eq!(std::fs::read_dir(&elsewhere).unwrap().count(), 0, "nothing was made");
+            std::fs::remove_file(&path).unwrap();
+
+            std::fs::write(&path, "").unwrap();
+            refused(&all, "no directory");
+            std::fs::remove_file(&path).unwrap();
+
+            create_dir(&path).unwrap();
+            let root = rustix::process::geteuid().is_root();
+            for bad in if root { &[0o777, 0o1777, 0o775][..] } else { &[0o777, 0o1777] } {
+                set_permissions(&path, Permissions::from_mode(*bad)).unwrap();
+                refused(&all, "others may write");
+            }
+            set_permissions(&path, Permissions::from_mode(0o755)).unwrap();
+            if root {
+                chown(&path, Some(65534), None).unwrap();
+                refused(&all, "belongs to user 65534");
+                assert_eq!(std::fs::read_dir(&path).unwrap().count(), 0, "nothing was made");
+                chown(&path, Some(0), None).unwrap();
+            }
+            assert!(all.open(true).unwrap().is_some());
+        }
+    }
+
+    #[test]
+    fn what_stands_above_is_the_word_of_who_named_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let above = folder.path().join("above");
+        create_dir(&above).unwrap();
+        set_permissions(&above, Permissions::from_mode(0o1777)).unwrap();
+        let link = folder.path().join("link");
+        symlink(&above, &link).unwrap();
+        assert!(at(&link.join("state")).join("lib").open(true).unwrap().is_some());
+    }
+
+    #[test]
+    fn a_private_directory_is_for_this_user_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("gpushare-0");
+        let lib = at(&path).private().join("lib");
+        assert!(lib.open(true).unwrap().is_some());
+        assert_eq!(mode(&path), 0o700);
+        set_permissions(&path, Permissions::from_mode(0o755)).unwrap();
+        refused(&lib, "0700");
+    }
+
+    #[test]
+    fn who_makes_a_directory_at_once_with_others_gets_the_same() {
+        let folder = tempfile::tempdir().unwrap();
+        let lib = at(&folder.path().join("a/state")).join("lib");
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| assert!(lib.open(true).unwrap().is_some()));
+            }
+        });
+    }
+
+    #[test]
+    fn a_session_directory_must_be_the_users_own() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(is_users_own(folder.path()));
+        assert!(!is_users_own(Path::new("relative")));
+        assert!(!is_users_own(&folder.path().join("missing")));
+        set_permissions(folder.path(), Permissions::from_mode(0o777)).unwrap();
+        assert!(!is_users_own(folder.path()));
+        set_permissions(folder.path(), Permissions::from_mode(0o700)).unwrap();
+        if rustix::process::geteuid().is_root() {
+            chown(folder.path(), Some(65534), None).unwrap();
+            assert!(!is_users_own(folder.path()));
+        }
+    }
 }

@@ -241,7 +241,7 @@ impl LockGuard for FileLock {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::{PermissionsExt as _, symlink};
+    use std::os::unix::fs::symlink;
 
     use super::*;
 
@@ -280,31 +280,79 @@ mod tests {
     }
 
     #[test]
-    fn a_state_directory_that_others_could_change_is_refused() {
+    fn what_is_no_file_of_ours_is_neither_read_nor_written() {
         let directory = tempfile::tempdir().unwrap();
-        let elsewhere = directory.path().join("elsewhere");
-        std::fs::create_dir(&elsewhere).unwrap();
-        symlink(&elsewhere, directory.path().join("lib")).unwrap();
-        let error = store(directory.path()).replace("records/a", b"").unwrap_err();
-        assert_eq!(error.code(), ErrorCode::PermissionDenied);
-        assert!(error.to_string().contains("symbolic link"), "{error}");
-
-        std::fs::remove_file(directory.path().join("lib")).unwrap();
-        std::fs::create_dir(directory.path().join("lib")).unwrap();
-        let open = std::fs::Permissions::from_mode(0o777);
-        std::fs::set_permissions(directory.path().join("lib"), open).unwrap();
-        let error = store(directory.path()).read("records/a").unwrap_err();
-        assert!(error.to_string().contains("others may write"), "{error}");
-
-        let close = std::fs::Permissions::from_mode(0o755);
-        std::fs::set_permissions(directory.path().join("lib"), close).unwrap();
-        symlink("/etc/passwd", directory.path().join("lib").join("records")).unwrap();
-        assert!(store(directory.path()).list("records").is_err());
+        let store = store(directory.path());
+        store.replace("records/a", b"").unwrap();
+        drop(store.try_lock("lock/a").unwrap());
+        let other = directory.path().join("other");
+        let within = |name: &str| match name.strip_prefix("lock/") {
+            Some(file) => directory.path().join("run/lock").join(file),
+            None => directory.path().join("lib").join(name),
+        };
+        let special = |kind: FileType| {
+            let other = other.clone();
+            move |path: &Path| {
+                let device = rustix::fs::makedev(1, 3);
+                let mode = Mode::from_raw_mode(0o600);
+                rustix::fs::mknodat(rustix::fs::CWD, path, kind, mode, device).unwrap();
+                std::fs::write(&other, "theirs").unwrap();
+            }
+        };
+        type Make<'a> = Box<dyn Fn(&Path) + 'a>;
+        let mut kinds: Vec<(&str, Make<'_>)> = vec![
+            ("pipe", Box::new(special(FileType::Fifo))),
+            ("socket", Box::new(special(FileType::Socket))),
+            ("link", Box::new(|path| symlink(&other, path).unwrap())),
+            ("hard link", Box::new(|path| std::fs::hard_link(&other, path).unwrap())),
+            ("directory", Box::new(|path| std::fs::create_dir(path).unwrap())),
+        ];
         if rustix::process::geteuid().is_root() {
-            std::fs::remove_file(directory.path().join("lib").join("records")).unwrap();
-            std::os::unix::fs::chown(directory.path().join("lib"), Some(65534), None).unwrap();
-            let error = store(directory.path()).list("records").unwrap_err();
-            assert!(error.to_string().contains("belongs to user 65534"), "{error}");
+            kinds.push(("device", Box::new(special(FileType::CharacterDevice))));
+            kinds.push((
+                "another user's",
+                Box::new(|path| {
+                    std::fs::write(path, "").unwrap();
+                    std::os::unix::fs::chown(path, Some(65534), None).unwrap();
+                }),
+            ));
         }
+        std::fs::write(&other, "theirs").unwrap();
+        for (kind, make) in kinds {
+            for name in ["records/b", "lock/b"] {
+                make(&within(name));
+                let refused = |error: Error| {
+                    assert_eq!(error.code(), ErrorCode::InvalidState, "{kind}: {error}");
+                    assert!(error.message().contains("remove it"), "{kind}: {error}");
+                };
+                refused(store.append(name, b"ours").unwrap_err());
+                refused(store.try_lock(name).unwrap_err());
+                // Another name of a file is no harm to who reads it.
+                if kind != "hard link" {
+                    refused(store.read(name).unwrap_err());
+                }
+                // It is replaced by its name; what it leads to is not written.
+                match store.replace(name, b"ours") {
+                    Ok(()) => assert_eq!(store.read(name).unwrap().unwrap(), b"ours"),
+                    Err(_) => assert_eq!(kind, "directory"),
+                }
+                assert_eq!(std::fs::read_to_string(&other).unwrap(), "theirs", "{kind}");
+                let _ = std::fs::remove_dir(within(name));
+                let _ = std::fs::remove_file(within(name));
+            }
+        }
+    }
+
+    #[test]
+    fn a_store_within_another_shares_nothing_with_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let outer = store(directory.path());
+        let inner = outer.within("sim-a");
+        inner.replace("records/x", b"inner").unwrap();
+        let _held = inner.try_lock("lock/x").unwrap().unwrap();
+        assert_eq!(outer.read("records/x").unwrap(), None);
+        assert!(outer.try_lock("lock/x").unwrap().is_some());
+        assert_eq!(inner.place(), directory.path().join("lib/sim-a"));
+        assert!(directory.path().join("run/sim-a/lock/x").exists());
     }
 }

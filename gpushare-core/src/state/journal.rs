@@ -17,6 +17,7 @@ use crate::plan::Step;
 use crate::plan::state::GpuState;
 use crate::port::Store;
 use crate::snapshot::{Epoch, expect_schema};
+use crate::state::record;
 
 const SCHEMA: &str = "gpushare.journal/v1";
 const FOLDER: &str = "journal";
@@ -24,47 +25,47 @@ const DISCARDED: &str = "discarded";
 
 /// What is to be done, and from which state.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Header {
+pub(crate) struct Header {
     /// The journal's schema.
-    pub schema: String,
+    pub(crate) schema: String,
     /// Who applies.
-    pub pid: Pid,
+    pub(crate) pid: Pid,
     /// The life of machine and driver.
-    pub epoch: Epoch,
+    pub(crate) epoch: Epoch,
     /// The digest of the plan.
-    pub digest: String,
+    pub(crate) digest: String,
     /// The GPUs, in the order in which they are changed.
-    pub gpus: Vec<GpuChange>,
+    pub(crate) gpus: Vec<GpuChange>,
 }
 
 /// What is to be done to one GPU.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct GpuChange {
+pub(crate) struct GpuChange {
     /// The GPU.
-    pub uuid: GpuUuid,
+    pub(crate) uuid: GpuUuid,
     /// Its state before.
-    pub before: GpuState,
+    pub(crate) before: GpuState,
     /// Its MIG devices before.
-    pub devices: Vec<Device>,
+    pub(crate) devices: Vec<Device>,
     /// The steps.
-    pub steps: Vec<Step>,
+    pub(crate) steps: Vec<Step>,
 }
 
 /// A MIG device by where it stands.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Device {
+pub(crate) struct Device {
     /// Where its GPU instance stands.
-    pub placement: Placement,
+    pub(crate) placement: Placement,
     /// Where its compute instance starts.
-    pub start: u8,
+    pub(crate) start: u8,
     /// Its uuid.
-    pub uuid: MigUuid,
+    pub(crate) uuid: MigUuid,
 }
 
 /// What happened.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Entry {
+pub(crate) enum Entry {
     /// A step begins: position of the GPU in the header, position of the step.
     Begin(usize, usize),
     /// A step created that MIG device.
@@ -73,25 +74,25 @@ pub enum Entry {
 
 /// A journal that was found.
 #[derive(Clone, Debug)]
-pub struct Found {
+pub(crate) struct Found {
     /// Its name.
-    pub name: String,
+    pub(crate) name: String,
     /// What was to be done.
-    pub header: Header,
+    pub(crate) header: Header,
     /// What happened.
-    pub entries: Vec<Entry>,
+    pub(crate) entries: Vec<Entry>,
 }
 
 impl Header {
     /// A header of this version.
-    pub fn new(pid: Pid, epoch: Epoch, digest: String, gpus: Vec<GpuChange>) -> Self {
+    pub(crate) fn new(pid: Pid, epoch: Epoch, digest: String, gpus: Vec<GpuChange>) -> Self {
         Self { schema: SCHEMA.to_owned(), pid, epoch, digest, gpus }
     }
 }
 
 impl Found {
     /// How many steps of a GPU have begun.
-    pub fn begun(&self, gpu: usize) -> usize {
+    pub(crate) fn begun(&self, gpu: usize) -> usize {
         let steps = self.entries.iter().filter_map(|entry| match entry {
             Entry::Begin(g, step) if *g == gpu => Some(step + 1),
             _ => None,
@@ -100,7 +101,7 @@ impl Found {
     }
 
     /// The MIG devices that it created on a GPU, by step.
-    pub fn created(&self, gpu: usize) -> impl Iterator<Item = (usize, &MigUuid)> {
+    pub(crate) fn created(&self, gpu: usize) -> impl Iterator<Item = (usize, &MigUuid)> {
         self.entries.iter().filter_map(move |entry| match entry {
             Entry::Created(g, step, uuid) if *g == gpu => Some((*step, uuid)),
             _ => None,
@@ -110,7 +111,7 @@ impl Found {
 
 /// A journal that is being written.
 #[derive(Debug)]
-pub struct Journal<'a> {
+pub(crate) struct Journal<'a> {
     store: &'a dyn Store,
     path: String,
     sum: String,
@@ -120,8 +121,14 @@ impl<'a> Journal<'a> {
     /// Begins a journal: when this returns, it is on disk.
     ///
     /// # Errors
-    /// IO or PERMISSION_DENIED.
-    pub fn begin(store: &'a dyn Store, name: &str, header: &Header) -> Result<Self> {
+    /// INVALID_STATE when the change would write a record over a file that is none; IO or
+    /// PERMISSION_DENIED.
+    pub(crate) fn begin(store: &'a dyn Store, name: &str, header: &Header) -> Result<Self> {
+        for gpu in &header.gpus {
+            if gpu.steps.iter().any(|step| matches!(step, Step::WriteRecord { .. })) {
+                record::expect_ours(store, &gpu.uuid)?;
+            }
+        }
         let (line, sum) = seal("", header)?;
         let path = format!("{FOLDER}/{name}");
         if let Err(error) = store.replace(&path, line.as_bytes()) {
@@ -141,7 +148,7 @@ impl<'a> Journal<'a> {
     ///
     /// # Errors
     /// IO or PERMISSION_DENIED.
-    pub fn resume(store: &'a dyn Store, found: &Found) -> Result<Self> {
+    pub(crate) fn resume(store: &'a dyn Store, found: &Found) -> Result<Self> {
         let (mut content, mut sum) = seal("", &found.header)?;
         for entry in &found.entries {
             let (line, next) = seal(&sum, entry)?;
@@ -157,7 +164,7 @@ impl<'a> Journal<'a> {
     ///
     /// # Errors
     /// IO or PERMISSION_DENIED.
-    pub fn write(&mut self, entry: &Entry) -> Result<()> {
+    pub(crate) fn write(&mut self, entry: &Entry) -> Result<()> {
         let (line, sum) = seal(&self.sum, entry)?;
         self.store.append(&self.path, line.as_bytes())?;
         self.sum = sum;
@@ -168,7 +175,7 @@ impl<'a> Journal<'a> {
     ///
     /// # Errors
     /// IO or PERMISSION_DENIED, indeterminate: as long as the journal is there, recovery decides.
-    pub fn settle(self) -> Result<()> {
+    pub(crate) fn settle(self) -> Result<()> {
         self.store.remove(&self.path).map_err(|error| {
             error
                 .with_outcome(Outcome::Indeterminate)
@@ -181,7 +188,7 @@ impl<'a> Journal<'a> {
 ///
 /// # Errors
 /// RECOVERY_REQUIRED for a file that is not a whole journal of ours, with the way out.
-pub fn find(store: &dyn Store) -> Result<Vec<Found>> {
+pub(crate) fn find(store: &dyn Store) -> Result<Vec<Found>> {
     let mut found = Vec::new();
     for name in store.list(FOLDER)? {
         if let Some(journal) = read(store, &name)? {
@@ -195,7 +202,7 @@ pub fn find(store: &dyn Store) -> Result<Vec<Found>> {
 ///
 /// # Errors
 /// As [`find`].
-pub fn read(store: &dyn Store, name: &str) -> Result<Option<Found>> {
+pub(crate) fn read(store: &dyn Store, name: &str) -> Result<Option<Found>> {
     let Some(content) = store.read(&format!("{FOLDER}/{name}"))? else { return Ok(None) };
     let (header, entries) = parse(&content).map_err(|why| {
         Error::new(
@@ -214,7 +221,7 @@ pub fn read(store: &dyn Store, name: &str) -> Result<Option<Found>> {
 ///
 /// # Errors
 /// IO.
-pub fn unsettled(store: &dyn Store) -> Result<BTreeMap<GpuUuid, String>> {
+pub(crate) fn unsettled(store: &dyn Store) -> Result<BTreeMap<GpuUuid, String>> {
     let mut gpus = BTreeMap::new();
     for name in store.list(FOLDER)? {
         match read(store, &name) {
@@ -232,7 +239,7 @@ pub fn unsettled(store: &dyn Store) -> Result<BTreeMap<GpuUuid, String>> {
 ///
 /// # Errors
 /// NOT_FOUND when there is none of that name; IO.
-pub fn discard(store: &dyn Store, name: &str) -> Result<String> {
+pub(crate) fn discard(store: &dyn Store, name: &str) -> Result<String> {
     let plain = !name.is_empty() && !name.contains(['/', '\0']) && !name.starts_with('.');
     let path = format!("{FOLDER}/{name}");
     if !plain || store.read(&path)?.is_none() {

@@ -89,9 +89,8 @@ impl Simulator {
     /// INVALID_ARGUMENT when the file holds another fleet; PERMISSION_DENIED when others could change
     /// the directory that it is in; INVALID_STATE when it is no regular file; IO.
     pub fn in_file(path: &Path, fleet: Fleet) -> Result<Self> {
-        let no_file = || {
-            Error::new(ErrorCode::InvalidArgument, format!("{} names no file", path.display()))
-        };
+        let no_file =
+            || Error::new(ErrorCode::InvalidArgument, format!("{} names no file", path.display()));
         let name = path.file_name().and_then(OsStr::to_str).ok_or_else(no_file)?;
         let above = path.parent().filter(|above| !above.as_os_str().is_empty());
         let directory = Directory::new(above.unwrap_or(Path::new(".")))?;
