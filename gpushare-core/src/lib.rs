@@ -20,7 +20,7 @@ allowed, does them one by one with a journal, and undoes them when one fails.
 
 Everything else is in these or below them. The modules from the ground up are [`units`], [`id`], [`error`]; [`mode`],
 [`parameters`]; [`mig`]; [`spec`], [`snapshot`], [`hazard`], [`plan`]: values without I/O. Then [`port`], the traits to the outside;
-[`state`], [`observe`], [`apply`]; and [`node`] and [`gpu`], which programs use.
+[`observe`], [`apply`]; and [`node`] and [`gpu`], which programs use.
 [`_documentation::design`] says why.
 
 What is verified on hardware and what on the simulator alone is in the README, [`_documentation::readme`]. In short: reading on
@@ -278,7 +278,7 @@ pub mod port;
 pub mod process;
 pub mod snapshot;
 pub mod spec;
-pub mod state;
+pub(crate) mod state;
 pub mod units;
 
 pub use apply::{ApplyOptions, Event, Report};

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::apply::{self, ApplyOptions, Event, Report, Source};
+use crate::backend::directory::{self, Directory};
 use crate::backend::files::FileStore;
 use crate::backend::mps_host::NoMps;
 use crate::backend::nvidia_smi::NvidiaSmi;
@@ -72,7 +73,11 @@ impl NodeBuilder {
     }
 
     /// Where records, journals and locks are, instead of `/var/lib/gpushare` and `/run/gpushare`:
-    /// below `lib` and `run` of this directory.
+    /// below `lib` and `run` of this directory. A simulated node has them below `lib/sim-FLEET` and
+    /// `run/sim-FLEET`, and itself in `run/sim-FLEET.json`.
+    ///
+    /// It must be no symbolic link, belong to root or to this user, and be writable by nobody else;
+    /// who could change what is above it is not looked at. It is made where it is not there.
     #[must_use]
     pub fn state_dir(mut self, directory: impl Into<PathBuf>) -> Self {
         self.state_dir = Some(directory.into());
@@ -108,8 +113,9 @@ impl NodeBuilder {
     /// The driver is not opened: that is done by what needs it.
     ///
     /// # Errors
-    /// INVALID_ARGUMENT for a fleet that cannot be read or a path that is not absolute;
-    /// PERMISSION_DENIED as root for a library or program that others could have written;
+    /// INVALID_ARGUMENT for a fleet that cannot be read, a state directory without a name, or a
+    /// library or program whose path is not absolute; PERMISSION_DENIED as root for a library or
+    /// program that others could have written;
     /// UNSUPPORTED for a simulated node without feature `sim`.
     pub fn open(self) -> Result<Node> {
         let sim = match self.sim {
@@ -118,9 +124,7 @@ impl NodeBuilder {
         };
         let state_dir =
             self.state_dir.or_else(|| environment("GPUSHARE_STATE_DIR").map(PathBuf::from));
-        if let Some(directory) = &state_dir {
-            expect_absolute_or_ours(directory)?;
-        }
+        let state_dir = state_dir.map(|directory| Directory::new(&directory)).transpose()?;
         if let Some(fleet) = sim {
             return simulated(&fleet, state_dir, self.shared_state);
         }
@@ -131,7 +135,10 @@ impl NodeBuilder {
         for path in [&nvml_path, &nvidia_smi].into_iter().flatten() {
             expect_trusted(path)?;
         }
-        let (lib, run) = directories(state_dir);
+        let store = match state_dir {
+            Some(directory) => FileStore::in_directory(&directory),
+            None => default_store()?,
+        };
         let tool = Arc::new(NvidiaSmi::new(nvidia_smi));
         let ports = Ports {
             nvml: Arc::new(RealNvml::new(nvml_path)),
@@ -139,7 +146,7 @@ impl NodeBuilder {
             policy: tool.clone(),
             reset: tool,
             processes: Arc::new(SystemProcesses::new()),
-            store: Arc::new(FileStore::new(lib, run)),
+            store: Arc::new(store),
             clock: Arc::new(SystemClock::new()),
         };
         Ok(Node {
@@ -154,23 +161,26 @@ impl NodeBuilder {
 }
 
 #[cfg(feature = "sim")]
-fn simulated(fleet: &str, state_dir: Option<PathBuf>, shared: bool) -> Result<Node> {
+fn simulated(fleet: &str, state_dir: Option<Directory>, shared: bool) -> Result<Node> {
     let fleet = fleet.parse::<crate::backend::sim::Fleet>()?;
-    let state_dir = state_dir.or_else(|| shared.then(simulated_directory));
-    let (simulator, ports) = match state_dir {
+    let directory = match state_dir {
+        None if shared => Some(simulated_directory()?),
+        given => given,
+    };
+    let (simulator, ports) = match directory {
         None => {
             let simulator = Simulator::new(fleet)?;
             let ports = simulator.ports_in_memory();
             (simulator, ports)
         }
         Some(directory) => {
-            let store = Arc::new(FileStore::new(directory.join("lib"), directory.join("run")));
-            // Makes the directories, and refuses those that others could write to.
-            drop(crate::port::Store::try_lock(store.as_ref(), "lock/simulator.lock")?);
-            let name: String = fleet.to_string().replace(|c: char| !c.is_ascii_alphanumeric(), "-");
-            let path = directory.join("run").join(format!("sim-{name}.json"));
-            let simulator = Simulator::in_file(&path, fleet)?;
-            let mut ports = simulator.ports(store);
+            let store = FileStore::in_directory(&directory);
+            let name = fleet.file_name();
+            // The cards of all fleets have the same uuids: each has records and journals of its own.
+            let own = Arc::new(store.within(&name));
+            let file = format!("{name}.json");
+            let simulator = Simulator::in_directory(store.run(), &file, true, fleet)?;
+            let mut ports = simulator.ports(own);
             ports.processes = simulator.processes_over(Arc::new(SystemProcesses::new()));
             (simulator, ports)
         }
@@ -179,7 +189,7 @@ fn simulated(fleet: &str, state_dir: Option<PathBuf>, shared: bool) -> Result<No
 }
 
 #[cfg(not(feature = "sim"))]
-fn simulated(fleet: &str, _: Option<PathBuf>, _: bool) -> Result<Node> {
+fn simulated(fleet: &str, _: Option<Directory>, _: bool) -> Result<Node> {
     Err(Error::new(
         ErrorCode::Unsupported,
         format!(
@@ -188,38 +198,39 @@ fn simulated(fleet: &str, _: Option<PathBuf>, _: bool) -> Result<Node> {
     ))
 }
 
-/// Where simulated nodes live that nobody gave a directory.
+/// Where simulated nodes live that nobody gave a directory: never where a real node's state is.
 #[cfg(feature = "sim")]
-fn simulated_directory() -> PathBuf {
+fn simulated_directory() -> Result<Directory> {
     let user = rustix::process::geteuid();
-    if user.is_root() {
-        PathBuf::from("/run/gpushare/simulated")
+    let above = if user.is_root() {
+        Directory::new(Path::new(RUN))?
     } else {
-        users_directory(user.as_raw())
-    }
+        users_directory(user.as_raw())?
+    };
+    Ok(above.join("simulated"))
 }
 
-fn users_directory(uid: u32) -> PathBuf {
-    match environment("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|path| path.is_absolute()) {
+/// A directory of this user alone.
+fn users_directory(uid: u32) -> Result<Directory> {
+    let runtime = environment("XDG_RUNTIME_DIR").map(PathBuf::from);
+    let path = match runtime.filter(|path| directory::is_users_own(path)) {
         Some(runtime) => runtime.join("gpushare"),
+        // Not set, or another user's, as it is after `su`.
         None => PathBuf::from(format!("/tmp/gpushare-{uid}")),
-    }
+    };
+    Ok(Directory::new(&path)?.private())
 }
 
-/// The directories of durable files and of locks.
-fn directories(state_dir: Option<PathBuf>) -> (PathBuf, PathBuf) {
-    let system = Path::new("/run/gpushare");
+/// Where locks are on a machine whose root uses gpushare.
+const RUN: &str = "/run/gpushare";
+
+/// Durable files and locks where nobody gave a directory.
+fn default_store() -> Result<FileStore> {
     let user = rustix::process::geteuid();
-    match state_dir {
-        Some(directory) => (directory.join("lib"), directory.join("run")),
-        None if user.is_root() || system.exists() => {
-            (PathBuf::from("/var/lib/gpushare"), system.to_owned())
-        }
-        None => {
-            let directory = users_directory(user.as_raw());
-            (directory.join("lib"), directory.join("run"))
-        }
+    if user.is_root() || Path::new(RUN).exists() {
+        return FileStore::system();
     }
+    Ok(FileStore::in_directory(&users_directory(user.as_raw())?))
 }
 
 /// A variable, unless this program runs with more rights than its caller.
@@ -247,13 +258,6 @@ fn text(value: std::ffi::OsString) -> Result<String> {
     value.into_string().map_err(|value| {
         Error::new(ErrorCode::InvalidArgument, format!("{value:?} in the environment is not text"))
     })
-}
-
-fn expect_absolute_or_ours(directory: &Path) -> Result<()> {
-    if directory.as_os_str().is_empty() {
-        return Err(Error::new(ErrorCode::InvalidArgument, "the state directory has no name"));
-    }
-    Ok(())
 }
 
 /// Code from this path runs with all rights of this process.

@@ -121,8 +121,8 @@ pub fn text(output: &Output) -> String {
 #[allow(clippy::unwrap_used, reason = "for tests, which fail by panics")]
 fn simulator(folder: &Path, fleet: &str) -> Simulator {
     let fleet: Fleet = fleet.parse().unwrap();
-    let name = fleet.to_string().replace(|c: char| !c.is_ascii_alphanumeric(), "-");
-    Simulator::in_file(&folder.join("run").join(format!("sim-{name}.json")), fleet).unwrap()
+    let file = format!("{}.json", fleet.file_name());
+    Simulator::in_file(&folder.join("run").join(file), fleet).unwrap()
 }
 
 /// In a process that [`Node::run_again`] started: gpushare's own backend on the simulated library,

@@ -30,7 +30,7 @@ use crate::state::journal::{self, Device, GpuChange, Header, Journal};
 use crate::state::lock::{self, Locks};
 
 pub use options::{ApplyOptions, Event};
-pub use recover::{discard, recover};
+pub(crate) use recover::{discard, recover};
 pub use report::Report;
 
 use report::Recovered;
@@ -39,7 +39,7 @@ use execute::{Executor, Failed};
 use settle::RolledBack;
 
 /// Called at each step and every 100 ms of waiting; asking to stop rolls back.
-pub type Progress<'a> = dyn FnMut(&Event) -> ControlFlow<()> + 'a;
+pub(crate) type Progress<'a> = dyn FnMut(&Event) -> ControlFlow<()> + 'a;
 
 /// What is applied.
 #[derive(Clone, Copy, Debug)]
@@ -63,7 +63,7 @@ impl<'a> Source<'a> {
 ///
 /// # Errors
 /// Every code but PANIC; the [outcome](Error::outcome) says what is left on the hardware.
-pub fn apply(
+pub(crate) fn apply(
     ports: &Ports,
     simulated: bool,
     source: Source<'_>,

@@ -19,7 +19,7 @@ use crate::state::lock::{self, Locks};
 ///
 /// # Errors
 /// LOCKED where an applier is alive; RECOVERY_REQUIRED where a person has to decide.
-pub fn recover(
+pub(crate) fn recover(
     ports: &Ports,
     simulated: bool,
     options: &ApplyOptions,
@@ -93,7 +93,7 @@ pub(super) fn after_settling(error: Error, recovered: &[Recovered]) -> Error {
 ///
 /// # Errors
 /// NOT_FOUND when there is none of that name; LOCKED while its applier is alive; IO.
-pub fn discard(ports: &Ports, name: &str) -> Result<String> {
+pub(crate) fn discard(ports: &Ports, name: &str) -> Result<String> {
     let store = ports.store.as_ref();
     // An unreadable journal names no GPUs to lock; it belongs to no living applier, whose journals
     // are whole at every moment.

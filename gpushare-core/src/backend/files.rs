@@ -1,8 +1,4 @@
 //! The store on disk: durable files and locks below two directories of ours.
-//!
-//! Every directory on the way is opened by descriptor, without following links, and must belong to
-//! root or to this user and be writable by nobody else: whoever could write there could make root
-//! destroy instances.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -13,39 +9,80 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
+use super::directory::{Directory, PRIVATE, open_below, open_file};
 use crate::error::{Error, ErrorCode, Result};
 use crate::port::{LockGuard, Store};
 
 /// Locks are of this life of the machine; everything else outlives it.
 const LOCKS: &str = "lock";
 
+/// What was set aside is for root to look at.
+const DISCARDED: &str = "discarded";
+
 /// A journal or record is a few kilobytes; what is longer than this is none.
 const LONGEST: u64 = 16 << 20;
 
-/// The store on disk.
+/// What is durable is for everybody to read, whatever the umask: who may look into the directory
+/// is the directory's matter.
+const READABLE: u32 = 0o644;
+
+/// The store on disk. Its directories are made when something is first written.
 #[derive(Clone, Debug)]
 pub struct FileStore {
-    lib: PathBuf,
-    run: PathBuf,
+    lib: Directory,
+    run: Directory,
+    place: PathBuf,
 }
 
 impl FileStore {
-    /// A store with durable files below `lib` and locks below `run`. They are made when something
-    /// is first written.
-    pub fn new(lib: PathBuf, run: PathBuf) -> Self {
-        Self { lib, run }
+    /// The store of this machine: `/var/lib/gpushare` and `/run/gpushare`.
+    ///
+    /// # Errors
+    /// None.
+    pub fn system() -> Result<Self> {
+        let lib = Directory::new(Path::new("/var/lib/gpushare"))?;
+        Ok(Self::over(lib, Directory::new(Path::new("/run/gpushare"))?))
+    }
+
+    /// A store with durable files below `lib` of a directory and locks below `run`.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT for an empty path; IO when it is relative and there is no current directory.
+    pub fn below(directory: &Path) -> Result<Self> {
+        Ok(Self::in_directory(&Directory::new(directory)?))
+    }
+
+    pub(crate) fn in_directory(directory: &Directory) -> Self {
+        Self::over(directory.join("lib"), directory.join("run"))
+    }
+
+    /// A store of its own within this one: below that name in both directories.
+    #[must_use]
+    pub fn within(&self, name: &str) -> Self {
+        Self::over(self.lib.join(name), self.run.join(name))
+    }
+
+    fn over(lib: Directory, run: Directory) -> Self {
+        let place = lib.path();
+        Self { lib, run, place }
+    }
+
+    /// The directory of what does not outlive this life of the machine.
+    #[cfg(feature = "sim")]
+    pub(crate) fn run(&self) -> &Directory {
+        &self.run
     }
 
     /// Opens the folder of a name. None when it is not there and was not to be made.
     fn folder(&self, name: &str, make: bool) -> Result<Option<Folder>> {
         let (folder, file) = name.split_once('/').unwrap_or(("", name));
         let base = if folder == LOCKS { &self.run } else { &self.lib };
-        let Some(mut directory) = open_base(base, make)? else { return Ok(None) };
-        let mut path = base.clone();
+        let Some(mut directory) = base.open(make)? else { return Ok(None) };
+        let mut path = base.path();
         if !folder.is_empty() {
             path.push(folder);
-            // Locks are nobody else's business, and what was set aside is for root to look at.
-            let mode = if matches!(folder, LOCKS | "discarded") { 0o700 } else { 0o755 };
+            // Locks are nobody else's business.
+            let mode = if matches!(folder, LOCKS | DISCARDED) { PRIVATE } else { 0o755 };
             let Some(below) = open_below(&directory, OsStr::new(folder), &path, make, mode)? else {
                 return Ok(None);
             };
@@ -58,7 +95,7 @@ impl FileStore {
         self.folder(name, true)?.ok_or_else(|| {
             Error::new(
                 ErrorCode::Io,
-                format!("{} is gone while it is written to", self.lib.display()),
+                format!("{} is gone while it is written to", self.place.display()),
             )
         })
     }
@@ -77,9 +114,14 @@ impl Folder {
         move |errno| Error::io(&doing, &path, errno.into())
     }
 
-    fn open(&self, name: &str, flags: OFlags, mode: u32) -> Result<OwnedFd, Errno> {
-        let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        rustix::fs::openat(&self.directory, name, flags, Mode::from_raw_mode(mode))
+    fn open(&self, name: &str, flags: OFlags, mode: u32) -> Result<Option<File>> {
+        open_file(&self.directory, name, &self.path, flags, mode).map(|file| file.map(File::from))
+    }
+
+    /// Opens a file to write it, and makes it.
+    fn write(&self, name: &str, flags: OFlags, mode: u32) -> Result<File> {
+        let file = self.open(name, flags | OFlags::CREATE, mode)?;
+        file.ok_or_else(|| self.error("write")(Errno::NOENT))
     }
 
     fn sync(&self) -> Result<()> {
@@ -87,114 +129,20 @@ impl Folder {
     }
 }
 
-/// Opens a base directory, and makes it and those above it where wanted.
-fn open_base(base: &Path, make: bool) -> Result<Option<OwnedFd>> {
-    match open_directory(rustix::fs::CWD, base.as_os_str(), base)? {
-        Some(directory) => Ok(Some(directory)),
-        None if !make => Ok(None),
-        None => {
-            if let Some(parent) = base.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-                if !parent.exists() {
-                    open_base(parent, true)?;
-                }
-            }
-            make_directory(rustix::fs::CWD, base.as_os_str(), base, 0o755)?;
-            open_directory(rustix::fs::CWD, base.as_os_str(), base)
-        }
-    }
-}
-
-fn open_below(
-    above: &OwnedFd,
-    name: &OsStr,
-    path: &Path,
-    make: bool,
-    mode: u32,
-) -> Result<Option<OwnedFd>> {
-    match open_directory(above, name, path)? {
-        Some(directory) => Ok(Some(directory)),
-        None if !make => Ok(None),
-        None => {
-            make_directory(above, name, path, mode)?;
-            open_directory(above, name, path)
-        }
-    }
-}
-
-fn make_directory(
-    above: impl rustix::fd::AsFd,
-    name: &OsStr,
-    path: &Path,
-    mode: u32,
-) -> Result<()> {
-    match rustix::fs::mkdirat(&above, name, Mode::from_raw_mode(mode)) {
-        // The umask may have taken rights that readers of records need.
-        Ok(()) => rustix::fs::chmodat(&above, name, Mode::from_raw_mode(mode), AtFlags::empty())
-            .map_err(|errno| Error::io("set the mode of", path, errno.into())),
-        Err(Errno::EXIST) => Ok(()),
-        Err(errno) => Err(Error::io("make the directory", path, errno.into())),
-    }
-}
-
-/// Opens a directory that can be trusted; none when it is not there.
-fn open_directory(
-    above: impl rustix::fd::AsFd,
-    name: &OsStr,
-    path: &Path,
-) -> Result<Option<OwnedFd>> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let directory = match rustix::fs::openat(above, name, flags, Mode::empty()) {
-        Ok(directory) => directory,
-        Err(Errno::NOENT) => return Ok(None),
-        Err(Errno::LOOP | Errno::NOTDIR) => {
-            return Err(distrusted(path, "it is a symbolic link or no directory"));
-        }
-        Err(errno) => return Err(Error::io("open", path, errno.into())),
-    };
-    let stat =
-        rustix::fs::fstat(&directory).map_err(|errno| Error::io("look at", path, errno.into()))?;
-    let user = rustix::process::geteuid();
-    let owner = stat.st_uid;
-    if owner != 0 && owner != user.as_raw() {
-        return Err(distrusted(path, &format!("it belongs to user {owner}")));
-    }
-    // A user's own group is often theirs alone; root's directories have no such excuse.
-    let writers = if user.is_root() { 0o022 } else { 0o002 };
-    if stat.st_mode & writers != 0 {
-        return Err(distrusted(path, "others may write to it"));
-    }
-    Ok(Some(directory))
-}
-
-fn distrusted(path: &Path, why: &str) -> Error {
-    Error::new(
-        ErrorCode::PermissionDenied,
-        format!(
-            "the state directory {} is not used: {why}; remove it, or give another with --state-dir",
-            path.display()
-        ),
-    )
-    .with_needs(vec![format!("{} owned by root or by this user, and writable by nobody else", path.display())])
-}
-
 impl Store for FileStore {
     fn read(&self, name: &str) -> Result<Option<Vec<u8>>> {
         let Some(folder) = self.folder(name, false)? else { return Ok(None) };
-        let file = match folder.open(&folder.file, OFlags::RDONLY | OFlags::NONBLOCK, 0) {
-            Ok(file) => File::from(file),
-            Err(Errno::NOENT) => return Ok(None),
-            Err(errno) => return Err(folder.error("read")(errno)),
-        };
-        let refuse = |why: &str| {
-            Error::new(ErrorCode::Io, format!("cannot read {}: {why}", folder.path.display()))
-        };
+        let Some(file) = folder.open(&folder.file, OFlags::RDONLY, 0)? else { return Ok(None) };
         let failed = |error| Error::io("read", &folder.path, error);
-        let meta = file.metadata().map_err(failed)?;
-        if !meta.is_file() || meta.len() > LONGEST {
-            return Err(refuse("it is no file of ours"));
-        }
         let mut content = Vec::new();
-        file.take(LONGEST).read_to_end(&mut content).map_err(failed)?;
+        // A byte more than may be there.
+        file.take(LONGEST + 1).read_to_end(&mut content).map_err(failed)?;
+        if content.len() as u64 > LONGEST {
+            return Err(Error::new(
+                ErrorCode::InvalidState,
+                format!("{} is too long to be a file of ours; remove it", folder.path.display()),
+            ));
+        }
         Ok(Some(content))
     }
 
@@ -203,9 +151,9 @@ impl Store for FileStore {
         let new = format!(".{}.{}", folder.file, std::process::id());
         // A file of that name is what an earlier process with this pid left behind.
         let _ = rustix::fs::unlinkat(&folder.directory, &new, AtFlags::empty());
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;
-        let mut file = File::from(folder.open(&new, flags, 0o644).map_err(folder.error("write"))?);
+        let mut file = folder.write(&new, OFlags::WRONLY | OFlags::EXCL, READABLE)?;
         let failed = |error| Error::io("write", &folder.path, error);
+        rustix::fs::fchmod(&file, Mode::from_raw_mode(READABLE)).map_err(folder.error("write"))?;
         file.write_all(content).map_err(failed)?;
         file.sync_all().map_err(failed)?;
         rustix::fs::renameat(&folder.directory, &new, &folder.directory, &folder.file)
@@ -215,9 +163,7 @@ impl Store for FileStore {
 
     fn append(&self, name: &str, content: &[u8]) -> Result<()> {
         let folder = self.make(name)?;
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::APPEND;
-        let mut file =
-            File::from(folder.open(&folder.file, flags, 0o644).map_err(folder.error("write"))?);
+        let mut file = folder.write(&folder.file, OFlags::WRONLY | OFlags::APPEND, READABLE)?;
         let failed = |error| Error::io("write", &folder.path, error);
         file.write_all(content).map_err(failed)?;
         file.sync_data().map_err(failed)
@@ -265,22 +211,19 @@ impl Store for FileStore {
 
     fn try_lock(&self, name: &str) -> Result<Option<Box<dyn LockGuard>>> {
         let folder = self.make(name)?;
-        let file = folder
-            .open(&folder.file, OFlags::RDWR | OFlags::CREATE, 0o600)
-            .map_err(folder.error("lock"))?;
+        let mut file = folder.write(&folder.file, OFlags::RDWR, 0o600)?;
         match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
             Err(Errno::WOULDBLOCK) => return Ok(None),
             Err(errno) => return Err(folder.error("lock")(errno)),
         }
-        let mut file = File::from(file);
         // For messages alone: who waits can say for whom. The lock is the descriptor's.
         let _ = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
         Ok(Some(Box::new(FileLock { file })))
     }
 
     fn place(&self) -> &Path {
-        &self.lib
+        &self.place
     }
 }
 
@@ -298,12 +241,12 @@ impl LockGuard for FileLock {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::{PermissionsExt as _, symlink};
+    use std::os::unix::fs::symlink;
 
     use super::*;
 
     fn store(directory: &Path) -> FileStore {
-        FileStore::new(directory.join("lib"), directory.join("run"))
+        FileStore::below(directory).unwrap()
     }
 
     #[test]
@@ -337,31 +280,79 @@ mod tests {
     }
 
     #[test]
-    fn a_state_directory_that_others_could_change_is_refused() {
+    fn what_is_no_file_of_ours_is_neither_read_nor_written() {
         let directory = tempfile::tempdir().unwrap();
-        let elsewhere = directory.path().join("elsewhere");
-        std::fs::create_dir(&elsewhere).unwrap();
-        symlink(&elsewhere, directory.path().join("lib")).unwrap();
-        let error = store(directory.path()).replace("records/a", b"").unwrap_err();
-        assert_eq!(error.code(), ErrorCode::PermissionDenied);
-        assert!(error.to_string().contains("symbolic link"), "{error}");
-
-        std::fs::remove_file(directory.path().join("lib")).unwrap();
-        std::fs::create_dir(directory.path().join("lib")).unwrap();
-        let open = std::fs::Permissions::from_mode(0o777);
-        std::fs::set_permissions(directory.path().join("lib"), open).unwrap();
-        let error = store(directory.path()).read("records/a").unwrap_err();
-        assert!(error.to_string().contains("others may write"), "{error}");
-
-        let close = std::fs::Permissions::from_mode(0o755);
-        std::fs::set_permissions(directory.path().join("lib"), close).unwrap();
-        symlink("/etc/passwd", directory.path().join("lib").join("records")).unwrap();
-        assert!(store(directory.path()).list("records").is_err());
+        let store = store(directory.path());
+        store.replace("records/a", b"").unwrap();
+        drop(store.try_lock("lock/a").unwrap());
+        let other = directory.path().join("other");
+        let within = |name: &str| match name.strip_prefix("lock/") {
+            Some(file) => directory.path().join("run/lock").join(file),
+            None => directory.path().join("lib").join(name),
+        };
+        let special = |kind: FileType| {
+            let other = other.clone();
+            move |path: &Path| {
+                let device = rustix::fs::makedev(1, 3);
+                let mode = Mode::from_raw_mode(0o600);
+                rustix::fs::mknodat(rustix::fs::CWD, path, kind, mode, device).unwrap();
+                std::fs::write(&other, "theirs").unwrap();
+            }
+        };
+        type Make<'a> = Box<dyn Fn(&Path) + 'a>;
+        let mut kinds: Vec<(&str, Make<'_>)> = vec![
+            ("pipe", Box::new(special(FileType::Fifo))),
+            ("socket", Box::new(special(FileType::Socket))),
+            ("link", Box::new(|path| symlink(&other, path).unwrap())),
+            ("hard link", Box::new(|path| std::fs::hard_link(&other, path).unwrap())),
+            ("directory", Box::new(|path| std::fs::create_dir(path).unwrap())),
+        ];
         if rustix::process::geteuid().is_root() {
-            std::fs::remove_file(directory.path().join("lib").join("records")).unwrap();
-            std::os::unix::fs::chown(directory.path().join("lib"), Some(65534), None).unwrap();
-            let error = store(directory.path()).list("records").unwrap_err();
-            assert!(error.to_string().contains("belongs to user 65534"), "{error}");
+            kinds.push(("device", Box::new(special(FileType::CharacterDevice))));
+            kinds.push((
+                "another user's",
+                Box::new(|path| {
+                    std::fs::write(path, "").unwrap();
+                    std::os::unix::fs::chown(path, Some(65534), None).unwrap();
+                }),
+            ));
         }
+        std::fs::write(&other, "theirs").unwrap();
+        for (kind, make) in kinds {
+            for name in ["records/b", "lock/b"] {
+                make(&within(name));
+                let refused = |error: Error| {
+                    assert_eq!(error.code(), ErrorCode::InvalidState, "{kind}: {error}");
+                    assert!(error.message().contains("remove it"), "{kind}: {error}");
+                };
+                refused(store.append(name, b"ours").unwrap_err());
+                refused(store.try_lock(name).unwrap_err());
+                // Another name of a file is no harm to who reads it.
+                if kind != "hard link" {
+                    refused(store.read(name).unwrap_err());
+                }
+                // It is replaced by its name; what it leads to is not written.
+                match store.replace(name, b"ours") {
+                    Ok(()) => assert_eq!(store.read(name).unwrap().unwrap(), b"ours"),
+                    Err(_) => assert_eq!(kind, "directory"),
+                }
+                assert_eq!(std::fs::read_to_string(&other).unwrap(), "theirs", "{kind}");
+                let _ = std::fs::remove_dir(within(name));
+                let _ = std::fs::remove_file(within(name));
+            }
+        }
+    }
+
+    #[test]
+    fn a_store_within_another_shares_nothing_with_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let outer = store(directory.path());
+        let inner = outer.within("sim-a");
+        inner.replace("records/x", b"inner").unwrap();
+        let _held = inner.try_lock("lock/x").unwrap().unwrap();
+        assert_eq!(outer.read("records/x").unwrap(), None);
+        assert!(outer.try_lock("lock/x").unwrap().is_some());
+        assert_eq!(inner.place(), directory.path().join("lib/sim-a"));
+        assert!(directory.path().join("run/sim-a/lock/x").exists());
     }
 }

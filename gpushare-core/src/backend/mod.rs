@@ -1,6 +1,7 @@
 //! What implements the ports. Only the node's builder names a backend.
 
 mod command;
+pub(crate) mod directory;
 pub mod files;
 pub mod mps_host;
 pub mod nvidia_smi;

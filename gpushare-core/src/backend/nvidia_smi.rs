@@ -401,7 +401,7 @@ case $4 in -l) table ;; *) echo "Timeslice is set to 3 for GPU 0000:00:06.0." ;;
 
         let fake = Fake::new(r#"sleep 1; echo "GPU was successfully reset.""#);
         let files = fake.folder.path().join("files");
-        let store = crate::backend::files::FileStore::new(files.join("lib"), files.join("run"));
+        let store = crate::backend::files::FileStore::below(&files).unwrap();
         let ours = store.try_lock("lock/gpu.lock").unwrap().unwrap();
         let lock = ours.descriptor().unwrap();
         let smi = fake.smi.clone();

@@ -19,7 +19,8 @@ use crate::port::{Nvml, NvmlFailure, NvmlResult, NvmlReturn, PciInfo, Ports};
 use crate::snapshot::{
     Abilities, Driver, Epoch, GpuSnapshot, MpsStatus, Record, SCHEMA, Snapshot, TimeSlicedStatus,
 };
-use crate::state::{journal, record};
+use crate::state::journal;
+use crate::state::record::{self, Records};
 use crate::units::Bytes;
 
 /// What to look at.
@@ -165,12 +166,13 @@ impl Observer {
     /// The state of the GPUs now.
     ///
     /// # Errors
-    /// DRIVER when the driver fails; IO when our records cannot be read. A GPU that does not answer
-    /// is no error: it is `lost`.
+    /// DRIVER when the driver fails; IO when the directory of our records cannot be read. A GPU that
+    /// does not answer is no error: it is `lost`. Nor is a record that is none: its GPU counts as
+    /// not managed, and says why.
     pub fn snapshot(&mut self, scope: &Scope) -> Result<Snapshot> {
         let epoch = self.epoch()?;
         let store = self.ports.store.as_ref();
-        let mut records = record::read_all(store)?;
+        let Records { known: mut records, unreadable } = record::read_all(store)?;
         let unsettled = journal::unsettled(store)?;
         let mut gpus = Vec::new();
         let mut present = BTreeSet::new();
@@ -199,6 +201,9 @@ impl Observer {
                     return Err(crate::Error::from(failure).of_gpu(&gpu.uuid));
                 }
                 Err(Failure::Other(error)) => return Err(error.of_gpu(&gpu.uuid)),
+            }
+            if let Some(file) = unreadable.get(&gpu.uuid) {
+                gpu.reason.push_str(&format!(": its record {file} cannot be read"));
             }
             gpus.push(gpu);
         }

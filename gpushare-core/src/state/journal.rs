@@ -17,6 +17,7 @@ use crate::plan::Step;
 use crate::plan::state::GpuState;
 use crate::port::Store;
 use crate::snapshot::{Epoch, expect_schema};
+use crate::state::record;
 
 const SCHEMA: &str = "gpushare.journal/v1";
 const FOLDER: &str = "journal";
@@ -24,49 +25,49 @@ const DISCARDED: &str = "discarded";
 
 /// What is to be done, and from which state.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Header {
+pub(crate) struct Header {
     /// The journal's schema.
-    pub schema: String,
+    pub(crate) schema: String,
     /// Who applies.
-    pub pid: Pid,
+    pub(crate) pid: Pid,
     /// When it started: with the pid, who it is.
-    pub start_time: Option<u64>,
+    pub(crate) start_time: Option<u64>,
     /// The life of machine and driver.
-    pub epoch: Epoch,
+    pub(crate) epoch: Epoch,
     /// The digest of the plan.
-    pub digest: String,
+    pub(crate) digest: String,
     /// The GPUs, in the order in which they are changed.
-    pub gpus: Vec<GpuChange>,
+    pub(crate) gpus: Vec<GpuChange>,
 }
 
 /// What is to be done to one GPU.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct GpuChange {
+pub(crate) struct GpuChange {
     /// The GPU.
-    pub uuid: GpuUuid,
+    pub(crate) uuid: GpuUuid,
     /// Its state before.
-    pub before: GpuState,
+    pub(crate) before: GpuState,
     /// Its MIG devices before.
-    pub devices: Vec<Device>,
+    pub(crate) devices: Vec<Device>,
     /// The steps.
-    pub steps: Vec<Step>,
+    pub(crate) steps: Vec<Step>,
 }
 
 /// A MIG device by where it stands.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Device {
+pub(crate) struct Device {
     /// Where its GPU instance stands.
-    pub placement: Placement,
+    pub(crate) placement: Placement,
     /// Where its compute instance starts.
-    pub start: u8,
+    pub(crate) start: u8,
     /// Its uuid.
-    pub uuid: MigUuid,
+    pub(crate) uuid: MigUuid,
 }
 
 /// What happened.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Entry {
+pub(crate) enum Entry {
     /// A step begins: position of the GPU in the header, position of the step.
     Begin(usize, usize),
     /// A step created that MIG device.
@@ -75,18 +76,18 @@ pub enum Entry {
 
 /// A journal that was found.
 #[derive(Clone, Debug)]
-pub struct Found {
+pub(crate) struct Found {
     /// Its name.
-    pub name: String,
+    pub(crate) name: String,
     /// What was to be done.
-    pub header: Header,
+    pub(crate) header: Header,
     /// What happened.
-    pub entries: Vec<Entry>,
+    pub(crate) entries: Vec<Entry>,
 }
 
 impl Header {
     /// A header of this version.
-    pub fn new(
+    pub(crate) fn new(
         (pid, start_time): (Pid, Option<u64>),
         epoch: Epoch,
         digest: String,
@@ -98,7 +99,7 @@ impl Header {
 
 impl Found {
     /// How many steps of a GPU have begun.
-    pub fn begun(&self, gpu: usize) -> usize {
+    pub(crate) fn begun(&self, gpu: usize) -> usize {
         let steps = self.entries.iter().filter_map(|entry| match entry {
             Entry::Begin(g, step) if *g == gpu => Some(step + 1),
             _ => None,
@@ -108,7 +109,7 @@ impl Found {
 
     /// The MIG devices that it created on a GPU, by step: the last of each step, since a step can
     /// be undone and done again.
-    pub fn created(&self, gpu: usize) -> BTreeMap<usize, MigUuid> {
+    pub(crate) fn created(&self, gpu: usize) -> BTreeMap<usize, MigUuid> {
         let created = self.entries.iter().filter_map(|entry| match entry {
             Entry::Created(g, step, uuid) if *g == gpu => Some((*step, uuid.clone())),
             _ => None,
@@ -118,7 +119,7 @@ impl Found {
 
     /// The part of it that is about these GPUs, by position.
     #[must_use]
-    pub fn only(&self, gpus: &[usize]) -> Self {
+    pub(crate) fn only(&self, gpus: &[usize]) -> Self {
         let place = |gpu: usize| gpus.iter().position(|&kept| kept == gpu);
         let entries = self.entries.iter().filter_map(|entry| {
             Some(match entry {
@@ -139,7 +140,7 @@ impl Found {
 
 /// A journal that is being written.
 #[derive(Debug)]
-pub struct Journal<'a> {
+pub(crate) struct Journal<'a> {
     store: &'a dyn Store,
     path: String,
     sum: String,
@@ -149,8 +150,14 @@ impl<'a> Journal<'a> {
     /// Begins a journal: when this returns, it is on disk.
     ///
     /// # Errors
-    /// IO or PERMISSION_DENIED.
-    pub fn begin(store: &'a dyn Store, name: &str, header: &Header) -> Result<Self> {
+    /// INVALID_STATE when the change would write a record over a file that is none; IO or
+    /// PERMISSION_DENIED.
+    pub(crate) fn begin(store: &'a dyn Store, name: &str, header: &Header) -> Result<Self> {
+        for gpu in &header.gpus {
+            if gpu.steps.iter().any(|step| matches!(step, Step::WriteRecord { .. })) {
+                record::expect_ours(store, &gpu.uuid)?;
+            }
+        }
         let (line, sum) = seal("", header)?;
         let path = format!("{FOLDER}/{name}");
         if let Err(error) = store.replace(&path, line.as_bytes()) {
@@ -170,7 +177,7 @@ impl<'a> Journal<'a> {
     ///
     /// # Errors
     /// IO or PERMISSION_DENIED.
-    pub fn resume(store: &'a dyn Store, found: &Found) -> Result<Self> {
+    pub(crate) fn resume(store: &'a dyn Store, found: &Found) -> Result<Self> {
         let (mut content, mut sum) = seal("", &found.header)?;
         for entry in &found.entries {
             let (line, next) = seal(&sum, entry)?;
@@ -186,7 +193,7 @@ impl<'a> Journal<'a> {
     ///
     /// # Errors
     /// IO or PERMISSION_DENIED.
-    pub fn write(&mut self, entry: &Entry) -> Result<()> {
+    pub(crate) fn write(&mut self, entry: &Entry) -> Result<()> {
         let (line, sum) = seal(&self.sum, entry)?;
         self.store.append(&self.path, line.as_bytes())?;
         self.sum = sum;
@@ -197,7 +204,7 @@ impl<'a> Journal<'a> {
     ///
     /// # Errors
     /// IO or PERMISSION_DENIED, indeterminate: as long as the journal is there, recovery decides.
-    pub fn settle(self) -> Result<()> {
+    pub(crate) fn settle(self) -> Result<()> {
         self.store.remove(&self.path).map_err(|error| {
             error
                 .with_outcome(Outcome::Indeterminate)
@@ -210,7 +217,7 @@ impl<'a> Journal<'a> {
 ///
 /// # Errors
 /// RECOVERY_REQUIRED for a file that is not a whole journal of ours, with the way out.
-pub fn find(store: &dyn Store) -> Result<Vec<Found>> {
+pub(crate) fn find(store: &dyn Store) -> Result<Vec<Found>> {
     let mut found = Vec::new();
     for name in store.list(FOLDER)? {
         if let Some(journal) = read(store, &name)? {
@@ -224,7 +231,7 @@ pub fn find(store: &dyn Store) -> Result<Vec<Found>> {
 ///
 /// # Errors
 /// As [`find`].
-pub fn read(store: &dyn Store, name: &str) -> Result<Option<Found>> {
+pub(crate) fn read(store: &dyn Store, name: &str) -> Result<Option<Found>> {
     let content = match store.read(&format!("{FOLDER}/{name}")) {
         Ok(Some(content)) => Ok(content),
         Ok(None) => return Ok(None),
@@ -250,7 +257,7 @@ pub fn read(store: &dyn Store, name: &str) -> Result<Option<Found>> {
 ///
 /// # Errors
 /// IO.
-pub fn unsettled(store: &dyn Store) -> Result<BTreeMap<GpuUuid, String>> {
+pub(crate) fn unsettled(store: &dyn Store) -> Result<BTreeMap<GpuUuid, String>> {
     let mut gpus = BTreeMap::new();
     for name in store.list(FOLDER)? {
         match read(store, &name) {
@@ -268,7 +275,7 @@ pub fn unsettled(store: &dyn Store) -> Result<BTreeMap<GpuUuid, String>> {
 ///
 /// # Errors
 /// NOT_FOUND when there is none of that name; IO.
-pub fn discard(store: &dyn Store, name: &str) -> Result<String> {
+pub(crate) fn discard(store: &dyn Store, name: &str) -> Result<String> {
     let plain = !name.is_empty() && !name.contains(['/', '\0']) && !name.starts_with('.');
     let path = format!("{FOLDER}/{name}");
     if !plain || !store.list(FOLDER)?.iter().any(|there| there == name) {

@@ -13,13 +13,13 @@ const POLL: Duration = Duration::from_millis(100);
 
 /// Locks of GPUs, held until they are dropped.
 #[derive(Debug, Default)]
-pub struct Locks {
+pub(crate) struct Locks {
     guards: Vec<(GpuUuid, Box<dyn LockGuard>)>,
 }
 
 impl Locks {
     /// Another descriptor of the lock of a GPU, for a helper process to hold it too.
-    pub fn descriptor(&self, gpu: &GpuUuid) -> Option<OwnedFd> {
+    pub(crate) fn descriptor(&self, gpu: &GpuUuid) -> Option<OwnedFd> {
         let (_, guard) = self.guards.iter().find(|(locked, _)| locked == gpu)?;
         guard.descriptor()
     }
@@ -33,7 +33,7 @@ impl Locks {
 /// # Errors
 /// LOCKED when another process has one and waiting was not wanted, TIMEOUT when it took too long,
 /// INTERRUPTED when the caller asked to stop, PERMISSION_DENIED and IO.
-pub fn acquire(
+pub(crate) fn acquire(
     store: &dyn Store,
     clock: &dyn Clock,
     gpus: &[GpuUuid],

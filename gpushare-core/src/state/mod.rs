@@ -1,5 +1,5 @@
 //! What gpushare keeps on disk: records, journals, locks. All through the store port.
 
-pub mod journal;
-pub mod lock;
-pub mod record;
+pub(crate) mod journal;
+pub(crate) mod lock;
+pub(crate) mod record;

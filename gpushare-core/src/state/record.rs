@@ -24,51 +24,88 @@ fn name(gpu: &GpuUuid) -> String {
 }
 
 /// The records of all GPUs.
+#[derive(Debug, Default)]
+pub(crate) struct Records {
+    /// By GPU.
+    pub(crate) known: BTreeMap<GpuUuid, Record>,
+    /// Files that stand where a GPU's record would and are none.
+    pub(crate) unreadable: BTreeMap<GpuUuid, String>,
+}
+
+/// The records of all GPUs. A file that is no record holds up nobody who only looks: it is told of,
+/// and its GPU counts as not managed.
 ///
 /// # Errors
-/// IO when they cannot be read; INVALID_STATE for a record that is none, naming the file.
-pub fn read_all(store: &dyn Store) -> Result<BTreeMap<GpuUuid, Record>> {
-    let mut records = BTreeMap::new();
+/// IO when reading fails; PERMISSION_DENIED when the directory cannot be trusted.
+pub(crate) fn read_all(store: &dyn Store) -> Result<Records> {
+    let mut records = Records::default();
     for file in store.list(FOLDER)? {
-        if !file.ends_with(".json") {
-            continue;
+        let Some(stem) = file.strip_suffix(".json") else { continue };
+        let gpu = stem.parse::<GpuUuid>();
+        match (gpu, read(store, &file)) {
+            (_, Ok(None)) => {}
+            // It may be whole and be read the next time: to count its GPU as not managed would be
+            // to forget what was there before.
+            (_, Err(error)) if error.code() == ErrorCode::Io => return Err(error),
+            (Ok(gpu), Ok(Some(document))) if document.gpu == gpu => {
+                records.known.insert(gpu, document.record);
+            }
+            (gpu, read) => {
+                let why = match read {
+                    Err(error) => error.message().to_owned(),
+                    Ok(_) => "it is named for another GPU than it says".to_owned(),
+                };
+                let place = place(store, &file);
+                let error = format!("{place}: {why}");
+                tracing::warn!(target: "gpushare::state", error, "record passed over");
+                if let Ok(gpu) = gpu {
+                    records.unreadable.insert(gpu, place);
+                }
+            }
         }
-        let path = format!("{FOLDER}/{file}");
-        let Some(content) = store.read(&path)? else { continue };
-        let document: Result<Document> = serde_json::from_slice(&content)
-            .map_err(|error| Error::new(ErrorCode::InvalidState, error.to_string()))
-            .and_then(|document: Document| {
-                expect_schema(&document.schema, SCHEMA)?;
-                Ok(document)
-            });
-        let document = document.map_err(|error| {
-            Error::new(
-                ErrorCode::InvalidState,
-                format!(
-                    "{}/{path} is not a record of gpushare ({}); remove it, and the GPU counts as not managed",
-                    store.place().display(),
-                    error.message()
-                ),
-            )
-        })?;
-        records.insert(document.gpu, document.record);
     }
     Ok(records)
 }
 
-/// The record of one GPU.
+fn place(store: &dyn Store, file: &str) -> String {
+    format!("{}/{FOLDER}/{file}", store.place().display())
+}
+
+fn read(store: &dyn Store, file: &str) -> Result<Option<Document>> {
+    let Some(content) = store.read(&format!("{FOLDER}/{file}"))? else { return Ok(None) };
+    let document: Document = serde_json::from_slice(&content)
+        .map_err(|error| Error::new(ErrorCode::InvalidState, error.to_string()))?;
+    expect_schema(&document.schema, SCHEMA)?;
+    Ok(Some(document))
+}
+
+/// Refuses to write the record of a GPU over a file that is none: whoever put it there may want it.
 ///
 /// # Errors
-/// As [`read_all`].
-pub fn read(store: &dyn Store, gpu: &GpuUuid) -> Result<Option<Record>> {
-    Ok(read_all(store)?.remove(gpu))
+/// INVALID_STATE naming the file.
+pub(crate) fn expect_ours(store: &dyn Store, gpu: &GpuUuid) -> Result<()> {
+    let file = format!("{gpu}.json");
+    let why = match read(store, &file) {
+        Ok(None) => return Ok(()),
+        Ok(Some(document)) if document.gpu == *gpu => return Ok(()),
+        Ok(Some(document)) => format!("it says that it is of {}", document.gpu),
+        Err(error) => error.message().to_owned(),
+    };
+    Err(Error::new(
+        ErrorCode::InvalidState,
+        format!(
+            "{} is not a record of gpushare ({why}), and this change would write it; look at the GPU with `gpushare status`, remove the file, and the GPU counts as not managed",
+            place(store, &file)
+        ),
+    )
+    .of_gpu(gpu))
 }
 
 /// Writes the record of a GPU durably, or removes it.
 ///
 /// # Errors
 /// IO or PERMISSION_DENIED.
-pub fn write(store: &dyn Store, gpu: &GpuUuid, record: Option<&Record>) -> Result<()> {
+pub(crate) fn write(store: &dyn Store, gpu: &GpuUuid, record: Option<&Record>) -> Result<()> {
     let Some(record) = record else { return store.remove(&name(gpu)) };
     let document = Document { schema: SCHEMA.to_owned(), gpu: gpu.clone(), record: record.clone() };
     let content = serde_json::to_vec(&document).map_err(|error| {

@@ -351,8 +351,7 @@ fn what_happens_to_a_node_from_outside_shows() {
 fn every_call_that_changes_something_is_audited() {
     let place = Place::new("1xH100-80GB");
     let audit = || -> Vec<serde_json::Value> {
-        let text =
-            std::fs::read_to_string(place.state().join("lib/audit.jsonl")).unwrap_or_default();
+        let text = std::fs::read_to_string(place.lib().join("audit.jsonl")).unwrap_or_default();
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     };
     place.done(&["status"]);

@@ -115,7 +115,7 @@ fn a_journal_that_nobody_can_settle_is_set_aside_by_name() {
     place.wait_for_steps(4);
     child.kill().unwrap();
     child.wait().unwrap();
-    let folder = place.state().join("lib/journal");
+    let folder = place.lib().join("journal");
     let name = std::fs::read_dir(&folder).unwrap().next().unwrap().unwrap().file_name();
     let name = name.to_str().unwrap();
     std::fs::write(folder.join(name), "not a journal\n").unwrap();
@@ -257,7 +257,12 @@ fn an_ordinary_user_has_a_simulated_node_of_their_own() {
     as_nobody(&["mig", "create", "1g"]).expect(0);
     let status = as_nobody(&["status", "--json"]).expect(0).document();
     assert_eq!(status["gpus"][0]["mig_devices"].as_array().unwrap().len(), 1);
-    assert!(runtime.join("gpushare").exists());
+    // A real node's state would be beside it, and all of it is theirs alone.
+    let simulated = runtime.join("gpushare/simulated");
+    assert!(simulated.join("run/sim-1xH100-80GB.json").exists());
+    assert!(!runtime.join("gpushare/lib").exists() && !runtime.join("gpushare/run").exists());
+    let mode = std::fs::metadata(runtime.join("gpushare")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o700);
 
     // Root's node is not theirs to change.
     place.done(&["status"]);
@@ -273,6 +278,50 @@ fn an_ordinary_user_has_a_simulated_node_of_their_own() {
             .unwrap(),
     );
     assert!(roots.expect_error("PERMISSION_DENIED").stderr.contains("belongs to user 65534"));
+    assert!(!theirs.join("lib").exists());
+}
+
+#[test]
+fn a_state_directory_that_is_a_link_is_refused_and_what_it_leads_to_is_untouched() {
+    let place = Place::new("1xT4");
+    let elsewhere = place.path().join("elsewhere");
+    std::fs::create_dir(&elsewhere).unwrap();
+    symlink(&elsewhere, place.state()).unwrap();
+    for arguments in [&["status"][..], &["exclusive"]] {
+        let answer = place.run(arguments).expect_error("PERMISSION_DENIED");
+        assert!(answer.stderr.contains("symbolic link"), "{answer:?}");
+    }
+    assert_eq!(std::fs::read_dir(&elsewhere).unwrap().count(), 0);
+}
+
+#[test]
+fn fleets_in_one_state_directory_have_nothing_in_common() {
+    let one = slow(100);
+    let on_two = |arguments: &[&str]| {
+        let mut command = crate::place::command();
+        command.args(["--sim", "2xH100-80GB", "--json", "--state-dir"]).arg(one.state());
+        Answer::of(command.args(arguments).output().unwrap())
+    };
+    on_two(&["exclusive", "-i", "all"]).expect(0);
+    // The first fleet has one card, with the uuid of the other's first.
+    let status = one.json(&["status"]);
+    assert_eq!(status["gpus"].as_array().unwrap().len(), 1, "{status}");
+    let mut child = one.start(&["apply", &new(&one)]);
+    one.wait_for_steps(2);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert_eq!(one.journals().len(), 1);
+    // Neither is in the other's way, nor settles what is not its own.
+    let report = on_two(&["recover"]).expect(0).document();
+    assert_eq!(report["recovered"].as_array().unwrap().len(), 0, "{report}");
+    on_two(&["apply", &one.spec("shared.json", OLD)]).expect(0);
+    assert_eq!(one.journals().len(), 1);
+    let status = on_two(&["status"]).expect(0).document();
+    assert_eq!(status["gpus"][1]["mode"], "exclusive");
+    assert_eq!(status["gpus"][1]["unsettled"], serde_json::Value::Null);
+    let report = one.json(&["recover"]);
+    assert_eq!(report["recovered"].as_array().unwrap().len(), 1, "{report}");
+    assert!(one.journals().is_empty());
 }
 
 #[test]

@@ -76,6 +76,12 @@ impl Place {
         self.path().join("state")
     }
 
+    /// Where the durable files of its fleet are.
+    pub(crate) fn lib(&self) -> PathBuf {
+        let fleet = self.fleet.replace(|c: char| !c.is_ascii_alphanumeric(), "-");
+        self.state().join("lib").join(format!("sim-{fleet}"))
+    }
+
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = command();
         command.arg("--sim").arg(&self.fleet).arg("--state-dir").arg(self.state()).args(arguments);
@@ -140,7 +146,7 @@ impl Place {
 
     /// The text of the journals that are there.
     pub(crate) fn journals(&self) -> Vec<String> {
-        let Ok(entries) = std::fs::read_dir(self.state().join("lib/journal")) else {
+        let Ok(entries) = std::fs::read_dir(self.lib().join("journal")) else {
             return Vec::new();
         };
         let paths = entries.map(|entry| entry.unwrap().path());

@@ -128,3 +128,41 @@ fn a_gpu_that_vanished_is_lost() {
         assert_eq!(error.code(), gpushare_core::ErrorCode::NotFound, "{error:?}");
     }
 }
+
+#[test]
+fn a_record_that_is_none_holds_up_whoever_would_write_it_and_nobody_else() {
+    let world = World::new("2xH100-80GB");
+    world.apply(&spec("exclusive", "")).unwrap();
+    let gpus = world.simulator.gpus().unwrap();
+    let (store, name) = (&world.node.ports().store, format!("records/{}.json", gpus[0]));
+    let good = store.read(&name).unwrap().unwrap();
+    let of_the_other = store.read(&format!("records/{}.json", gpus[1])).unwrap();
+    store.replace("records/notes.json", b"not of a GPU").unwrap();
+    let mut bad = vec![Vec::new(), b"{}".to_vec(), good[..good.len() / 2].to_vec()];
+    bad.push(String::from_utf8(good.clone()).unwrap().replace("record/v1", "record/v9").into());
+    // A copy of another GPU's.
+    bad.extend(of_the_other);
+    for content in bad {
+        store.replace(&name, &content).unwrap();
+        let snapshot = world.snapshot();
+        assert_eq!(snapshot.gpus.len(), 2);
+        assert_eq!(
+            (snapshot.gpus[0].mode, &snapshot.gpus[0].record),
+            (SharingMode::Exclusive, &None)
+        );
+        let reason = &snapshot.gpus[0].reason;
+        assert!(reason.contains("not managed") && reason.contains(&name), "{reason}");
+        assert!(!snapshot.gpus[1].reason.contains("cannot be read"));
+
+        let error = world.apply(&spec("time_sliced", r#"{"replicas": 2}"#)).unwrap_err();
+        assert_eq!(error.code(), gpushare_core::ErrorCode::InvalidState, "{error}");
+        assert_eq!(error.outcome(), gpushare_core::Outcome::Untouched);
+        assert!(error.message().contains(&name) && error.message().contains("remove"), "{error}");
+        assert_eq!(store.read(&name).unwrap().unwrap(), content);
+        assert!(store.list("journal").unwrap().is_empty());
+        assert_eq!(world.snapshot(), snapshot);
+    }
+    store.remove(&name).unwrap();
+    world.apply(&spec("time_sliced", r#"{"replicas": 2}"#)).unwrap();
+    assert_eq!(world.snapshot().gpus[0].shares.len(), 2);
+}

@@ -121,8 +121,8 @@ fn simulator() -> Answer<Simulator> {
     let fleet: Fleet = fleet.ok_or(NvmlReturn::DRIVER_NOT_LOADED)?.parse().map_err(|_| INVALID)?;
     let simulator = match std::env::var_os("GPUSHARE_STATE_DIR") {
         Some(folder) => {
-            let name = fleet.to_string().replace(|c: char| !c.is_ascii_alphanumeric(), "-");
-            let file = Path::new(&folder).join("run").join(format!("sim-{name}.json"));
+            let name = format!("{}.json", fleet.file_name());
+            let file = Path::new(&folder).join("run").join(name);
             Simulator::in_file(&file, fleet)
         }
         None => Simulator::new(fleet),

@@ -16,7 +16,6 @@ use gpushare_core::apply::Source;
 use gpushare_core::backend::sim::{Death, Fault, Faults};
 use gpushare_core::observe::Scope;
 use gpushare_core::plan::state::GpuState;
-use gpushare_core::state::journal;
 use gpushare_core::{ApplyOptions, Error, ErrorCode, Node, Outcome, Report, Result, Spec};
 use serde_json::json;
 
@@ -60,8 +59,13 @@ fn run(arguments: &[&str]) -> Result<String> {
         ["die", number, place, spec] => die(&node, number, place, &spec.parse()?),
         ["recover"] => {
             let store = node.ports().store.as_ref();
-            let left = journal::find(store)?;
-            let entries: Vec<usize> = left.iter().map(|found| found.entries.len()).collect();
+            // One line each, after the first, which says what was to be done.
+            let mut entries = Vec::new();
+            for name in store.list("journal")? {
+                let journal = store.read(&format!("journal/{name}"))?.unwrap_or_default();
+                entries
+                    .push(journal.iter().filter(|&&byte| byte == b'\n').count().saturating_sub(1));
+            }
             let report = node.recover()?;
             let settled: Vec<_> = report.recovered.iter().map(|found| found.settled).collect();
             let journals = store.list("journal")?;

@@ -1,16 +1,22 @@
 //! Where the state of a node is kept: in memory, or in a file that processes share.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{Read as _, Write as _};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{AtFlags, FlockOperation, OFlags, Stat, flock, renameat, statat, unlinkat};
+use rustix::io::Errno;
 
 use super::fleet::Fleet;
 use super::state::{NodeState, SCHEMA};
+use crate::backend::directory::{Directory, open_file};
 use crate::error::{Error, ErrorCode, Result};
+
+/// What is added to the name of a state that is being written.
+const NEW: &str = ".new";
 
 #[derive(Debug)]
 pub(super) enum Backing {
@@ -24,9 +30,10 @@ pub(super) enum Backing {
 /// reader needs no lock: it sees the state before or after.
 #[derive(Debug)]
 pub(super) struct SharedFile {
+    /// Opened once: a path could lead elsewhere the next time.
+    directory: OwnedFd,
+    name: String,
     path: PathBuf,
-    lock_path: PathBuf,
-    new_path: PathBuf,
     read: Mutex<Option<Cached>>,
 }
 
@@ -43,22 +50,22 @@ impl Backing {
         Self::Memory(Mutex::new(Arc::new(state)))
     }
 
-    pub(super) fn file(path: &Path, fleet: Fleet) -> Result<Self> {
-        let beside = |suffix: &str| {
-            let mut name = path.as_os_str().to_owned();
-            name.push(suffix);
-            PathBuf::from(name)
+    pub(super) fn file(
+        directory: &Directory,
+        name: &str,
+        make: bool,
+        fleet: Fleet,
+    ) -> Result<Self> {
+        let (place, path) = (directory.path(), directory.path().join(name));
+        let Some(directory) = directory.open(make)? else {
+            return Err(Error::io("open", &place, Errno::NOENT.into()));
         };
-        let shared = SharedFile {
-            path: path.to_owned(),
-            lock_path: beside(".lock"),
-            new_path: beside(".new"),
-            read: Mutex::new(None),
-        };
+        let read = Mutex::new(None);
+        let shared = SharedFile { directory, name: name.to_owned(), path, read };
         // An ordinary reader needs the lock for the first one to make the file alone.
-        if !path.exists() {
+        if shared.stat()?.is_none() {
             let _lock = shared.lock()?;
-            if !path.exists() {
+            if shared.stat()?.is_none() {
                 shared.write(Arc::new(NodeState::new(fleet.clone())?))?;
             }
         }
@@ -68,7 +75,7 @@ impl Backing {
                 ErrorCode::InvalidArgument,
                 format!(
                     "{} holds the simulated fleet {}, not {fleet}; name that fleet, use another state directory, or remove the file",
-                    path.display(),
+                    shared.path.display(),
                     state.fleet
                 ),
             ));
@@ -108,11 +115,25 @@ impl SharedFile {
         move |error| Error::io(&doing, &path, error)
     }
 
+    /// The file as it is now, by its name.
+    fn stat(&self) -> Result<Option<Stat>> {
+        match statat(&self.directory, &self.name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => Ok(Some(stat)),
+            Err(Errno::NOENT) => Ok(None),
+            Err(errno) => Err(self.error("look at")(errno.into())),
+        }
+    }
+
+    fn open(&self, suffix: &str, flags: OFlags, mode: u32) -> Result<File> {
+        let name = format!("{}{suffix}", self.name);
+        let path = self.path.with_file_name(&name);
+        let file = open_file(&self.directory, &name, &path, flags, mode)?;
+        file.map(File::from).ok_or_else(|| self.error("open")(Errno::NOENT.into()))
+    }
+
     /// Waits for the lock. It is a file of its own because the state's file is replaced.
     fn lock(&self) -> Result<File> {
-        let mut options = OpenOptions::new();
-        let file = options.create(true).truncate(false).write(true).open(&self.lock_path);
-        let file = file.map_err(self.error("lock"))?;
+        let file = self.open(".lock", OFlags::WRONLY | OFlags::CREATE, 0o644)?;
         flock(&file, FlockOperation::LockExclusive)
             .map_err(|error| self.error("lock")(error.into()))?;
         Ok(file)
@@ -120,14 +141,14 @@ impl SharedFile {
 
     fn load(&self) -> Result<Arc<NodeState>> {
         let mut cached = locked(&self.read);
-        let at_path = std::fs::metadata(&self.path).map_err(self.error("read"))?;
+        let there = self.stat()?.ok_or_else(|| self.error("read")(Errno::NOENT.into()))?;
         if let Some(cached) = &*cached {
             let open = cached.file.metadata().map_err(self.error("read"))?;
-            if (open.dev(), open.ino()) == (at_path.dev(), at_path.ino()) {
+            if (open.dev(), open.ino()) == (there.st_dev, there.st_ino) {
                 return Ok(cached.state.clone());
             }
         }
-        let mut file = File::open(&self.path).map_err(self.error("read"))?;
+        let mut file = self.open("", OFlags::RDONLY, 0)?;
         let mut content = Vec::new();
         file.read_to_end(&mut content).map_err(self.error("read"))?;
         let state: NodeState = serde_json::from_slice(&content).map_err(|error| {
@@ -159,9 +180,17 @@ impl SharedFile {
         let content = serde_json::to_vec(&*state).map_err(|error| {
             Error::new(ErrorCode::Io, format!("the simulated node does not serialise: {error}"))
         })?;
-        let mut file = File::create(&self.new_path).map_err(self.error("write"))?;
+        let new = format!("{}{NEW}", self.name);
+        // What is there was left by one that died; whatever it is, it is not written to.
+        match unlinkat(&self.directory, &new, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(errno) => return Err(self.error("write")(errno.into())),
+        }
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;
+        let mut file = self.open(NEW, flags, 0o644)?;
         file.write_all(&content).map_err(self.error("write"))?;
-        std::fs::rename(&self.new_path, &self.path).map_err(self.error("write"))?;
+        renameat(&self.directory, &new, &self.directory, &self.name)
+            .map_err(|errno| self.error("write")(errno.into()))?;
         *locked(&self.read) = Some(Cached { file, state });
         Ok(())
     }

@@ -16,6 +16,7 @@ use crate::error::{Error, ErrorCode, Result};
 /// let fleet: Fleet = "2xA100-40GB,A30-24GB".parse()?;
 /// assert_eq!(fleet.len(), 3);
 /// assert_eq!(fleet.to_string(), "2xA100-40GB,1xA30-24GB");
+/// assert_eq!(fleet.file_name(), "sim-2xA100-40GB-1xA30-24GB");
 /// # Ok::<(), gpushare_core::Error>(())
 /// ```
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -34,6 +35,13 @@ impl Fleet {
     /// Whether it has none: never, since a fleet is parsed from at least one.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// The name of what a node of this fleet keeps in a state directory: `sim-2xA100-40GB-1xA30-24GB`.
+    ///
+    /// `NAME.json` is the node itself; records, journals and locks are below folders of that name.
+    pub fn file_name(&self) -> String {
+        format!("sim-{}", self.to_string().replace(|c: char| !c.is_ascii_alphanumeric(), "-"))
     }
 
     /// The cards, in the order of their NVML index.

@@ -35,6 +35,7 @@ mod state;
 mod store;
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -48,7 +49,8 @@ pub use raw::{RawComputeProfile, RawProfile};
 pub use rules::Rules;
 pub use store::MemoryStore;
 
-use crate::error::Result;
+use crate::backend::directory::Directory;
+use crate::error::{Error, ErrorCode, Result};
 use crate::port::{Ports, Processes, Store};
 use backing::Backing;
 use ports::SimulatedPorts;
@@ -84,9 +86,25 @@ impl Simulator {
     /// dies leaves the state before or after its call. The clock is the real one.
     ///
     /// # Errors
-    /// INVALID_ARGUMENT when the file holds another fleet; IO.
+    /// INVALID_ARGUMENT when the file holds another fleet; PERMISSION_DENIED when others could change
+    /// the directory that it is in; INVALID_STATE when it is no regular file; IO.
     pub fn in_file(path: &Path, fleet: Fleet) -> Result<Self> {
-        let backing = Backing::file(path, fleet)?;
+        let no_file =
+            || Error::new(ErrorCode::InvalidArgument, format!("{} names no file", path.display()));
+        let name = path.file_name().and_then(OsStr::to_str).ok_or_else(no_file)?;
+        let above = path.parent().filter(|above| !above.as_os_str().is_empty());
+        let directory = Directory::new(above.unwrap_or(Path::new(".")))?;
+        Self::in_directory(&directory, name, false, fleet)
+    }
+
+    /// A node in a file of that name in a directory, which can be made too.
+    pub(crate) fn in_directory(
+        directory: &Directory,
+        name: &str,
+        make: bool,
+        fleet: Fleet,
+    ) -> Result<Self> {
+        let backing = Backing::file(directory, name, make, fleet)?;
         Ok(Self::with(backing, ports::Time::real_clock()))
     }
 

@@ -61,6 +61,31 @@ fn a_file_of_another_fleet_or_of_none_is_refused() {
 }
 
 #[test]
+fn a_file_that_leads_elsewhere_is_refused() {
+    use std::os::unix::fs::symlink;
+    let folder = tempfile::tempdir().unwrap();
+    let (path, other) = (folder.path().join("node.json"), folder.path().join("other"));
+    let refusal = |path: &Path| Simulator::in_file(path, FLEET.parse().unwrap()).unwrap_err();
+    // The node itself, its lock, and the file that it is written to.
+    for name in ["node.json", "node.json.lock"] {
+        std::fs::write(&other, "theirs").unwrap();
+        symlink(&other, folder.path().join(name)).unwrap();
+        assert_eq!(refusal(&path).code(), ErrorCode::InvalidState);
+        std::fs::remove_file(folder.path().join(name)).unwrap();
+        assert_eq!(std::fs::read_to_string(&other).unwrap(), "theirs");
+    }
+    symlink(&other, folder.path().join("node.json.new")).unwrap();
+    open(&path);
+    assert_eq!(std::fs::read_to_string(&other).unwrap(), "theirs");
+
+    let run = folder.path().join("run");
+    std::fs::create_dir(folder.path().join("elsewhere")).unwrap();
+    symlink(folder.path().join("elsewhere"), &run).unwrap();
+    assert_eq!(refusal(&run.join("node.json")).code(), ErrorCode::PermissionDenied);
+    assert_eq!(refusal(Path::new("/")).code(), ErrorCode::InvalidArgument);
+}
+
+#[test]
 fn a_file_that_goes_away_is_an_error_of_every_call() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("node.json");
