@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::id::GpuUuid;
 use crate::process::Holder;
+use crate::terminal::printable;
 
 macro_rules! codes {
     ($($(#[$doc:meta])* $name:ident = $number:literal, $text:literal;)*) => {
@@ -308,9 +309,13 @@ impl Error {
     }
 
     /// The error as a document of schema `gpushare.error/v1`, for `--json`, C and Python.
+    ///
+    /// Its `simulated` is null: an error knows no node. The command line says it where it knows.
     pub fn to_document(&self) -> serde_json::Value {
         serde_json::json!({
             "schema": "gpushare.error/v1",
+            // An error knows no node; whoever does sets it.
+            "simulated": null,
             "code": self.code().name(),
             "number": self.code().number(),
             "outcome": self.outcome(),
@@ -328,16 +333,17 @@ impl Error {
 }
 
 impl fmt::Display for Error {
-    /// `{}` is the message after its context; `{:#}` adds the chain of causes.
+    /// `{}` is the message after its context; `{:#}` adds the chain of causes. It is one line:
+    /// characters that a terminal obeys are replaced, and stand in [`message`](Self::message).
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for context in self.0.context.iter().rev() {
-            write!(f, "{context}: ")?;
+            write!(f, "{}: ", printable(context))?;
         }
-        f.write_str(&self.0.message)?;
+        f.write_str(&printable(&self.0.message))?;
         if f.alternate() {
             let mut cause = self.source();
             while let Some(error) = cause {
-                write!(f, ": {error}")?;
+                write!(f, ": {}", printable(&error.to_string()))?;
                 cause = error.source();
             }
         }

@@ -279,6 +279,7 @@ pub mod process;
 pub mod snapshot;
 pub mod spec;
 pub(crate) mod state;
+mod terminal;
 pub mod units;
 
 pub use apply::{ApplyOptions, Event, Report};

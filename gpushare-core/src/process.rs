@@ -5,6 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::id::Pid;
+use crate::terminal::printable;
 
 /// What a holder of a GPU or MIG device is to us. It decides whether and how it can be evicted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -50,11 +51,12 @@ impl Holder {
 }
 
 impl fmt::Display for Holder {
+    /// One line; characters that a terminal obeys are replaced.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let command = if self.command.is_empty() { "?" } else { &self.command };
-        write!(f, "pid {} ({command})", self.pid)?;
+        write!(f, "pid {} ({})", self.pid, printable(command))?;
         if let Some(why) = &self.protected {
-            write!(f, " [never evicted: {why}]")?;
+            write!(f, " [never evicted: {}]", printable(why))?;
         }
         Ok(())
     }

@@ -13,7 +13,7 @@ use source::{Source, code_of, sources, without_tests};
 
 /// The modules of gpushare-core, from the ground up. A module may use those of the layers below its own.
 const LAYERS: &[&[&str]] = &[
-    &["units", "id", "process", "error"],
+    &["units", "id", "process", "error", "terminal"],
     &["mode", "parameters"],
     &["mig"],
     &["spec"],
@@ -30,8 +30,8 @@ const LAYERS: &[&[&str]] = &[
 const BESIDE: &[(&str, &[&str])] = &[
     ("units", &["error"]),
     ("id", &["error"]),
-    ("process", &["id"]),
-    ("error", &["id", "process"]),
+    ("process", &["id", "terminal"]),
+    ("error", &["id", "process", "terminal"]),
     ("parameters", &["mode"]),
     ("plan", &["hazard", "visible"]),
     ("mps", &["state"]),

@@ -10,6 +10,7 @@ use crate::plan::{Plan, previous};
 use crate::process::Holder;
 use crate::snapshot::Snapshot;
 use crate::spec::Spec;
+use crate::terminal::printable;
 
 /// The schema that a serialised report names.
 pub const SCHEMA: &str = "gpushare.report/v1";
@@ -167,7 +168,7 @@ impl fmt::Display for Report {
                 Settled::Finished => "finished",
                 Settled::Void => "void: a reboot or driver reload undid it",
             };
-            writeln!(f, "Unfinished change {}: {how}", one.journal)?;
+            writeln!(f, "Unfinished change {}: {how}", printable(&one.journal))?;
         }
         for device in &self.recreated {
             writeln!(f, "{} was created again as {}", device.old, device.new)?;

@@ -9,15 +9,15 @@ use crate::id::GpuUuid;
 use crate::node::Node;
 use crate::plan::{self, Plan, Request};
 use crate::snapshot::Snapshot;
+use crate::snapshot::draw::slices;
 use crate::spec::{Entry, Selector, Spec, Want};
 
 use super::Answer;
 use super::arguments::Consent;
+use super::colour;
 use super::interrupt::Interrupt;
-use super::output::{Output, printable, say};
-use super::page::Page;
+use super::output::{Output, say};
 use super::progress::Progress;
-use super::status;
 
 /// A spec is refused above 1 MiB; one byte more tells.
 const MOST_SPEC_BYTES: u64 = (1 << 20) + 1;
@@ -181,7 +181,7 @@ impl<'a> Running<'a> {
             output.show(&report)?;
             return Ok(Answer::Yes);
         }
-        let text = printable(&report.to_string()).into_owned();
+        let text = report.to_string();
         match planned {
             // The plan has said already that the node is simulated.
             Some(_) => output.text(&text.replacen("SIMULATED\n", "\n", 1))?,
@@ -200,8 +200,8 @@ impl<'a> Running<'a> {
         });
         match shown {
             Ok(snapshot) => {
-                let mut page = Page::new(self.change.output);
-                status::slices(&mut page, &snapshot);
+                let mut page = colour::page(self.change.output);
+                slices(&mut page, &snapshot);
                 self.change.output.text(&page.into_text())?;
             }
             Err(error) => say(&format!("gpushare: warning: the GPUs cannot be shown: {error}")),

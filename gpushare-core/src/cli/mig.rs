@@ -6,12 +6,12 @@ use crate::error::{Error, ErrorCode, Result};
 use crate::id::GpuUuid;
 use crate::mig::{Geometry, Placement};
 use crate::plan::{Plan, Request, Step, expect_visible, previous, select};
+use crate::snapshot::draw::page::{Page, Role, Table, gibibytes, memory};
 use crate::snapshot::{GpuInstance, GpuSnapshot, MigStatus, Snapshot};
 use crate::spec::{Entry, Instance, Selector, Spec, Want};
 
 use super::arguments::{Doomed, NewInstance, Select};
 use super::change::Derived;
-use super::page::{Page, Role, Table, gibibytes, memory};
 
 /// The instances that are there stay, and these come.
 pub(super) fn create<'a>(

@@ -6,15 +6,13 @@
 mod arguments;
 mod audit;
 mod change;
+mod colour;
 mod interrupt;
 mod mig;
 mod output;
-mod page;
 mod progress;
 mod selection;
 mod simulate;
-mod slots;
-mod status;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -31,13 +29,13 @@ use crate::observe::Scope;
 use crate::parameters::TimeSlicing;
 use crate::plan::Request;
 use crate::snapshot::Snapshot;
+use crate::snapshot::draw::{draw, page::Page};
 use crate::spec::Want;
 
 use arguments::{Arguments, Command, Global, MigCommand, Select};
 use change::Change;
 use interrupt::Interrupt;
-use output::Output;
-use page::Page;
+use output::{Known, Output};
 
 /// What a command answered, where it was no error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,7 +65,12 @@ pub fn run(arguments: impl IntoIterator<Item = impl Into<OsString>>) -> u8 {
         Err(refused) => return not_parsed(&arguments, &refused),
     };
     let output = Output::new(parsed.global.json);
+    let mut known = Known {
+        simulated: parsed.global.sim.is_some().then_some(true),
+        recovering: matches!(parsed.command, Command::Recover { .. }),
+    };
     let result = open(&parsed.global).and_then(|node| {
+        known.simulated = Some(node.is_simulated());
         let ports = node.ports();
         let (store, clock) = (ports.store.clone(), ports.clock.clone());
         let (result, warnings) =
@@ -83,7 +86,7 @@ pub fn run(arguments: impl IntoIterator<Item = impl Into<OsString>>) -> u8 {
         Ok(Answer::Yes) => 0,
         Ok(Answer::No) => NO,
         Err(error) => {
-            output.error(&error);
+            output.error(&error, known);
             FAILED
         }
     }
@@ -103,7 +106,7 @@ fn not_parsed(arguments: &[OsString], refused: &clap::Error) -> u8 {
         return match output.text(&text) {
             Ok(_) => 0,
             Err(error) => {
-                output.error(&error);
+                output.error(&error, Known::default());
                 FAILED
             }
         };
@@ -123,7 +126,7 @@ fn not_parsed(arguments: &[OsString], refused: &clap::Error) -> u8 {
         }
     };
     let error = Error::new(ErrorCode::InvalidArgument, message);
-    output.failure(&error, &format!("{}: {line}", error.code()));
+    output.failure(&error, Known::default(), &format!("{}: {line}", error.code()));
     FAILED
 }
 
@@ -141,7 +144,7 @@ fn open(global: &Global) -> Result<Node> {
 
 fn command(node: &Node, output: &Output, command: &Command) -> Result<Answer> {
     match command {
-        Command::Status { watch: false, select } => show(node, output, select, status::print),
+        Command::Status { watch: false, select } => show(node, output, select, draw),
         Command::Status { watch: true, select } => watch(node, output, select),
         Command::Plan { spec } => change::show_plan(output, &node.plan(&change::read_spec(spec)?)?),
         Command::Apply { spec, expect, consent } => {
@@ -208,7 +211,7 @@ fn show(
     if output.json {
         output.document(&snapshot)?;
     } else {
-        let mut page = Page::new(output);
+        let mut page = colour::page(output);
         print(&mut page, &snapshot);
         output.text(&page.into_text())?;
     }
@@ -231,8 +234,8 @@ fn watch(node: &Node, output: &Output, select: &Select) -> Result<Answer> {
         let read = if output.json {
             output.document(&snapshot)?
         } else {
-            let mut page = Page::new(&output);
-            status::print(&mut page, &snapshot);
+            let mut page = colour::page(&output);
+            draw(&mut page, &snapshot);
             output.redraw(&page.into_text())?
         };
         if !read {

@@ -6,6 +6,8 @@ use std::io::{ErrorKind, IsTerminal as _, Write};
 use serde::Serialize;
 
 use crate::error::{Error, ErrorCode, Outcome, Result};
+use crate::snapshot::draw::WIDTH;
+use crate::terminal::{printable, printable_lines};
 
 /// Where answers go, and in which form.
 #[derive(Clone, Copy, Debug)]
@@ -20,8 +22,6 @@ pub(super) struct Output {
     height: usize,
 }
 
-/// What a pipe or a file gets.
-const WIDTH: usize = 80;
 /// Lines longer than this are not read at a glance.
 const WIDEST: usize = 120;
 
@@ -43,8 +43,8 @@ impl Output {
         }
     }
 
-    /// Writes text that is ready: what came from outside went through [`printable`]. Returns
-    /// whether somebody still reads.
+    /// Writes text that is ready: what came from outside went through
+    /// [`printable`](crate::terminal::printable). Returns whether somebody still reads.
     pub(super) fn text(&self, text: &str) -> Result<bool> {
         written(write(&mut std::io::stdout().lock(), text.as_bytes()))
     }
@@ -75,25 +75,39 @@ impl Output {
         if self.json {
             self.document(document)
         } else {
-            self.text(&printable(&document.to_string()))
+            self.text(&printable_lines(&document.to_string()))
         }
     }
 
     /// The error, on standard error for people and on standard output for programs.
-    pub(super) fn error(&self, error: &Error) {
-        let message = error.to_string();
-        let aftermath = aftermath(error.outcome(), &message);
-        self.failure(error, &format!("{}: {message}{aftermath}", error.code()));
+    pub(super) fn error(&self, error: &Error, known: Known) {
+        let text = error.to_string();
+        let after = aftermath(error.outcome(), &text, known);
+        self.failure(error, known, &format!("{}: {text}{after}", error.code()));
     }
 
-    /// An error with its line for people.
-    pub(super) fn failure(&self, error: &Error, line: &str) {
-        say(&format!("gpushare: {line}"));
+    /// An error with its lines for people.
+    pub(super) fn failure(&self, error: &Error, known: Known, lines: &str) {
+        let lines = format!("gpushare: {}", lines.trim_end());
+        let _ = writeln!(std::io::stderr().lock(), "{}", printable_lines(&lines));
         if self.json {
+            let mut document = error.to_document();
+            if let Some(fields) = document.as_object_mut() {
+                fields.insert("simulated".to_owned(), known.simulated.into());
+            }
             // Where the document cannot be written, the exit status says the rest.
-            let _ = self.document(&error.to_document());
+            let _ = self.document(&document);
         }
     }
+}
+
+/// What is known of a command that failed, beside its error.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Known {
+    /// Whether its node is simulated; unknown where it could not tell what node to open.
+    pub(super) simulated: Option<bool>,
+    /// Whether it was `recover`.
+    pub(super) recovering: bool,
 }
 
 /// A line on standard error. Nothing can be done where it is closed.
@@ -101,12 +115,15 @@ pub(super) fn say(line: &str) {
     let _ = writeln!(std::io::stderr().lock(), "{}", printable(line.trim_end()));
 }
 
-/// What people must know of an error beside its message.
-fn aftermath(outcome: Outcome, message: &str) -> &'static str {
+/// What people must know of an error beside its text.
+fn aftermath(outcome: Outcome, text: &str, known: Known) -> &'static str {
     match outcome {
         Outcome::Untouched => "",
         Outcome::RolledBack => "; rolled back",
-        Outcome::Indeterminate if message.contains("gpushare recover") => "; indeterminate",
+        // The text says what to do, or it has just been done and failed.
+        Outcome::Indeterminate if known.recovering || text.contains("`gpushare recover") => {
+            "; indeterminate"
+        }
         Outcome::Indeterminate => "; indeterminate: run `gpushare recover`",
     }
 }
@@ -141,21 +158,6 @@ fn written(result: std::io::Result<()>) -> Result<bool> {
     }
 }
 
-/// The text with nothing in it that a terminal obeys.
-///
-/// Commands of other users' processes stand in status and errors, and root reads them.
-pub(super) fn printable(text: &str) -> Cow<'_, str> {
-    let obeyed = |c: char| {
-        (c.is_control() && c != '\n')
-            || matches!(c, '\u{061C}' | '\u{200E}' | '\u{200F}' | '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}')
-    };
-    if text.chars().any(obeyed) {
-        Cow::Owned(text.chars().map(|c| if obeyed(c) { '\u{FFFD}' } else { c }).collect())
-    } else {
-        Cow::Borrowed(text)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -171,11 +173,18 @@ mod tests {
     }
 
     #[test]
-    fn nothing_that_a_terminal_obeys_gets_through() {
-        assert_eq!(
-            printable("python\x1b[2J\r\u{9b}31m\u{202e}x"),
-            "python\u{fffd}[2J\u{fffd}\u{fffd}31m\u{fffd}x"
-        );
-        assert!(matches!(printable("plain\ntext ü"), Cow::Borrowed(_)));
+    fn what_to_do_is_said_once_and_not_after_it_was_done() {
+        let known = |recovering| Known { simulated: None, recovering };
+        let advised = "; indeterminate: run `gpushare recover`";
+        let said = "rolling back failed too; run `gpushare recover`: 1g.10gb is in use";
+        for (outcome, text, recovering, after) in [
+            (Outcome::Untouched, "no", false, ""),
+            (Outcome::RolledBack, "no", false, "; rolled back"),
+            (Outcome::Indeterminate, "no", false, advised),
+            (Outcome::Indeterminate, said, false, "; indeterminate"),
+            (Outcome::Indeterminate, "no", true, "; indeterminate"),
+        ] {
+            assert_eq!(aftermath(outcome, text, known(recovering)), after, "{text}");
+        }
     }
 }

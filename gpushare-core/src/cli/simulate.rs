@@ -12,10 +12,11 @@ use crate::node::Node;
 use crate::plan::select;
 use crate::port::NvmlReturn;
 use crate::spec::Selector;
+use crate::terminal::{printable, printable_lines};
 use crate::units::Bytes;
 
 use super::Answer;
-use super::output::{Output, printable};
+use super::output::Output;
 
 /// The schema of what these commands print.
 const SCHEMA: &str = "gpushare.simulator/v1";
@@ -200,7 +201,7 @@ pub(super) fn run(node: &Node, output: &Output, command: &SimCommand) -> Result<
             (SimCommand::Rules { .. }, _) => rules_text(&simulator.rules()?),
             _ => String::new(),
         };
-        output.text(&printable(&text))?;
+        output.text(&printable_lines(&text))?;
     }
     Ok(Answer::Yes)
 }
@@ -346,13 +347,21 @@ fn status(simulator: &Simulator) -> Result<String> {
         let _ = writeln!(
             text,
             "process {} on {place} uid {} {}{stubborn}{invisible}: {}",
-            process.pid, process.uid, process.memory, process.command
+            process.pid,
+            process.uid,
+            process.memory,
+            printable(&process.command)
         );
     }
     for fault in simulator.faults()? {
         let after = if fault.after_effect { ", after its effect" } else { "" };
         let name = NvmlReturn(fault.nvml_return).name();
-        let _ = writeln!(text, "fault {} call {} returns {name}{after}", fault.call, fault.nth);
+        let _ = writeln!(
+            text,
+            "fault {} call {} returns {name}{after}",
+            printable(&fault.call),
+            fault.nth
+        );
     }
     let _ = writeln!(text, "caller uid {}", simulator.acting_uid()?);
     for (name, value) in fields(&simulator.rules()?) {

@@ -4,6 +4,7 @@ use std::fmt;
 
 use crate::plan::step::Step;
 use crate::plan::{GpuPlan, Plan};
+use crate::terminal::printable;
 
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -30,7 +31,7 @@ impl fmt::Display for Plan {
             } else {
                 format!(": {}", holders.join(", "))
             };
-            writeln!(f, "  --allow-evict  {}{holders}", eviction.what)?;
+            writeln!(f, "  --allow-evict  {}{holders}", printable(&eviction.what))?;
         }
         for gpu in &needs.reset {
             writeln!(f, "  --allow-reset  {gpu}")?;
@@ -39,18 +40,20 @@ impl fmt::Display for Plan {
             let safe = hazard.hazard.safe.join(", ");
             writeln!(
                 f,
-                "  --allow-hazard {}  {}; safe: {safe}",
-                hazard.hazard.name, hazard.hazard.message
+                "  --allow-hazard {}  {}; safe: {}",
+                hazard.hazard.name,
+                printable(&hazard.hazard.message),
+                printable(&safe)
             )?;
         }
-        writeln!(f, "Digest {}", self.digest)
+        writeln!(f, "Digest {}", printable(&self.digest))
     }
 }
 
 impl fmt::Display for GpuPlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.index {
-            Some(index) => write!(f, "GPU {index}  {}  {}: ", self.model, self.uuid)?,
+            Some(index) => write!(f, "GPU {index}  {}  {}: ", printable(&self.model), self.uuid)?,
             None => write!(f, "{}: ", self.uuid)?,
         }
         match (self.steps.is_empty(), self.from == self.to) {
@@ -109,7 +112,7 @@ impl fmt::Display for GpuPlan {
             writeln!(f, "    then fits  {}", fits.join(", "))?;
         }
         for note in &self.notes {
-            writeln!(f, "    note     {note}")?;
+            writeln!(f, "    note     {}", printable(note))?;
         }
         Ok(())
     }

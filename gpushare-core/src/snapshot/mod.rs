@@ -4,6 +4,7 @@
 //! command line, C and Python show. Keys are only ever added to it; what is not known is null.
 
 mod digest;
+pub(crate) mod draw;
 
 use serde::{Deserialize, Serialize};
 
@@ -58,6 +59,7 @@ pub struct Driver {
 /// A reboot or a reload of the driver loses the MIG layout, MPS, compute mode and interval, and
 /// from compute capability 9.0 on MIG mode.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Epoch {
     /// The kernel's boot id.
     pub boot_id: String,

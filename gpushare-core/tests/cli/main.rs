@@ -8,4 +8,5 @@ mod golden;
 mod interrupted;
 mod place;
 mod schema;
+mod terminal;
 mod usage;

@@ -1,15 +1,13 @@
-//! A page of text for people: lines, columns, and colours where the terminal has them.
+//! A page of text for people: lines and columns, of which a painter can colour the pieces.
 
 use std::fmt::Write as _;
 
-use anstyle::{AnsiColor, Style};
-
-use super::output::{Output, printable};
+use crate::terminal::printable;
 use crate::units::Bytes;
 
 /// What a piece of text is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Role {
+pub(crate) enum Role {
     Plain,
     Heading,
     /// What one need not read.
@@ -22,65 +20,53 @@ pub(super) enum Role {
     Alarm,
 }
 
-impl Role {
-    fn style(self) -> Style {
-        match self {
-            Self::Plain => Style::new(),
-            Self::Heading => Style::new().bold(),
-            Self::Faint => Style::new().dimmed(),
-            Self::Busy => AnsiColor::Yellow.on_default(),
-            Self::Idle => AnsiColor::Green.on_default(),
-            Self::Alarm => AnsiColor::Red.on_default().bold(),
-        }
-    }
-}
+/// Colours a piece of text for what it is. The text is printable and not empty.
+pub(crate) type Painter = fn(Role, &str) -> String;
 
 /// Text that grows.
 #[derive(Debug)]
-pub(super) struct Page {
+pub(crate) struct Page {
     text: String,
-    colour: bool,
+    painter: Option<Painter>,
     width: usize,
 }
 
 impl Page {
-    pub(super) fn new(output: &Output) -> Self {
-        Self { text: String::new(), colour: output.colour, width: output.width }
+    /// An empty page, that many columns wide.
+    pub(crate) fn new(width: usize, painter: Option<Painter>) -> Self {
+        Self { text: String::new(), painter, width }
     }
 
-    pub(super) fn width(&self) -> usize {
+    pub(crate) fn width(&self) -> usize {
         self.width
     }
 
-    pub(super) fn into_text(self) -> String {
+    pub(crate) fn into_text(self) -> String {
         self.text
     }
 
     /// Adds a piece to the line.
-    pub(super) fn put(&mut self, role: Role, text: &str) -> &mut Self {
+    pub(crate) fn put(&mut self, role: Role, text: &str) -> &mut Self {
         let text = printable(text);
-        let style = role.style();
-        // Writing to a string cannot fail.
-        let _ = if self.colour && role != Role::Plain && !text.is_empty() {
-            write!(self.text, "{style}{text}{style:#}")
-        } else {
-            write!(self.text, "{text}")
-        };
+        match self.painter {
+            Some(paint) if !text.is_empty() => self.text.push_str(&paint(role, &text)),
+            _ => self.text.push_str(&text),
+        }
         self
     }
 
     /// Ends the line; blanks at its end go.
-    pub(super) fn end(&mut self) {
+    pub(crate) fn end(&mut self) {
         self.text.truncate(self.text.trim_end_matches(' ').len());
         self.text.push('\n');
     }
 
-    pub(super) fn line(&mut self, role: Role, text: &str) {
+    pub(crate) fn line(&mut self, role: Role, text: &str) {
         self.put(role, text).end();
     }
 
     /// Items after a label, over as many lines as they need.
-    pub(super) fn list(&mut self, label: &str, items: &[String]) {
+    pub(crate) fn list(&mut self, label: &str, items: &[String]) {
         let indent = label.chars().count();
         let mut column = indent;
         self.put(Role::Faint, label);
@@ -106,7 +92,7 @@ impl Page {
 
 /// Rows of which the columns line up.
 #[derive(Debug, Default)]
-pub(super) struct Table {
+pub(crate) struct Table {
     rows: Vec<Row>,
 }
 
@@ -120,28 +106,28 @@ struct Row {
 
 impl Table {
     /// A table with these headings; one that begins with `>` stands over numbers.
-    pub(super) fn new(headings: &[&str]) -> Self {
+    pub(crate) fn new(headings: &[&str]) -> Self {
         let mut table = Self::default();
         table.row(Role::Faint, headings.iter().map(|&heading| heading.to_owned()).collect());
         table
     }
 
-    pub(super) fn row(&mut self, role: Role, cells: Vec<String>) {
+    pub(crate) fn row(&mut self, role: Role, cells: Vec<String>) {
         self.rows.push(Row { role, cells, below: Vec::new() });
     }
 
     /// A line below the last row.
-    pub(super) fn below(&mut self, role: Role, text: String) {
+    pub(crate) fn below(&mut self, role: Role, text: String) {
         if let Some(row) = self.rows.last_mut() {
             row.below.push((role, text));
         }
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.rows.len() <= 1
     }
 
-    pub(super) fn print(&self, page: &mut Page, indent: usize) {
+    pub(crate) fn print(&self, page: &mut Page, indent: usize) {
         let headings: Vec<&str> = self
             .rows
             .first()
@@ -165,6 +151,7 @@ impl Table {
                 if column > 0 {
                     line.push_str("  ");
                 }
+                // Writing to a string cannot fail.
                 let _ = if right(column) {
                     write!(line, "{text:>width$}")
                 } else {
@@ -180,7 +167,7 @@ impl Table {
 }
 
 /// An amount of memory as people read it: `79.6 GiB`.
-pub(super) fn memory(bytes: Bytes) -> String {
+pub(crate) fn memory(bytes: Bytes) -> String {
     const UNITS: [(u32, &str); 3] = [(30, "GiB"), (20, "MiB"), (10, "KiB")];
     match UNITS.iter().find(|(shift, _)| bytes.get() >= 1 << shift) {
         Some((shift, unit)) => format!("{} {unit}", tenths(bytes, *shift)),
@@ -189,7 +176,7 @@ pub(super) fn memory(bytes: Bytes) -> String {
 }
 
 /// The same in GiB, for a column that says so.
-pub(super) fn gibibytes(bytes: Bytes) -> String {
+pub(crate) fn gibibytes(bytes: Bytes) -> String {
     tenths(bytes, 30)
 }
 

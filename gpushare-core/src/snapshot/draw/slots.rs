@@ -6,8 +6,7 @@
 //! ```
 
 use super::page::{Page, Role};
-use crate::snapshot::InstanceRecord;
-use crate::snapshot::{GpuInstance, MigStatus, Usage};
+use crate::snapshot::{GpuInstance, InstanceRecord, MigStatus, Usage};
 
 /// Cells are as wide as the page has room for, within reason.
 const NARROWEST: usize = 4;

@@ -1,7 +1,11 @@
-//! `status`: a block for each GPU, as people read it.
+//! A snapshot for people: a block for each GPU. The command `gpushare status` adds colours.
 
-use super::page::{Page, Role, Table, gibibytes, memory};
-use super::slots;
+pub(crate) mod page;
+mod slots;
+
+use std::fmt;
+
+use self::page::{Page, Role, Table, gibibytes, memory};
 use crate::id::{ComputeInstanceId, GpuInstanceId};
 use crate::mig::fit::fits;
 use crate::mode::SharingMode;
@@ -13,8 +17,22 @@ use crate::units::ThreadPercentage;
 
 const INDENT: usize = 2;
 
-/// The GPUs of a snapshot.
-pub(super) fn print(page: &mut Page, snapshot: &Snapshot) {
+/// Columns of what is drawn for nobody in particular: a string, a file, a pipe.
+pub(crate) const WIDTH: usize = 80;
+
+impl fmt::Display for Snapshot {
+    /// The GPUs with their modes, instances, users and what would still fit, in lines of at most 80
+    /// columns where names and commands allow it, without colours: what `gpushare status` writes to
+    /// a file. It is for people and may change; programs read the document.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut page = Page::new(WIDTH, None);
+        draw(&mut page, self);
+        f.write_str(&page.into_text())
+    }
+}
+
+/// Draws the GPUs of a snapshot.
+pub(crate) fn draw(page: &mut Page, snapshot: &Snapshot) {
     if snapshot.simulated {
         page.line(Role::Alarm, "SIMULATED");
     }
@@ -73,7 +91,8 @@ fn block(page: &mut Page, snapshot: &Snapshot, gpu: &GpuSnapshot) {
 }
 
 /// The slices of GPUs with MIG on; of others the mode.
-pub(super) fn slices(page: &mut Page, snapshot: &Snapshot) {
+#[cfg(feature = "cli")]
+pub(crate) fn slices(page: &mut Page, snapshot: &Snapshot) {
     let mut apart = true;
     for gpu in &snapshot.gpus {
         let mig = gpu.mig.as_ref().filter(|mig| mig.enabled);

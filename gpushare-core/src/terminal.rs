@@ -1,0 +1,62 @@
+//! Text from outside, made safe to show.
+//!
+//! Commands of other users' processes, names in specs and paths stand in what root reads on a
+//! terminal. A terminal obeys some characters instead of showing them: with those a name could
+//! clear a line, or write one that nobody said.
+
+use std::borrow::Cow;
+
+/// Whether a terminal obeys it, or another line could begin with it.
+const fn obeyed(c: char) -> bool {
+    matches!(c,
+        // C0, DEL and C1: ESC, CR, LF and CSI among them.
+        '\0'..='\x1f' | '\x7f'..='\u{9f}'
+        // Line and paragraph separator; what changes the direction of writing.
+        | '\u{061C}' | '\u{200E}' | '\u{200F}' | '\u{2028}'..='\u{202E}' | '\u{2066}'..='\u{2069}')
+}
+
+/// A piece of one line with nothing in it that a terminal obeys. Each such character becomes
+/// U+FFFD, line feeds and tabs too.
+pub(crate) fn printable(text: &str) -> Cow<'_, str> {
+    if text.chars().any(obeyed) {
+        Cow::Owned(text.chars().map(|c| if obeyed(c) { '\u{FFFD}' } else { c }).collect())
+    } else {
+        Cow::Borrowed(text)
+    }
+}
+
+/// The same for text of several lines, which end where they did. What came from outside must have
+/// gone through [`printable`] before it was put into them.
+#[cfg(feature = "cli")]
+pub(crate) fn printable_lines(text: &str) -> Cow<'_, str> {
+    if text.chars().any(|c| c != '\n' && obeyed(c)) {
+        Cow::Owned(text.split('\n').map(printable).collect::<Vec<_>>().join("\n"))
+    } else {
+        Cow::Borrowed(text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_that_a_terminal_obeys_gets_through() {
+        assert_eq!(
+            printable("python\x1b[2J\r\n\t\u{9b}31m\u{202e}x"),
+            "python\u{fffd}[2J\u{fffd}\u{fffd}\u{fffd}\u{fffd}31m\u{fffd}x"
+        );
+        assert!(matches!(printable("plain text ü 中"), Cow::Borrowed(_)));
+        for c in (0..=u32::from(char::MAX)).filter_map(char::from_u32) {
+            let shown = printable(c.encode_utf8(&mut [0; 4])).into_owned();
+            assert!(!shown.contains(char::is_control), "{c:?}");
+        }
+    }
+
+    #[cfg(feature = "cli")]
+    #[test]
+    fn lines_stay_lines() {
+        assert_eq!(printable_lines("a\r\nb\x1b\n"), "a\u{fffd}\nb\u{fffd}\n");
+        assert!(matches!(printable_lines("a\nb\n"), Cow::Borrowed(_)));
+    }
+}
