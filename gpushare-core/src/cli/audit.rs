@@ -1,8 +1,9 @@
 //! The audit: one line of JSON for every call that changes something.
 //!
-//! Apply emits an event of target `gpushare::audit` for each. They are collected here and written
-//! to `audit.jsonl` in the directory of durable files when the command ends, on whatever way.
-//! Warnings of the library are collected too, and told once.
+//! Apply emits an event of target `gpushare::audit` for each, when the call has returned. Each is
+//! written to `audit.jsonl` in the directory of durable files there and then: a command that is
+//! killed leaves the lines of the calls that it made. Warnings of the library are collected, and
+//! told once when the command ends.
 
 use std::fmt::Debug;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,18 +13,10 @@ use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt as _};
 
-use super::output::say;
 use crate::port::{Clock, Store};
 
 const TARGET: &str = "gpushare::audit";
 const FILE: &str = "audit.jsonl";
-
-/// Writes the lines of one command when it is dropped.
-#[derive(Debug)]
-struct Audit {
-    lines: Shared<String>,
-    store: Arc<dyn Store>,
-}
 
 type Shared<T> = Arc<Mutex<T>>;
 
@@ -33,12 +26,10 @@ pub(super) fn audited<T>(
     clock: Arc<dyn Clock>,
     command: impl FnOnce() -> T,
 ) -> (T, Vec<String>) {
-    let (lines, warnings) = (Shared::default(), Shared::default());
-    let audit = Audit { lines: Arc::clone(&lines), store };
-    let collector = Collector { lines, warnings: Arc::clone(&warnings), clock };
-    let subscriber = tracing_subscriber::registry().with(collector);
+    let warnings = Shared::default();
+    let audit = Audit { store, warnings: Arc::clone(&warnings), clock };
+    let subscriber = tracing_subscriber::registry().with(audit);
     let result = tracing::subscriber::with_default(subscriber, command);
-    drop(audit);
     (result, std::mem::take(&mut *locked(&warnings)))
 }
 
@@ -46,43 +37,42 @@ fn locked<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
     shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Drop for Audit {
-    fn drop(&mut self) {
-        let lines = std::mem::take(&mut *locked(&self.lines));
-        if lines.is_empty() {
-            return;
-        }
-        if let Err(error) = self.store.append(FILE, lines.as_bytes()) {
-            say(&format!("gpushare: warning: the audit was not written: {error}"));
-        }
-    }
-}
-
 #[derive(Debug)]
-struct Collector {
-    lines: Shared<String>,
+struct Audit {
+    store: Arc<dyn Store>,
     warnings: Shared<Vec<String>>,
     clock: Arc<dyn Clock>,
 }
 
-impl<S: Subscriber> Layer<S> for Collector {
+impl Audit {
+    /// Makes a line durable. A failure is a warning: no change stops half-way for want of its audit.
+    fn write(&self, mut line: String) {
+        line.push('\n');
+        if let Err(error) = self.store.append(FILE, line.as_bytes()) {
+            self.warn(format!("the audit was not written: {error}"));
+        }
+    }
+
+    fn warn(&self, warning: String) {
+        let mut warnings = locked(&self.warnings);
+        if !warnings.contains(&warning) {
+            warnings.push(warning);
+        }
+    }
+}
+
+impl<S: Subscriber> Layer<S> for Audit {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
         let metadata = event.metadata();
         let mut fields = Fields::default();
         if metadata.target() == TARGET {
             fields.0.insert("time".to_owned(), self.clock.unix_time().into());
             event.record(&mut fields);
-            let mut lines = locked(&self.lines);
-            lines.push_str(&Value::Object(fields.0).to_string());
-            lines.push('\n');
+            self.write(Value::Object(fields.0).to_string());
         } else if *metadata.level() <= Level::WARN && metadata.target().starts_with("gpushare") {
             event.record(&mut fields);
             let text = |name: &str| fields.0.get(name).and_then(Value::as_str).unwrap_or_default();
-            let warning = format!("{}: {}", text("message"), text("error"));
-            let mut warnings = locked(&self.warnings);
-            if !warnings.contains(&warning) {
-                warnings.push(warning);
-            }
+            self.warn(format!("{}: {}", text("message"), text("error")));
         }
     }
 }

@@ -88,6 +88,35 @@ fn an_apply_that_was_killed_is_settled_by_recover() {
 }
 
 #[test]
+fn an_apply_that_was_killed_leaves_its_audit() {
+    let place = slow(100);
+    let audit = || std::fs::read_to_string(place.state().join("lib/audit.jsonl")).unwrap();
+    let before = audit().lines().count();
+    let mut child = place.start(&["apply", &new(&place)]);
+    place.wait_for_steps(4);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let text = audit();
+    assert!(text.ends_with('\n'));
+    let lines: Vec<serde_json::Value> =
+        text.lines().skip(before).map(|line| serde_json::from_str(line).unwrap()).collect();
+    // The call of the step that it died in had not returned, or else just had.
+    let journal = place.journals().remove(0);
+    let begun = journal.lines().filter(|line| line.contains("\"begin\"")).count();
+    assert!((begun - 1..=begun).contains(&lines.len()), "{begun} steps, {lines:?}");
+    let calls: Vec<_> = lines.iter().map(|line| line["call"].as_str().unwrap()).collect();
+    let first = [
+        "nvmlDeviceCreateGpuInstanceWithPlacement",
+        "nvmlGpuInstanceCreateComputeInstanceWithPlacement",
+        "nvmlComputeInstanceDestroy",
+    ];
+    assert_eq!(calls[..3], first);
+    for line in &lines {
+        assert_eq!((&line["pid"], &line["result"]), (&child.id().into(), &"SUCCESS".into()));
+    }
+}
+
+#[test]
 fn the_next_change_settles_a_killed_one_first() {
     for next in [&["mig", "create", "1g@3"][..], &["mig", "disable"], &["exclusive"]] {
         let place = slow(100);
