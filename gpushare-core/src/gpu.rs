@@ -39,7 +39,7 @@ use crate::mode::{Mode, SharingMode};
 use crate::node::Node;
 use crate::observe::Scope;
 use crate::parameters::{MpsConfig, TimeSlicing};
-use crate::plan::{Plan, Request};
+use crate::plan::{Plan, Request, expect_visible};
 use crate::snapshot::{GpuInstance, GpuSnapshot, MigDevice};
 use crate::spec::{Entry, Instance, Selector, Spec, Want};
 
@@ -265,9 +265,19 @@ impl OtherGpu {
         &self.gpu.uuid
     }
 
+    /// The state that it was seen in.
+    pub fn mode(&self) -> SharingMode {
+        self.mode
+    }
+
     /// Why it is in this state.
     pub fn reason(&self) -> &str {
         &self.reason
+    }
+
+    /// The same handle, whose transitions may do more, as [`Gpu::with_options`] says.
+    pub fn with_options(self, options: ApplyOptions) -> Self {
+        Self { gpu: self.gpu.with_options(options), ..self }
     }
 
     /// Brings it to `exclusive`, where there is a way.
@@ -288,6 +298,22 @@ impl OtherGpu {
     ) -> Result<Gpu<TimeSliced>, TransitionError> {
         self.gpu.unclaimed(Want::TimeSliced(parameters))
     }
+
+    /// Starts an MPS daemon of ours for it, where there is a way.
+    ///
+    /// # Errors
+    /// As [`Gpu::with_options`].
+    pub fn into_mps(self, config: MpsConfig) -> Result<Gpu<Mps>, TransitionError> {
+        self.gpu.unclaimed(Want::Mps(config))
+    }
+
+    /// Cuts it into exactly these instances, where there is a way.
+    ///
+    /// # Errors
+    /// As [`Gpu::with_options`].
+    pub fn into_mig(self, layout: Layout) -> Result<Gpu<Mig>, TransitionError> {
+        self.gpu.unclaimed(Want::Mig(Some(layout.instances)))
+    }
 }
 
 impl<M: State> Gpu<M> {
@@ -303,7 +329,8 @@ impl<M: State> Gpu<M> {
     /// The same handle, whose transitions may do more: evict, reset, accept a hazard, wait.
     ///
     /// By default a transition does none of these, and fails with BUSY, RESET_REQUIRED, HAZARD or
-    /// LOCKED before it touches anything.
+    /// LOCKED before it touches anything. A handle that comes of a transition may do the same; an
+    /// expected digest holds for the first transition alone.
     pub fn with_options(self, options: ApplyOptions) -> Self {
         Self { options, ..self }
     }
@@ -351,13 +378,19 @@ impl<M: State> Gpu<M> {
     /// Applies, if the GPU still is what this handle claims, and hands back a handle of the new mode.
     fn transition<N: State>(self, want: Want) -> Result<Gpu<N>, TransitionError> {
         self.carry_out(&self.request(want), true)?;
-        Ok(Gpu::claim(&self.node, &self.uuid).with_options(self.options))
+        Ok(self.become_other())
     }
 
     /// Applies, whatever the GPU is.
     fn unclaimed<N: State>(self, want: Want) -> Result<Gpu<N>, TransitionError> {
         self.carry_out(&self.request(want), false)?;
-        Ok(Gpu::claim(&self.node, &self.uuid).with_options(self.options))
+        Ok(self.become_other())
+    }
+
+    /// A handle of another mode that may do the same. A digest names one plan, which is done.
+    fn become_other<N: State>(self) -> Gpu<N> {
+        let options = ApplyOptions { expect: None, ..self.options };
+        Gpu { node: self.node, uuid: self.uuid, options, mode: PhantomData }
     }
 
     fn carry_out(&self, request: &Request, claimed: bool) -> Result<(), TransitionError> {
@@ -479,9 +512,11 @@ impl Gpu<Mig> {
     /// Its GPU instances with their placements. Needs the privilege to see them.
     ///
     /// # Errors
-    /// STALE, NOT_FOUND.
+    /// STALE, NOT_FOUND; PERMISSION_DENIED where they are hidden from the caller.
     pub fn gpu_instances(&self) -> Result<Vec<GpuInstance>> {
-        Ok(self.snapshot()?.mig.map(|mig| mig.gpu_instances).unwrap_or_default())
+        let gpu = self.snapshot()?;
+        expect_visible(&gpu).map_err(|error| error.of_gpu(&self.uuid))?;
+        Ok(gpu.mig.map(|mig| mig.gpu_instances).unwrap_or_default())
     }
 
     /// Changes the layout to exactly these instances, with the fewest disruptions.

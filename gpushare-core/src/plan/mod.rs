@@ -252,14 +252,14 @@ pub fn basis<'a>(snapshot: &Snapshot, uuids: impl Iterator<Item = &'a GpuUuid>) 
     ))
 }
 
-/// Refuses to plan for a GPU of which too little was seen.
+/// Refuses a GPU whose instances could not be seen: to plan for it, and to list them.
 pub(crate) fn expect_visible(gpu: &snapshot::GpuSnapshot) -> Result<()> {
     match &gpu.visibility {
         Visibility::Partial { missing } if gpu.mig.as_ref().is_some_and(|mig| mig.enabled) => {
             Err(Error::new(
                 ErrorCode::PermissionDenied,
                 format!(
-                    "MIG is on, and where its instances stand is shown to root or to who may open {}; plan as such a user",
+                    "MIG is on, and where its instances stand is shown to root or to who may open {}; ask as such a user",
                     missing.join(", ")
                 ),
             )
