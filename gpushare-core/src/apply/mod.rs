@@ -43,6 +43,7 @@ pub(crate) type Progress<'a> = dyn FnMut(&Event) -> ControlFlow<()> + 'a;
 
 /// What is applied.
 #[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
 pub enum Source<'a> {
     /// A plan: the state that it was made from must still be there.
     Plan(&'a Plan),
@@ -189,7 +190,7 @@ fn expect(source: &Source<'_>, fresh: &Plan, options: &ApplyOptions) -> Result<(
     }
 }
 
-fn stale(expected: &str, found: &str) -> Error {
+pub(crate) fn stale(expected: &str, found: &str) -> Error {
     Error::new(
         ErrorCode::Stale,
         format!(

@@ -6,6 +6,7 @@ use crate::id::{ComputeProfileId, ComputeProfileIndex, ProfileIndex};
 
 /// A compute-instance profile within a GPU instance.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct ComputeProfile {
     /// NVML's enum, which profile queries take.
     pub index: ComputeProfileIndex,
@@ -18,6 +19,16 @@ pub struct ComputeProfile {
 }
 
 impl ComputeProfile {
+    /// A profile with what the driver says of it, and where it may start.
+    pub const fn new(
+        index: ComputeProfileIndex,
+        id: ComputeProfileId,
+        slices: u8,
+        starts: Vec<u8>,
+    ) -> Self {
+        Self { index, id, slices, starts }
+    }
+
     /// The profiles of compute instances in a GPU instance, before that GPU instance exists.
     ///
     /// **An assumption**, marked as such in every plan that rests on it: NVML answers for existing

@@ -4,6 +4,7 @@ use crate::mig::geometry::{Engines, Geometry, Placement};
 
 /// A profile of which another instance fits, and where.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Fit {
     /// Position of the profile in [`Geometry::profiles`].
     pub profile: usize,

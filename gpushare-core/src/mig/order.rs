@@ -7,6 +7,7 @@ use crate::mig::solve::{CurrentInstance, PlacedInstance, Solution, WantedInstanc
 
 /// One change of a GPU, by positions in what [`order`] was given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Action {
     /// A compute instance of a current GPU instance goes.
     DestroyCompute {

@@ -32,6 +32,7 @@ pub struct GpuState {
 
 /// MIG mode, now and after a reset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct MigModeState {
     /// Whether it is on.
     pub enabled: bool,
@@ -41,6 +42,7 @@ pub struct MigModeState {
 
 /// A GPU instance.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct InstanceState {
     /// Where it stands.
     pub placement: Placement,
@@ -52,6 +54,7 @@ pub struct InstanceState {
 
 /// A compute instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct ComputeState {
     /// Where it starts.
     pub start: u8,

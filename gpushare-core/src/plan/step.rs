@@ -79,6 +79,7 @@ pub enum Step {
 
 /// A GPU instance in a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct GpuInstanceStep {
     /// Its profile.
     pub profile: ProfileId,
@@ -90,6 +91,7 @@ pub struct GpuInstanceStep {
 
 /// A compute instance in a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct ComputeInstanceStep {
     /// Where its GPU instance stands.
     pub gpu_instance: Placement,

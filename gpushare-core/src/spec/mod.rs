@@ -52,6 +52,7 @@ pub const VERSION: &str = "gpushare/v1";
 ///
 /// `Display` prints YAML, `Serialize` gives the same for JSON; both read back to an equal spec.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Spec {
     /// What is wanted of which GPUs.
     pub gpus: Vec<Entry>,
@@ -73,6 +74,7 @@ impl Spec {
 
 /// What is wanted of some GPUs.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Entry {
     /// Which GPUs: those that any of these selects.
     pub select: Vec<Selector>,

@@ -71,6 +71,7 @@ pub struct WantedInstance {
 
 /// The best way from the current instances to the wanted ones.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Solution {
     /// For each wanted instance, in the order asked for, where it will stand.
     pub instances: Vec<PlacedInstance>,
@@ -82,6 +83,7 @@ pub struct Solution {
 
 /// Where a wanted GPU instance will stand.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct PlacedInstance {
     /// Where.
     pub placement: Placement,
@@ -95,6 +97,7 @@ pub struct PlacedInstance {
 
 /// Where a wanted compute instance will stand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct PlacedCompute {
     /// Compute slices.
     pub slices: u8,
@@ -106,6 +109,7 @@ pub struct PlacedCompute {
 
 /// What a solution costs and leaves: compared field by field, in this order, smaller is better.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
 pub struct Cost {
     /// Compute instances in use, and GPU instances in use apart from those, that go.
     pub evictions: u8,
