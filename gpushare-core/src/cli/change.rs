@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::apply::report::Recovered;
-use crate::apply::{ApplyOptions, Event, Source};
+use crate::apply::{self, ApplyOptions, Event, Source};
 use crate::error::{Error, ErrorCode, Outcome, Result};
 use crate::id::GpuUuid;
 use crate::node::Node;
@@ -212,13 +212,7 @@ impl<'a> Running<'a> {
 
 fn expected(plan: &Plan, expect: Option<&str>) -> Result<()> {
     match expect {
-        Some(digest) if plan.digest != digest => Err(Error::new(
-            ErrorCode::Stale,
-            format!(
-                "the GPUs or the spec are no longer as they were planned for: expected digest {digest}, found {}; plan again",
-                plan.digest
-            ),
-        )),
+        Some(digest) if plan.digest != digest => Err(apply::stale(digest, &plan.digest)),
         _ => Ok(()),
     }
 }
