@@ -268,7 +268,8 @@ fn a_rollback_that_fails_too_says_what_to_do() {
     place.done(&["sim", "fault", "nvmlGpuInstanceCreateComputeInstance", "UNKNOWN"]);
     place.done(&["sim", "fault", "nvmlGpuInstanceDestroy", "UNKNOWN"]);
     let answer = place.run(&["mig", "create", "1g", "--json"]).expect_error("DRIVER");
-    assert!(answer.stderr.trim_end().ends_with("; indeterminate"), "{answer:?}");
+    let end = "; indeterminate: run `gpushare recover`";
+    assert!(answer.stderr.trim_end().ends_with(end), "{answer:?}");
     assert_eq!(answer.stderr.matches("`gpushare recover`").count(), 1, "{answer:?}");
     assert_eq!(answer.document()["outcome"], "indeterminate");
     assert_eq!(place.json(&["recover"])["recovered"][0]["settled"], "rolled_back");
