@@ -34,6 +34,7 @@ mod tests {
         let mut snapshot = Snapshot::empty(true);
         let mut gpu = GpuSnapshot::new("GPU-1".parse().unwrap());
         gpu.model = "H100\x1b[2J\nGPU 7".to_owned();
+        gpu.reason = "gone".to_owned();
         snapshot.gpus.push(gpu);
         let mut page = Page::new(80, Some(paint));
         draw(&mut page, &snapshot);
