@@ -28,6 +28,9 @@
 //! # Ok::<(), gpushare_core::Error>(())
 //! ```
 
+mod layout;
+mod other;
+
 use std::fmt;
 use std::marker::PhantomData;
 use std::ops::ControlFlow;
@@ -41,7 +44,10 @@ use crate::observe::Scope;
 use crate::parameters::{MpsConfig, TimeSlicing};
 use crate::plan::{Plan, Request, expect_visible};
 use crate::snapshot::{GpuInstance, GpuSnapshot, MigDevice};
-use crate::spec::{Entry, Instance, Selector, Spec, Want};
+use crate::spec::{Entry, Selector, Spec, Want};
+
+pub use layout::Layout;
+pub use other::OtherGpu;
 
 mod sealed {
     pub trait Sealed {}
@@ -112,15 +118,6 @@ pub enum AnyGpu {
     Other(OtherGpu),
 }
 
-/// A GPU in a state that cannot be asked for.
-#[derive(Debug)]
-#[must_use = "dropping a handle changes nothing"]
-pub struct OtherGpu {
-    gpu: Gpu<TimeSliced>,
-    mode: SharingMode,
-    reason: String,
-}
-
 /// A transition that failed.
 ///
 /// `?` turns it into its [`Error`]; [`into_gpu`](Self::into_gpu) gives the GPU back, as it is now.
@@ -158,41 +155,6 @@ impl std::error::Error for TransitionError {
 impl From<TransitionError> for Error {
     fn from(failed: TransitionError) -> Self {
         failed.error
-    }
-}
-
-/// A MIG layout: GPU instances, each with one compute instance that fills it unless told otherwise.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Layout {
-    instances: Vec<Instance>,
-}
-
-impl Layout {
-    /// No instances.
-    pub const fn empty() -> Self {
-        Self { instances: Vec::new() }
-    }
-
-    /// One instance for each name, wherever it costs least.
-    ///
-    /// # Errors
-    /// INVALID_ARGUMENT for what is no profile name.
-    pub fn of<'a>(profiles: impl IntoIterator<Item = &'a str>) -> Result<Self> {
-        let instances = profiles.into_iter().map(|name| Ok(Instance::new(name.parse()?)));
-        Ok(Self { instances: instances.collect::<Result<_>>()? })
-    }
-
-    /// The same with another instance.
-    #[must_use]
-    pub fn with(mut self, instance: Instance) -> Self {
-        self.instances.push(instance);
-        self
-    }
-}
-
-impl FromIterator<Instance> for Layout {
-    fn from_iter<I: IntoIterator<Item = Instance>>(instances: I) -> Self {
-        Self { instances: instances.into_iter().collect() }
     }
 }
 
@@ -257,63 +219,6 @@ impl AnyGpu {
 
 fn gone(uuid: &GpuUuid) -> Error {
     Error::new(ErrorCode::NotFound, format!("GPU {uuid} is no longer there")).of_gpu(uuid)
-}
-
-impl OtherGpu {
-    /// Its uuid.
-    pub fn uuid(&self) -> &GpuUuid {
-        &self.gpu.uuid
-    }
-
-    /// The state that it was seen in.
-    pub fn mode(&self) -> SharingMode {
-        self.mode
-    }
-
-    /// Why it is in this state.
-    pub fn reason(&self) -> &str {
-        &self.reason
-    }
-
-    /// The same handle, whose transitions may do more, as [`Gpu::with_options`] says.
-    pub fn with_options(self, options: ApplyOptions) -> Self {
-        Self { gpu: self.gpu.with_options(options), ..self }
-    }
-
-    /// Brings it to `exclusive`, where there is a way.
-    ///
-    /// # Errors
-    /// As [`Gpu::with_options`].
-    pub fn into_exclusive(self) -> Result<Gpu<Exclusive>, TransitionError> {
-        self.gpu.unclaimed(Want::Exclusive)
-    }
-
-    /// Brings it to `time_sliced`, where there is a way.
-    ///
-    /// # Errors
-    /// As [`Gpu::with_options`].
-    pub fn into_time_sliced(
-        self,
-        parameters: TimeSlicing,
-    ) -> Result<Gpu<TimeSliced>, TransitionError> {
-        self.gpu.unclaimed(Want::TimeSliced(parameters))
-    }
-
-    /// Starts an MPS daemon of ours for it, where there is a way.
-    ///
-    /// # Errors
-    /// As [`Gpu::with_options`].
-    pub fn into_mps(self, config: MpsConfig) -> Result<Gpu<Mps>, TransitionError> {
-        self.gpu.unclaimed(Want::Mps(config))
-    }
-
-    /// Cuts it into exactly these instances, where there is a way.
-    ///
-    /// # Errors
-    /// As [`Gpu::with_options`].
-    pub fn into_mig(self, layout: Layout) -> Result<Gpu<Mig>, TransitionError> {
-        self.gpu.unclaimed(Want::Mig(Some(layout.instances)))
-    }
 }
 
 impl<M: State> Gpu<M> {
