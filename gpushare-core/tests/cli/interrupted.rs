@@ -90,7 +90,7 @@ fn an_apply_that_was_killed_is_settled_by_recover() {
 #[test]
 fn an_apply_that_was_killed_leaves_its_audit() {
     let place = slow(100);
-    let audit = || std::fs::read_to_string(place.state().join("lib/audit.jsonl")).unwrap();
+    let audit = || std::fs::read_to_string(place.lib().join("audit.jsonl")).unwrap();
     let before = audit().lines().count();
     let mut child = place.start(&["apply", &new(&place)]);
     place.wait_for_steps(4);

@@ -62,7 +62,8 @@ impl Page {
     }
 
     pub(crate) fn line(&mut self, role: Role, text: &str) {
-        self.put(role, text).end();
+        // Blanks that are coloured would stay.
+        self.put(role, text.trim_end_matches(' ')).end();
     }
 
     /// Items after a label, over as many lines as they need.
