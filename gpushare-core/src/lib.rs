@@ -270,6 +270,7 @@ pub mod hazard;
 pub mod id;
 pub mod mig;
 pub mod mode;
+pub mod mps;
 pub mod node;
 pub mod observe;
 pub mod parameters;

@@ -130,6 +130,19 @@ words! {
 }
 
 words! {
+    /// How an MPS daemon of ours is.
+    MpsHealth, "health";
+    /// It answers.
+    Answers = "answers",
+    /// It is there, takes connections and says nothing: somebody holds it up, or it has stopped.
+    Frozen = "frozen",
+    /// It answers in a way that gpushare does not know.
+    Unknown = "unknown",
+    /// It is gone.
+    Gone = "gone",
+}
+
+words! {
     /// The priority of MPS clients: a hint to the driver.
     Priority, "priority";
     /// As without MPS.

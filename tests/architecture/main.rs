@@ -15,12 +15,12 @@ use source::{Source, code_of, sources, without_tests};
 const LAYERS: &[&[&str]] = &[
     &["units", "id", "process", "error", "terminal"],
     &["mode", "parameters"],
-    &["mig"],
+    &["mig", "mps"],
     &["spec"],
     &["snapshot"],
     &["hazard", "visible", "plan"],
     &["port"],
-    &["state", "mps", "backend", "observe", "apply"],
+    &["state", "backend", "observe", "apply"],
     &["node"],
     &["gpu", "lease"],
     &["cli"],
@@ -34,9 +34,8 @@ const BESIDE: &[(&str, &[&str])] = &[
     ("error", &["id", "process", "terminal"]),
     ("parameters", &["mode"]),
     ("plan", &["hazard", "visible"]),
-    ("mps", &["state"]),
-    ("observe", &["state", "mps"]),
-    ("apply", &["state", "mps", "observe"]),
+    ("observe", &["state"]),
+    ("apply", &["state", "observe"]),
 ];
 
 fn layer(module: &str) -> Option<usize> {

@@ -4,6 +4,7 @@
 //! nothing more: no decision, no retry, no cache of anything that can change. That makes a port
 //! thin enough to be simulated, counted, and made to fail at any call.
 
+pub mod mps;
 mod nvml;
 mod returned;
 
@@ -107,6 +108,10 @@ pub trait Processes: Send + Sync + fmt::Debug {
     fn own_pid(&self) -> Pid;
     /// The user that this process runs as.
     fn own_uid(&self) -> u32;
+    /// The user behind this process: under sudo the one who called it.
+    fn caller_uid(&self) -> u32 {
+        self.own_uid()
+    }
     /// Signals exactly that process, not one that got its pid since.
     fn signal(&self, pid: Pid, start_time: u64, signal: Signal) -> Result<()>;
 }
