@@ -1,10 +1,12 @@
 //! The parameters of the modes: what no driver keeps and our records do.
 
+use std::fmt;
 use std::num::NonZeroU32;
 
 use serde::{Deserialize, Serialize};
 
 use crate::mode::{Interval, Mode, Priority};
+use crate::terminal::printable;
 use crate::units::{Bytes, ThreadPercentage};
 
 /// Parameters of `time_sliced`.
@@ -52,6 +54,17 @@ pub enum Access {
     Group(String),
     /// Every local user. Up to driver 535 that also lets them change root's settings.
     Any,
+}
+
+impl fmt::Display for Access {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Caller => f.write_str("the caller"),
+            Self::User(user) => write!(f, "user {}", printable(user)),
+            Self::Group(group) => write!(f, "group {}", printable(group)),
+            Self::Any => f.write_str("every user"),
+        }
+    }
 }
 
 /// What `mps` does to the compute mode.

@@ -8,9 +8,9 @@ use crate::apply::report::Evicted;
 use crate::apply::{ApplyOptions, Event, POLL, Progress};
 use crate::error::{Error, ErrorCode, Outcome, Result};
 use crate::id::GpuUuid;
-use crate::plan::Plan;
+use crate::plan::{Plan, Step};
 use crate::port::{Ports, Signal};
-use crate::process::Holder;
+use crate::process::{Holder, HolderKind};
 
 /// How long the kernel may take to end a process that was killed.
 const AFTER_KILL: Duration = Duration::from_secs(5);
@@ -64,6 +64,7 @@ fn end_all(
         .evict
         .iter()
         .flat_map(|eviction| eviction.holders.iter().map(|holder| (&eviction.gpu, holder)))
+        .filter(|(gpu, holder)| !ended_by_its_daemon(plan, gpu, holder))
         // A process on several GPUs is ended once.
         .filter(|(_, holder)| pids.insert(holder.pid))
         .collect();
@@ -111,6 +112,25 @@ fn end_all(
         }
     }
     Ok(())
+}
+
+/// A client of a daemon that stops is terminated by it, when nobody new can come in any more. Where
+/// its device goes or is switched too, its process must end.
+fn ended_by_its_daemon(plan: &Plan, gpu: &GpuUuid, holder: &Holder) -> bool {
+    let steps = plan.gpu(gpu).map(|gpu| &gpu.steps[..]).unwrap_or_default();
+    let stops = |step: &Step| matches!(step, Step::StopMps { config: Some(_), .. });
+    let takes_the_device = |step: &Step| {
+        matches!(
+            step,
+            Step::SetMigMode { .. }
+                | Step::Reset { .. }
+                | Step::DestroyGpuInstance(_)
+                | Step::DestroyComputeInstance(_)
+        )
+    };
+    holder.kind == HolderKind::MpsClient
+        && steps.iter().any(stops)
+        && !steps.iter().any(takes_the_device)
 }
 
 fn is_there(ports: &Ports, holder: &Holder, start_time: u64) -> bool {

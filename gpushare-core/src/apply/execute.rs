@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use crate::apply::report::Evicted;
 use crate::apply::{Event, Progress};
 use crate::error::{Error, ErrorCode, Result};
 use crate::id::{ComputeInstanceId, GpuInstanceId, GpuUuid, MigUuid};
@@ -9,7 +10,7 @@ use crate::mig::Placement;
 use crate::observe::{Observer, Scope};
 use crate::plan::Step;
 use crate::plan::state::GpuState;
-use crate::plan::step::{ComputeInstanceStep, GpuInstanceStep};
+use crate::plan::step::{ComputeInstanceStep, GpuInstanceStep, MigPlace};
 use crate::port::{Activation, MigMode, Nvml, NvmlResult, NvmlReturn, Ports, Signal};
 use crate::process::Holder;
 use crate::snapshot::{GpuSnapshot, Snapshot};
@@ -31,6 +32,10 @@ pub(super) struct Executor<'a> {
     digest: String,
     gpu_instances: HashMap<(GpuUuid, Placement), GpuInstanceId>,
     compute_instances: HashMap<(GpuUuid, Placement, u8), ComputeInstanceId>,
+    mig_devices: HashMap<(GpuUuid, MigPlace), MigUuid>,
+    /// Whether clients of MPS daemons that stop are ended, and who was.
+    evict: bool,
+    evicted: Vec<Evicted>,
 }
 
 /// Steps that failed on the way.
@@ -68,13 +73,39 @@ impl<'a> Executor<'a> {
             digest: digest.to_owned(),
             gpu_instances: HashMap::new(),
             compute_instances: HashMap::new(),
+            mig_devices: HashMap::new(),
+            evict: false,
+            evicted: Vec::new(),
         };
         snapshot.gpus.iter().for_each(|gpu| executor.learn(gpu));
         executor
     }
 
+    /// The same, which may end the clients of MPS daemons that stop.
+    pub(super) fn evicting(self, evict: bool) -> Self {
+        Self { evict, ..self }
+    }
+
     pub(super) fn ports(&self) -> &'a Ports {
         self.ports
+    }
+
+    pub(super) fn may_evict(&self) -> bool {
+        self.evict
+    }
+
+    pub(super) fn note_evicted(&mut self, evicted: Evicted) {
+        self.evicted.push(evicted);
+    }
+
+    /// The clients of MPS daemons that were ended.
+    pub(super) fn take_evicted(&mut self) -> Vec<Evicted> {
+        std::mem::take(&mut self.evicted)
+    }
+
+    /// The uuid of the MIG device there.
+    pub(super) fn mig_device(&self, gpu: &GpuUuid, place: MigPlace) -> Option<MigUuid> {
+        self.mig_devices.get(&(gpu.clone(), place)).cloned()
     }
 
     /// Does the steps of a journal's header, in order, and holds the result against the model.
@@ -196,6 +227,10 @@ impl<'a> Executor<'a> {
             self.gpu_instances.insert((gpu.uuid.clone(), gi.placement), gi.id);
             for ci in &gi.compute_instances {
                 self.compute_instances.insert((gpu.uuid.clone(), gi.placement, ci.start), ci.id);
+                if let Some(uuid) = &ci.uuid {
+                    let place = MigPlace::new(gi.placement, ci.start);
+                    self.mig_devices.insert((gpu.uuid.clone(), place), uuid.clone());
+                }
             }
         }
     }
@@ -203,6 +238,7 @@ impl<'a> Executor<'a> {
     fn forget_instances(&mut self, gpu: &GpuUuid) {
         self.gpu_instances.retain(|(uuid, _), _| uuid != gpu);
         self.compute_instances.retain(|(uuid, ..), _| uuid != gpu);
+        self.mig_devices.retain(|(uuid, _), _| uuid != gpu);
     }
 
     fn observer(&mut self) -> Result<&mut Observer> {
@@ -231,7 +267,14 @@ impl<'a> Executor<'a> {
         Ok(result?)
     }
 
-    fn audit(&self, gpu: &GpuUuid, call: &str, argument: &str, result: &str, micros: u128) {
+    pub(super) fn audit(
+        &self,
+        gpu: &GpuUuid,
+        call: &str,
+        argument: &str,
+        result: &str,
+        micros: u128,
+    ) {
         tracing::info!(
             target: AUDIT,
             uid = self.ports.processes.own_uid(),
@@ -294,26 +337,15 @@ impl<'a> Executor<'a> {
                 })?;
                 Ok(None)
             }
-            Step::StartMps { config } => {
-                let result = self.ports.mps.start(gpu, config);
-                let word = if result.is_ok() { "SUCCESS" } else { "failed" };
-                self.audit(gpu, "start MPS daemon", "", word, 0);
-                result?;
-                let found = self.ports.mps.probe(gpu)?;
-                let good = found.is_some_and(|daemon| daemon.alive && daemon.config == *config);
-                read_back(good, || "the MPS daemon does not answer as it was started".to_owned())?;
-                Ok(None)
+            Step::StartMps { on, config } => self.start_mps(gpu, *on, config).map(|()| None),
+            Step::StopMps { on, config } => {
+                self.stop_mps(gpu, *on, config.is_some()).map(|()| None)
             }
-            Step::StopMps { .. } => {
-                let result = self.ports.mps.stop(gpu);
-                let word = if result.is_ok() { "SUCCESS" } else { "failed" };
-                self.audit(gpu, "stop MPS daemon", "", word, 0);
-                result?;
-                let found = self.ports.mps.probe(gpu)?;
-                read_back(!found.is_some_and(|daemon| daemon.alive), || {
-                    "the MPS daemon still answers".to_owned()
-                })?;
-                Ok(None)
+            Step::SetMpsDefault { on, setting } => {
+                self.set_mps_default(gpu, *on, setting).map(|()| None)
+            }
+            Step::SetMpsServers { on, setting } => {
+                self.set_mps_servers(gpu, *on, setting).map(|()| None)
             }
             Step::WriteRecord { to, .. } => {
                 record::write(self.ports.store.as_ref(), gpu, to.as_deref())?;
@@ -388,6 +420,8 @@ impl<'a> Executor<'a> {
         )?;
         self.compute_instances
             .insert((gpu.clone(), ci.gpu_instance, info.placement.start), info.id);
+        let place = MigPlace::new(ci.gpu_instance, info.placement.start);
+        self.mig_devices.insert((gpu.clone(), place), info.uuid.clone());
         read_back(info.profile == profile && info.placement.start == ci.placement.start, || {
             format!("the driver created profile {} at {} instead", info.profile, info.placement)
         })?;
@@ -408,6 +442,7 @@ impl<'a> Executor<'a> {
             nvml.destroy_compute_instance(gpu, gi, id)
         })?;
         self.compute_instances.remove(&key);
+        self.mig_devices.remove(&(gpu.clone(), MigPlace::new(ci.gpu_instance, ci.placement.start)));
         let profile = ci.profile;
         let left = self.observer()?.nvml().compute_instances(gpu, gi, profile)?;
         read_back(left.iter().all(|there| there.id != id), || {
@@ -463,7 +498,7 @@ impl<'a> Executor<'a> {
     }
 }
 
-fn read_back(good: bool, otherwise: impl FnOnce() -> String) -> Result<()> {
+pub(super) fn read_back(good: bool, otherwise: impl FnOnce() -> String) -> Result<()> {
     if good { Ok(()) } else { Err(Error::new(ErrorCode::Driver, otherwise())) }
 }
 

@@ -6,6 +6,7 @@
 //! undoing fails, the journal stays, and [`recover`](crate::node::Node::recover) settles it.
 
 mod consent;
+mod daemon;
 mod evict;
 mod execute;
 mod options;
@@ -22,10 +23,10 @@ use crate::error::{Error, ErrorCode, Outcome, Result};
 use crate::id::GpuUuid;
 use crate::observe::{Observer, Scope};
 use crate::plan::state::GpuState;
-use crate::plan::{self, Plan, Request};
+use crate::plan::{self, Plan, Request, Step};
 use crate::port::Ports;
 use crate::snapshot::{GpuSnapshot, Snapshot};
-use crate::spec::{Entry, Want};
+use crate::spec::{Entry, Sharing, Want};
 use crate::state::journal::{self, Device, GpuChange, Header, Journal};
 use crate::state::lock::{self, Locks};
 
@@ -76,7 +77,14 @@ pub(crate) fn apply(
     // Without the lock: it only finds out which GPUs to lock, or that there is nothing to do.
     let compared = matches!(source, Source::Plan(_)) || options.expect.is_some();
     let scope = scope_of(request);
-    let first = observer.snapshot(&if compared { scope } else { scope.unnamed() })?;
+    let named = compared || wants_mps_on_mig(request);
+    let first = observer.snapshot(&if named { scope.clone() } else { scope.clone().unnamed() })?;
+    // The daemons of MIG devices are found by the uuids of these.
+    let first = if named || !first.gpus.iter().any(has_mps_on_mig) {
+        first
+    } else {
+        observer.snapshot(&scope)?
+    };
     let glance = plan::plan_request(&first, request)?;
     let settled =
         glance.gpus.iter().all(|gpu| first.gpu(&gpu.uuid).is_none_or(|g| g.unsettled.is_none()));
@@ -151,13 +159,52 @@ impl UnderLock<'_> {
         if plan.noop {
             return Ok(Report::unchanged(&snapshot, &plan));
         }
+        expect_startable(ports, &plan, &snapshot)?;
         if progress(&Event::Planned { plan: Box::new(plan.clone()) }).is_break() {
             return Err(Error::new(ErrorCode::Interrupted, "stopped before anything was changed"));
         }
         let executor =
-            Executor::new(ports, simulated, self.locks, observer, &plan.digest, &snapshot);
+            Executor::new(ports, simulated, self.locks, observer, &plan.digest, &snapshot)
+                .evicting(options.allow_evict);
         transact(executor, &plan, &snapshot, options, progress)
     }
+}
+
+/// Whether somebody asks for MPS daemons of MIG devices.
+fn wants_mps_on_mig(request: &Request) -> bool {
+    let Request::Apply(spec) = request else { return false };
+    spec.gpus.iter().any(|entry| match &entry.want {
+        Want::Mig(Some(instances)) => {
+            instances.iter().any(|instance| matches!(instance.sharing, Some(Sharing::Mps(_))))
+        }
+        _ => false,
+    })
+}
+
+/// Whether MIG devices of a GPU have MPS daemons, or should.
+fn has_mps_on_mig(gpu: &GpuSnapshot) -> bool {
+    let records = gpu.record.iter().flat_map(|record| &record.instances);
+    gpu.mig.as_ref().is_some_and(|mig| mig.enabled)
+        && records.into_iter().any(|record| matches!(record.sharing, Some(Sharing::Mps(_))))
+}
+
+/// Refuses MPS daemons that cannot be started for whom they are meant, before anything is touched.
+fn expect_startable(ports: &Ports, plan: &Plan, snapshot: &Snapshot) -> Result<()> {
+    for gpu in plan.changed() {
+        for step in &gpu.steps {
+            let Step::StartMps { on, config } = step else { continue };
+            // A MIG device that is not there yet has a uuid of the same length.
+            let there = snapshot.gpu(&gpu.uuid).filter(|_| on.is_some());
+            let device = there.and_then(|there| there.mig_devices.first());
+            let domain = match device {
+                Some(device) => device.uuid.clone().into(),
+                None => gpu.uuid.clone().into(),
+            };
+            let able = ports.mps.expect_startable(&domain, &config.access);
+            able.map_err(|error| error.of_gpu(&gpu.uuid))?;
+        }
+    }
+    Ok(())
 }
 
 /// What must be observed for a request. A selector such as `all` needs every GPU.
@@ -321,7 +368,10 @@ fn transact(
             return Err(error);
         }
     };
-    let Failed { error, reached } = match executor.run(&mut journal, &header, progress) {
+    let ran = executor.run(&mut journal, &header, progress);
+    let mut evicted = evicted;
+    evicted.append(&mut executor.take_evicted());
+    let Failed { error, reached } = match ran {
         Ok(()) => {
             journal.settle().map_err(|error| evict::after_evicting(error, &evicted))?;
             let mut report = Report::applied(snapshot, plan);

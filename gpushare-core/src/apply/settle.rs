@@ -8,10 +8,11 @@ use std::collections::BTreeMap;
 use crate::apply::execute::{Executor, Reached};
 use crate::apply::report::Recreated;
 use crate::error::{Error, ErrorCode, Result};
-use crate::id::MigUuid;
+use crate::id::{MigUuid, Pid};
 use crate::mode::SharingMode;
 use crate::plan::Step;
 use crate::plan::state::GpuState;
+use crate::plan::step::MigPlace;
 use crate::process::{Holder, HolderKind};
 use crate::snapshot::GpuSnapshot;
 use crate::state::journal::{GpuChange, Header};
@@ -23,6 +24,18 @@ pub(super) enum Position {
     After(usize),
     /// That many steps are done, and the next one stopped half-way.
     Within(usize),
+}
+
+/// The state before, without what was left of MPS daemons that served nobody: nothing brings that
+/// back.
+fn cleared(change: &GpuChange) -> Option<GpuState> {
+    let mut state = change.before.clone();
+    for step in &change.steps {
+        if let Step::StopMps { on, config: None } = step {
+            state = state.with_mps(*on, None);
+        }
+    }
+    (state != change.before).then_some(state)
 }
 
 /// What a rollback came to.
@@ -125,6 +138,7 @@ pub(super) fn roll_back(
         let back = found.is_some_and(|found| {
             found.matches(&change.before)
                 || called_off(change).is_some_and(|state| state.matches(&found))
+                || cleared(change).is_some_and(|state| state.matches(&found))
         });
         if !back {
             let why = "it was rolled back and is still not as before";
@@ -172,6 +186,24 @@ fn undo(
         }
     }
     Ok(())
+}
+
+/// The clients of our daemon there.
+fn clients_of(gpu: &GpuSnapshot, on: Option<MigPlace>) -> Vec<Pid> {
+    let mps = match on {
+        None => gpu.mps.as_ref(),
+        Some(place) => {
+            let gis = gpu.mig.iter().flat_map(|mig| &mig.gpu_instances);
+            let gi = gis.clone().find(|gi| gi.placement == place.gpu_instance);
+            let ci =
+                gi.and_then(|gi| gi.compute_instances.iter().find(|ci| ci.start == place.start));
+            let uuid = ci.and_then(|ci| ci.uuid.as_ref());
+            let device = gpu.mig_devices.iter().find(|device| Some(&device.uuid) == uuid);
+            device.and_then(|device| device.mps.as_ref())
+        }
+    };
+    let servers = mps.iter().flat_map(|mps| &mps.servers);
+    servers.flat_map(|server| server.clients.iter().copied()).collect()
 }
 
 /// Instances where ours were created must be ours.
@@ -232,9 +264,11 @@ fn expect_idle(change: &GpuChange, steps: usize, gpu: &GpuSnapshot) -> Result<()
                 let holders = everyone(|_| true);
                 ("the GPU".to_owned(), gpu.processes_hidden || !holders.is_empty(), holders)
             }
-            Step::StartMps { .. } => {
-                let holders = everyone(|kind| kind == HolderKind::MpsClient);
-                ("its MPS daemon".to_owned(), !holders.is_empty(), holders)
+            Step::StartMps { on, .. } => {
+                let clients = clients_of(gpu, *on);
+                let mut holders = everyone(|kind| kind == HolderKind::MpsClient);
+                holders.retain(|holder| on.is_none() || clients.contains(&holder.pid));
+                ("its MPS daemon".to_owned(), !holders.is_empty() || !clients.is_empty(), holders)
             }
             _ => continue,
         };

@@ -1,9 +1,9 @@
 //! MPS daemons on real GPUs: not in this version.
 
 use crate::error::{Error, ErrorCode, Result};
-use crate::id::GpuUuid;
-use crate::parameters::MpsConfig;
-use crate::port::{MpsDaemon, MpsHost};
+use crate::mps::{Command, Dialect, MpsDomain, Reply};
+use crate::parameters::Access;
+use crate::port::{ForeignDaemon, MpsDaemon, MpsHost};
 
 /// A host that starts no MPS daemons, and says so.
 #[derive(Clone, Copy, Debug, Default)]
@@ -15,30 +15,41 @@ impl NoMps {
     pub const fn new() -> Self {
         Self
     }
+}
 
-    fn refuse(gpu: &GpuUuid) -> Error {
-        Error::new(
-            ErrorCode::Unsupported,
-            "this version of gpushare starts and stops no MPS daemons on real GPUs yet",
-        )
-        .of_gpu(gpu)
-    }
+fn refuse<R>() -> Result<R> {
+    Err(Error::new(ErrorCode::Unsupported, "not yet"))
 }
 
 impl MpsHost for NoMps {
     fn able(&self) -> bool {
         false
     }
-
-    fn probe(&self, _: &GpuUuid) -> Result<Option<MpsDaemon>> {
+    fn dialect(&self) -> Result<Dialect> {
+        refuse()
+    }
+    fn probe(&self, _: &MpsDomain) -> Result<Option<MpsDaemon>> {
         Ok(None)
     }
-
-    fn start(&self, gpu: &GpuUuid, _: &MpsConfig) -> Result<()> {
-        Err(Self::refuse(gpu))
+    fn expect_startable(&self, _: &MpsDomain, _: &Access) -> Result<()> {
+        refuse()
     }
-
-    fn stop(&self, gpu: &GpuUuid) -> Result<()> {
-        Err(Self::refuse(gpu))
+    fn start(&self, _: &MpsDomain, _: &Access) -> Result<()> {
+        refuse()
+    }
+    fn command(&self, _: &MpsDomain, _: &Command) -> Result<Reply> {
+        refuse()
+    }
+    fn admit(&self, _: &MpsDomain, _: bool) -> Result<()> {
+        refuse()
+    }
+    fn stop(&self, _: &MpsDomain) -> Result<()> {
+        refuse()
+    }
+    fn log(&self, _: &MpsDomain) -> String {
+        String::new()
+    }
+    fn foreign(&self) -> Result<Vec<ForeignDaemon>> {
+        Ok(Vec::new())
     }
 }

@@ -1,9 +1,12 @@
 //! Which mode a GPU is in, of everything that was seen of it. Pure.
 
+use std::num::NonZeroU32;
+
 use crate::id::ShareId;
-use crate::mode::{ComputeMode, SharingMode};
+use crate::mode::{ComputeMode, MpsHealth, SharingMode};
 use crate::parameters::Parameters;
-use crate::snapshot::{Epoch, GpuSnapshot, Share};
+use crate::process::HolderKind;
+use crate::snapshot::{Epoch, GpuProcess, GpuSnapshot, MigDevice, MpsStatus, Share};
 use crate::spec::Sharing;
 
 /// The mode, and why. Where several states apply, the first of [`SharingMode`]'s order counts.
@@ -47,16 +50,16 @@ fn hardware(gpu: &GpuSnapshot) -> (SharingMode, String) {
     if gpu.compute_mode == Some(ComputeMode::Prohibited) {
         return (SharingMode::Closed, "compute mode prohibited: nobody can use the GPU".to_owned());
     }
-    if let Some(mps) = &gpu.mps {
-        return match (mps.ours, mps.alive, mps.pid) {
-            (false, _, pid) => {
-                let pid = pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default();
-                (SharingMode::Foreign, format!("an MPS daemon{pid} serves it that is not ours"))
-            }
-            (true, true, _) => (SharingMode::Mps, "our MPS daemon serves it".to_owned()),
-            (true, false, _) => {
-                (SharingMode::Degraded, "our MPS daemon is dead; apply starts it again".to_owned())
-            }
+    let foreign = |process: &&GpuProcess| process.holder.kind == HolderKind::ForeignMps;
+    if let Some(process) = gpu.processes.iter().find(foreign) {
+        let pid = process.holder.pid;
+        let reason = format!("an MPS daemon (pid {pid}) serves it that is not ours");
+        return (SharingMode::Foreign, reason);
+    }
+    if let Some(mps) = gpu.mps.as_ref().filter(|mps| mps.ours) {
+        return match mps.alive {
+            true => (SharingMode::Mps, "our MPS daemon serves it".to_owned()),
+            false => (SharingMode::Degraded, degraded(mps)),
         };
     }
     match gpu.compute_mode {
@@ -66,6 +69,16 @@ fn hardware(gpu: &GpuSnapshot) -> (SharingMode, String) {
         Some(_) => (SharingMode::TimeSliced, "compute mode default".to_owned()),
         None => (SharingMode::TimeSliced, "the driver shows no compute mode".to_owned()),
     }
+}
+
+fn degraded(mps: &MpsStatus) -> String {
+    let why = match mps.health {
+        Some(MpsHealth::Frozen) => "takes connections and says nothing: it is frozen",
+        Some(MpsHealth::Unknown) => "answers in a way that gpushare does not know",
+        Some(MpsHealth::Answers) => "is closed to its clients: a change of it was not finished",
+        Some(MpsHealth::Gone) | None => "is dead",
+    };
+    format!("our MPS daemon {why}; apply starts it again")
 }
 
 /// What can be leased. Counts come from the parameters on record; an unmanaged GPU is one share.
@@ -96,8 +109,12 @@ pub(super) fn shares(gpu: &GpuSnapshot, parameters: Option<&Parameters>) -> Vec<
                     .iter()
                     .find(|record| Some(record.placement.start) == device.start)
                     .and_then(|record| record.sharing.as_ref());
-                let count = match sharing {
-                    Some(Sharing::TimeSliced(parameters)) => parameters.replicas.get(),
+                let count = match (sharing, device.mps.as_ref().filter(|mps| mps.alive)) {
+                    (Some(Sharing::TimeSliced(parameters)), _) => parameters.replicas.get(),
+                    (_, Some(mps)) => {
+                        let most = mps.config.as_ref().and_then(|config| config.max_clients);
+                        most.map_or_else(|| clients_of(device), NonZeroU32::get)
+                    }
                     _ => 1,
                 };
                 shares.extend(parts(device.uuid.as_str(), count));
@@ -110,6 +127,13 @@ pub(super) fn shares(gpu: &GpuSnapshot, parameters: Option<&Parameters>) -> Vec<
         | SharingMode::Foreign
         | SharingMode::Degraded => Vec::new(),
     }
+}
+
+/// Clients of a MIG device: the GPU's number, scaled down with the compute slices (NVIDIA's MPS guide
+/// says that it is scaled, not how; never measured).
+fn clients_of(device: &MigDevice) -> u32 {
+    let slices = device.profile.compute.unwrap_or(device.profile.slices);
+    (MPS_CLIENTS * u32::from(slices) / 7).max(1)
 }
 
 /// Clients that every MPS server of Volta and later takes (measured on an H200: 48).

@@ -201,6 +201,7 @@ fn devices_of(geometry: &Geometry, instances: &[GpuInstance], gpu: &GpuSnapshot)
                     .iter()
                     .find(|record| record.placement == gi.placement)
                     .and_then(|record| record.name.clone()),
+                mps: None,
                 usage: Usage::Idle,
             });
         }
@@ -224,6 +225,7 @@ fn hidden_device(geometry: &Geometry, device: &MigDeviceInfo) -> MigDevice {
         memory: Some(device.memory),
         sm_count: Some(device.sm_count),
         name: None,
+        mps: None,
         usage: Usage::Unknown,
     }
 }

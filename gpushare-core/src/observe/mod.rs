@@ -6,6 +6,7 @@
 
 mod classify;
 mod mig;
+mod mps;
 mod occupants;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -17,7 +18,7 @@ use crate::mode::SharingMode;
 use crate::parameters::Parameters;
 use crate::port::{Nvml, NvmlFailure, NvmlResult, NvmlReturn, PciInfo, Ports};
 use crate::snapshot::{
-    Abilities, Driver, Epoch, GpuSnapshot, MpsStatus, Record, SCHEMA, Snapshot, TimeSlicedStatus,
+    Abilities, Driver, Epoch, GpuSnapshot, Record, SCHEMA, Snapshot, TimeSlicedStatus,
 };
 use crate::state::journal;
 use crate::state::record::{self, Records};
@@ -218,6 +219,7 @@ impl Observer {
                 interval: self.ports.policy.able(),
                 reset: self.ports.reset.able(),
             },
+            caller_uid: Some(self.ports.processes.caller_uid()),
             gpus,
         })
     }
@@ -263,32 +265,6 @@ impl Observer {
             gpu.time_sliced = Some(TimeSlicedStatus::new(managed, gpu.interval));
         }
         gpu.shares = classify::shares(gpu, parameters.as_ref());
-        Ok(())
-    }
-
-    fn look_at_mps(
-        &mut self,
-        gpu: &mut GpuSnapshot,
-        epoch: &Epoch,
-    ) -> std::result::Result<(), Failure> {
-        let recorded = gpu.current_record(epoch).and_then(|record| match &record.parameters {
-            Parameters::Mps(config) => Some(config.clone()),
-            _ => None,
-        });
-        let daemon = self.ports.mps.probe(&gpu.uuid).map_err(Failure::Other)?;
-        gpu.mps = match (daemon, recorded) {
-            (Some(daemon), _) if daemon.alive => Some(MpsStatus {
-                ours: true,
-                alive: true,
-                config: Some(daemon.config),
-                pid: daemon.pid,
-            }),
-            (_, Some(config)) => {
-                Some(MpsStatus { ours: true, alive: false, config: Some(config), pid: None })
-            }
-            // A dead daemon that nothing remembers is no state of the GPU.
-            (_, None) => None,
-        };
         Ok(())
     }
 

@@ -36,11 +36,18 @@ pub(super) fn look(
     // Without MIG any GPU may draw; with it only +gfx profiles do.
     let graphics =
         if !mig_on || draws(gpu) { list(nvml, gpu, ContextKind::Graphics)? } else { None };
-    let ours = gpu.mps.as_ref().is_some_and(|mps| mps.ours && mps.alive);
+    let ours = Ours::of(gpu);
     let clients =
         if mig_on || compute.is_empty() { None } else { list(nvml, gpu, ContextKind::MpsClient)? };
     let clients: BTreeSet<Pid> =
         clients.unwrap_or_default().iter().map(|process| process.pid).collect();
+    // With a server that is not ours there, the driver's list says nothing of ours.
+    let foreign_server = compute.iter().any(|info| {
+        let facts = processes.facts(info.pid);
+        facts.is_some_and(|facts| {
+            is_one_of(&facts.command, &MPS_DAEMONS) && !ours.has_server(info.pid, &facts)
+        })
+    });
 
     let lineage = lineage(processes);
     let mut found: Vec<GpuProcess> = Vec::new();
@@ -51,14 +58,16 @@ pub(super) fn look(
             let facts = processes.facts(info.pid);
             let command = facts.as_ref().map(|facts| facts.command.as_str()).unwrap_or_default();
             let kind = if is_one_of(command, &MPS_DAEMONS) {
-                if ours {
+                if facts.as_ref().is_some_and(|facts| ours.has_server(info.pid, facts)) {
                     // The server of our own daemon ends with it and stands in nobody's way.
                     continue;
                 }
                 HolderKind::ForeignMps
             } else if is_one_of(command, &SERVICES) && is_system(facts.as_ref()) {
                 HolderKind::Service
-            } else if ours && clients.contains(&info.pid) {
+            } else if ours.clients.contains(&info.pid)
+                || (ours.is_there() && !foreign_server && clients.contains(&info.pid))
+            {
                 HolderKind::MpsClient
             } else {
                 kind
@@ -93,13 +102,47 @@ pub(super) fn look(
     {
         // Best effort: a daemon without a server yet is not seen.
         let pid = Some(foreign.holder.pid);
-        if gpu.mps.is_none() {
-            gpu.mps = Some(MpsStatus { ours: false, alive: true, config: None, pid });
+        if let (None, Some(pid)) = (&gpu.mps, pid) {
+            gpu.mps = Some(MpsStatus::foreign(pid));
         }
     }
     gpu.processes = found;
     mark_usage(gpu);
     Ok(())
+}
+
+/// What there is of our daemons on a GPU and its MIG devices.
+#[derive(Debug, Default)]
+struct Ours {
+    daemons: BTreeSet<Pid>,
+    servers: BTreeSet<Pid>,
+    clients: BTreeSet<Pid>,
+}
+
+impl Ours {
+    fn of(gpu: &GpuSnapshot) -> Self {
+        let on_devices = gpu.mig_devices.iter().filter_map(|device| device.mps.as_ref());
+        let mut ours = Self::default();
+        for mps in on_devices.chain(&gpu.mps).filter(|mps| mps.ours) {
+            ours.daemons.extend(mps.pid);
+            for server in &mps.servers {
+                ours.servers.insert(server.pid);
+                ours.clients.extend(&server.clients);
+            }
+        }
+        ours
+    }
+
+    fn is_there(&self) -> bool {
+        !self.daemons.is_empty()
+    }
+
+    /// A server that came since the daemon was asked is its child.
+    fn has_server(&self, pid: Pid, facts: &ProcessFacts) -> bool {
+        self.servers.contains(&pid)
+            || self.daemons.contains(&pid)
+            || facts.parent.is_some_and(|parent| self.daemons.contains(&parent))
+    }
 }
 
 fn list(

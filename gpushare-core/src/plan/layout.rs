@@ -1,7 +1,6 @@
 //! The steps of one GPU: from what was observed to its target.
 
 use crate::error::{Error, ErrorCode, Result};
-use crate::hazard;
 use crate::mig::fit::fits;
 use crate::mig::order::{Action, order};
 use crate::mig::solve::{CurrentCompute, CurrentInstance, Solution, WantedInstance, solve};
@@ -10,7 +9,7 @@ use crate::mode::{ComputeMode, Interval, SharingMode};
 use crate::parameters::Parameters;
 use crate::plan::step::{ComputeInstanceStep, GpuInstanceStep, Step};
 use crate::plan::target::{MigTarget, Target};
-use crate::plan::{Eviction, Fit, GpuHazard, GpuPlan, Kept, Needs, expect_visible};
+use crate::plan::{Eviction, Fit, GpuPlan, Kept, Needs, expect_visible};
 use crate::process::{Holder, HolderKind};
 use crate::snapshot::{
     GpuInstance, GpuSnapshot, InstanceRecord, MigStatus, Prior, Record, Snapshot, Usage,
@@ -48,9 +47,16 @@ pub(super) fn plan_gpu(
     if gpu.unsettled.is_some() {
         plan.notes.push("an unfinished change lies here and is settled first".to_owned());
     }
-    let mut planner =
-        Planner { snapshot, gpu, target, plan, evict: Vec::new(), instances: Vec::new() };
-    planner.stop_mps();
+    let mut planner = Planner {
+        snapshot,
+        gpu,
+        target,
+        plan,
+        evict: Vec::new(),
+        instances: Vec::new(),
+        later: Vec::new(),
+    };
+    planner.whole_gpu_mps();
     planner.mig(needs)?;
     planner.settings();
     planner.start_mps(needs);
@@ -60,22 +66,25 @@ pub(super) fn plan_gpu(
     Ok(planner.plan)
 }
 
-struct Planner<'a> {
-    snapshot: &'a Snapshot,
-    gpu: &'a GpuSnapshot,
-    target: &'a Target,
-    plan: GpuPlan,
+/// Plans one GPU.
+pub(super) struct Planner<'a> {
+    pub(super) snapshot: &'a Snapshot,
+    pub(super) gpu: &'a GpuSnapshot,
+    pub(super) target: &'a Target,
+    pub(super) plan: GpuPlan,
     evict: Vec<Eviction>,
-    instances: Vec<InstanceRecord>,
+    pub(super) instances: Vec<InstanceRecord>,
+    /// Steps of MPS daemons that come when everything else stands.
+    pub(super) later: Vec<Step>,
 }
 
 impl Planner<'_> {
-    fn step(&mut self, step: Step) {
+    pub(super) fn step(&mut self, step: Step) {
         self.plan.steps.push(step);
     }
 
     /// Holders that are not in the way already.
-    fn need_gone(&mut self, what: impl Into<String>, holders: Vec<Holder>) {
+    pub(super) fn need_gone(&mut self, what: impl Into<String>, holders: Vec<Holder>) {
         let known = |holder: &Holder| {
             self.evict.iter().any(|eviction| eviction.holders.iter().any(|h| h.pid == holder.pid))
         };
@@ -102,20 +111,9 @@ impl Planner<'_> {
         }
     }
 
-    fn holders(&self, which: impl Fn(HolderKind) -> bool) -> Vec<Holder> {
+    pub(super) fn holders(&self, which: impl Fn(HolderKind) -> bool) -> Vec<Holder> {
         let holders = self.gpu.processes.iter().map(|process| &process.holder);
         holders.filter(|holder| which(holder.kind)).cloned().collect()
-    }
-
-    fn stop_mps(&mut self) {
-        let Some(mps) = self.gpu.mps.as_ref().filter(|mps| mps.ours && mps.alive) else { return };
-        if let Some(config) =
-            mps.config.as_ref().filter(|config| self.target.mps.as_ref() != Some(config))
-        {
-            self.step(Step::StopMps { config: config.clone() });
-            let clients = self.holders(|kind| kind == HolderKind::MpsClient);
-            self.need_gone("the MPS daemon that is stopped", clients);
-        }
     }
 
     fn mig(&mut self, needs: &mut Needs) -> Result<()> {
@@ -201,6 +199,7 @@ impl Planner<'_> {
             })
             .collect::<Result<_>>()?;
         let solution = solve(geometry, &current, &wanted)?;
+        self.mig_devices_mps(mig, &solution, instances);
         self.need_instances_gone(mig, &solution);
         for action in order(geometry, &current, &wanted, &solution)? {
             if let Some(step) =
@@ -238,6 +237,7 @@ impl Planner<'_> {
     fn keep_layout(&mut self, mig: &MigStatus) {
         let record = self.gpu.current_record(&self.snapshot.epoch);
         self.instances = record.map(|record| record.instances.clone()).unwrap_or_default();
+        self.kept_mig_devices_mps(mig);
         self.plan.keep = mig.gpu_instances.iter().map(|gi| kept(gi, |_| true)).collect();
         let placed: Vec<_> = mig
             .gpu_instances
@@ -338,19 +338,6 @@ impl Planner<'_> {
                 self.step(Step::SetInterval { from, to });
             }
         }
-    }
-
-    fn start_mps(&mut self, needs: &mut Needs) {
-        let Some(config) = &self.target.mps else { return };
-        let alive = self.gpu.mps.as_ref().filter(|mps| mps.ours && mps.alive);
-        if alive.and_then(|mps| mps.config.as_ref()) == Some(config) {
-            return;
-        }
-        self.step(Step::StartMps { config: config.clone() });
-        let hazards = hazard::of_mps(self.gpu, config);
-        needs.hazards.extend(
-            hazards.into_iter().map(|hazard| GpuHazard { gpu: self.gpu.uuid.clone(), hazard }),
-        );
     }
 
     /// A daemon that is not ours is never commanded, so as long as it runs no mode of ours holds.

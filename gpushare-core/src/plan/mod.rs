@@ -7,6 +7,7 @@
 
 mod explain;
 mod layout;
+mod mps;
 pub(crate) mod previous;
 pub mod select;
 pub mod state;

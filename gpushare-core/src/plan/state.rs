@@ -8,9 +8,10 @@ use serde::{Deserialize, Serialize};
 use crate::id::{ComputeProfileId, ProfileId};
 use crate::mig::Placement;
 use crate::mode::{ComputeMode, Interval};
-use crate::parameters::MpsConfig;
-use crate::plan::step::Step;
-use crate::snapshot::{GpuSnapshot, Record};
+use crate::mps::{MpsSettings, ServerLimits};
+use crate::parameters::{Access, MpsConfig};
+use crate::plan::step::{MigPlace, Step};
+use crate::snapshot::{ComputeInstance, GpuSnapshot, MpsStatus, Record};
 
 /// The state of one GPU, without uuids and ids.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,8 +25,8 @@ pub struct GpuState {
     pub compute_mode: Option<ComputeMode>,
     /// The interval; none where it was not asked for.
     pub interval: Option<Interval>,
-    /// Our MPS daemon that answers.
-    pub mps: Option<MpsConfig>,
+    /// Our MPS daemon of the whole GPU.
+    pub mps: Option<MpsState>,
     /// Our record.
     pub record: Option<Record>,
 }
@@ -53,13 +54,84 @@ pub struct InstanceState {
 }
 
 /// A compute instance.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct ComputeState {
     /// Where it starts.
     pub start: u8,
     /// Its profile.
     pub profile: ComputeProfileId,
+    /// Our MPS daemon of that MIG device.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mps: Option<MpsState>,
+}
+
+/// An MPS daemon of ours.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum MpsState {
+    /// Something of it is there, and it serves nobody.
+    Unready,
+    /// It serves.
+    Serving {
+        /// Whom.
+        access: Access,
+        /// What clients of servers to come get.
+        defaults: MpsSettings,
+        /// What the servers that run give clients to come; none where none runs.
+        servers: Option<ServerLimits>,
+    },
+}
+
+impl MpsState {
+    /// The daemon that a configuration asks for.
+    pub fn wanted(config: &MpsConfig) -> Self {
+        Self::Serving {
+            access: config.access.clone(),
+            defaults: MpsSettings::from(config),
+            servers: None,
+        }
+    }
+
+    /// What was observed.
+    pub fn of(status: &MpsStatus) -> Option<Self> {
+        if status.is_unready() {
+            return Some(Self::Unready);
+        }
+        let config = status.config.as_ref().filter(|_| status.ours && status.alive)?;
+        let defaults = MpsSettings::from(config);
+        let limits = status.servers.iter().filter_map(|server| {
+            Some(ServerLimits {
+                thread_percentage: server.thread_percentage?,
+                pinned_memory_limit: server.pinned_memory_limit,
+            })
+        });
+        let limits: Vec<_> = limits.collect();
+        // Where servers differ, one that is not as the defaults say tells more.
+        let differing = limits.iter().find(|limits| **limits != ServerLimits::of(&defaults));
+        let servers = differing.or(limits.first()).copied();
+        Some(Self::Serving { access: config.access.clone(), defaults, servers })
+    }
+
+    /// Whether both are the same; servers come and go, and without one there is nothing to differ.
+    fn matches(&self, other: &Self) -> bool {
+        match (self, other) {
+            (
+                Self::Serving { access, defaults, servers },
+                Self::Serving { access: a, defaults: d, servers: s },
+            ) => access == a && defaults == d && (servers.is_none() || s.is_none() || servers == s),
+            (Self::Unready, Self::Unready) => true,
+            _ => false,
+        }
+    }
+
+    fn same(one: Option<&Self>, other: Option<&Self>) -> bool {
+        match (one, other) {
+            (Some(one), Some(other)) => one.matches(other),
+            (one, other) => one.is_none() && other.is_none(),
+        }
+    }
 }
 
 impl GpuState {
@@ -70,10 +142,21 @@ impl GpuState {
         let mut gpu_instances: Vec<_> = instances
             .iter()
             .map(|gi| {
+                let daemon = |ci: &ComputeInstance| {
+                    let device = gpu
+                        .mig_devices
+                        .iter()
+                        .find(|device| ci.uuid.as_ref() == Some(&device.uuid));
+                    device.and_then(|device| MpsState::of(device.mps.as_ref()?))
+                };
                 let mut compute: Vec<_> = gi
                     .compute_instances
                     .iter()
-                    .map(|ci| ComputeState { start: ci.start, profile: ci.profile })
+                    .map(|ci| ComputeState {
+                        start: ci.start,
+                        profile: ci.profile,
+                        mps: daemon(ci),
+                    })
                     .collect();
                 compute.sort_unstable_by_key(|ci| ci.start);
                 InstanceState { placement: gi.placement, profile: gi.profile, compute }
@@ -85,11 +168,7 @@ impl GpuState {
             gpu_instances,
             compute_mode: gpu.compute_mode,
             interval: gpu.interval,
-            mps: gpu
-                .mps
-                .as_ref()
-                .filter(|mps| mps.ours && mps.alive)
-                .and_then(|mps| mps.config.clone()),
+            mps: gpu.mps.as_ref().and_then(MpsState::of),
             record: gpu.record.clone(),
         }
     }
@@ -102,10 +181,43 @@ impl GpuState {
         };
         intervals
             && self.mig == other.mig
-            && self.gpu_instances == other.gpu_instances
+            && self.same_instances(other)
             && self.compute_mode == other.compute_mode
-            && self.mps == other.mps
+            && MpsState::same(self.mps.as_ref(), other.mps.as_ref())
             && self.record == other.record
+    }
+
+    fn same_instances(&self, other: &Self) -> bool {
+        let same_compute = |a: &ComputeState, b: &ComputeState| {
+            (a.start, a.profile) == (b.start, b.profile)
+                && MpsState::same(a.mps.as_ref(), b.mps.as_ref())
+        };
+        let same = |a: &InstanceState, b: &InstanceState| {
+            (a.placement, a.profile) == (b.placement, b.profile)
+                && a.compute.len() == b.compute.len()
+                && a.compute.iter().zip(&b.compute).all(|(a, b)| same_compute(a, b))
+        };
+        self.gpu_instances.len() == other.gpu_instances.len()
+            && self.gpu_instances.iter().zip(&other.gpu_instances).all(|(a, b)| same(a, b))
+    }
+
+    /// Our MPS daemon there.
+    pub fn mps_on(&self, on: Option<MigPlace>) -> Option<&MpsState> {
+        let Some(place) = on else { return self.mps.as_ref() };
+        let gi = self.gpu_instances.iter().find(|gi| gi.placement == place.gpu_instance)?;
+        gi.compute.iter().find(|ci| ci.start == place.start)?.mps.as_ref()
+    }
+
+    /// The same with another daemon there.
+    #[must_use]
+    pub fn with_mps(mut self, on: Option<MigPlace>, mps: Option<MpsState>) -> Self {
+        let Some(place) = on else { return Self { mps, ..self } };
+        let gi = self.gpu_instance_mut(place.gpu_instance);
+        let ci = gi.and_then(|gi| gi.compute.iter_mut().find(|ci| ci.start == place.start));
+        if let Some(ci) = ci {
+            ci.mps = mps;
+        }
+        self
     }
 
     /// The state after a step.
@@ -113,8 +225,24 @@ impl GpuState {
     pub fn after(&self, step: &Step) -> Self {
         let mut state = self.clone();
         match step {
-            Step::StopMps { .. } => state.mps = None,
-            Step::StartMps { config } => state.mps = Some(config.clone()),
+            Step::StopMps { on, .. } => state = state.with_mps(*on, None),
+            Step::StartMps { on, config } => {
+                state = state.with_mps(*on, Some(MpsState::wanted(config)));
+            }
+            Step::SetMpsDefault { on, setting } => {
+                let mut mps = state.mps_on(*on).cloned();
+                if let Some(MpsState::Serving { defaults, .. }) = &mut mps {
+                    *defaults = defaults.with(setting);
+                }
+                state = state.with_mps(*on, mps);
+            }
+            Step::SetMpsServers { on, setting } => {
+                let mut mps = state.mps_on(*on).cloned();
+                if let Some(MpsState::Serving { servers: Some(servers), .. }) = &mut mps {
+                    *servers = servers.with(setting);
+                }
+                state = state.with_mps(*on, mps);
+            }
             Step::SetComputeMode { to, .. } => state.compute_mode = Some(*to),
             Step::SetInterval { to, .. } => state.interval = Some(*to),
             Step::WriteRecord { to, .. } => state.record = to.as_deref().cloned(),
@@ -141,8 +269,11 @@ impl GpuState {
             }
             Step::CreateComputeInstance(ci) => {
                 if let Some(gi) = state.gpu_instance_mut(ci.gpu_instance) {
-                    gi.compute
-                        .push(ComputeState { start: ci.placement.start, profile: ci.profile });
+                    gi.compute.push(ComputeState {
+                        start: ci.placement.start,
+                        profile: ci.profile,
+                        mps: None,
+                    });
                     gi.compute.sort_unstable_by_key(|ci| ci.start);
                 }
             }
@@ -155,14 +286,21 @@ impl GpuState {
         state
     }
 
-    /// The state in which a change of MIG mode can stop half-way, towards that mode: pending.
+    /// The state in which a step can stop half-way: a change of MIG mode pending, an MPS daemon that
+    /// serves nobody.
     pub fn halfway(&self, step: &Step) -> Option<Self> {
+        if let Step::StartMps { on, .. } | Step::StopMps { on, .. } = step {
+            return Some(self.clone().with_mps(*on, Some(MpsState::Unready)));
+        }
         let (Step::SetMigMode { enable, .. } | Step::Reset { enable }) = step else { return None };
         self.pending(*enable)
     }
 
-    /// The state in which undoing such a change can stop half-way, seen from the state after it.
+    /// The state in which undoing such a step can stop half-way, seen from the state after it.
     pub fn half_undone(&self, step: &Step) -> Option<Self> {
+        if let Step::StartMps { .. } | Step::StopMps { .. } = step {
+            return self.halfway(step);
+        }
         let (Step::SetMigMode { enable, .. } | Step::Reset { enable }) = step else { return None };
         self.after(step).pending(!enable)
     }

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::id::{ComputeProfileId, ProfileId};
 use crate::mig::{Placement, ProfileName};
 use crate::mode::{ComputeMode, Interval};
+use crate::mps::MpsSetting;
 use crate::parameters::MpsConfig;
 use crate::snapshot::Record;
 
@@ -18,10 +19,15 @@ use crate::snapshot::Record;
 #[serde(tag = "step", rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Step {
-    /// Ends our MPS daemon.
+    /// Ends an MPS daemon of ours: closes its directory, terminates the clients that may be evicted,
+    /// quits.
     StopMps {
-        /// What it was started with.
-        config: MpsConfig,
+        /// What it serves.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        on: Option<MigPlace>,
+        /// What it gives and to whom; none where nothing is to be brought back: it does not answer, or
+        /// its own start was not finished.
+        config: Option<MpsConfig>,
     },
     /// Destroys a compute instance.
     DestroyComputeInstance(ComputeInstanceStep),
@@ -63,10 +69,33 @@ pub enum Step {
         /// What MIG mode is after it.
         enable: bool,
     },
-    /// Starts an MPS daemon of ours.
+    /// Starts an MPS daemon of ours: in a closed directory, which is opened to its clients when its
+    /// limits are set and read back.
     StartMps {
+        /// What it serves.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        on: Option<MigPlace>,
         /// Its parameters.
         config: MpsConfig,
+    },
+    /// Sets what an MPS daemon of ours gives the clients of servers that it starts from now on.
+    SetMpsDefault {
+        /// What it serves.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        on: Option<MigPlace>,
+        /// The setting.
+        #[serde(flatten)]
+        setting: MpsSetting,
+    },
+    /// Sets what the servers that run give clients to come; clients that are there keep what they
+    /// came with.
+    SetMpsServers {
+        /// What their daemon serves.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        on: Option<MigPlace>,
+        /// The setting.
+        #[serde(flatten)]
+        setting: MpsSetting,
     },
     /// Writes our record of the GPU.
     WriteRecord {
@@ -89,6 +118,29 @@ pub struct GpuInstanceStep {
     pub placement: Placement,
 }
 
+/// A MIG device by where it stands: its uuid is not known before it exists.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct MigPlace {
+    /// Where its GPU instance stands.
+    pub gpu_instance: Placement,
+    /// Where its compute instance starts, in compute slices of its GPU instance.
+    pub start: u8,
+}
+
+impl MigPlace {
+    /// The MIG device whose compute instance starts there.
+    pub const fn new(gpu_instance: Placement, start: u8) -> Self {
+        Self { gpu_instance, start }
+    }
+}
+
+impl fmt::Display for MigPlace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "compute instance at {} of {}", self.start, self.gpu_instance)
+    }
+}
+
 /// A compute instance in a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
@@ -108,11 +160,18 @@ pub struct ComputeInstanceStep {
 
 impl Step {
     /// The step that undoes it. What a reset brought into force is switched back; that it was
-    /// pending before is not brought back, and neither is a change that was called off.
+    /// pending before is not brought back, and neither is a change that was called off, or an MPS
+    /// daemon that did not answer.
     pub fn inverse(&self) -> Option<Self> {
         Some(match self.clone() {
-            Self::StopMps { config } => Self::StartMps { config },
-            Self::StartMps { config } => Self::StopMps { config },
+            Self::StopMps { on, config } => Self::StartMps { on, config: config? },
+            Self::StartMps { on, config } => Self::StopMps { on, config: Some(config) },
+            Self::SetMpsDefault { on, setting } => {
+                Self::SetMpsDefault { on, setting: setting.inverse() }
+            }
+            Self::SetMpsServers { on, setting } => {
+                Self::SetMpsServers { on, setting: setting.inverse() }
+            }
             Self::DestroyComputeInstance(ci) => Self::CreateComputeInstance(ci),
             Self::CreateComputeInstance(ci) => Self::DestroyComputeInstance(ci),
             Self::DestroyGpuInstance(gi) => Self::CreateGpuInstance(gi),
@@ -129,16 +188,38 @@ impl Step {
     }
 }
 
+/// Where a daemon serves, where that is not the whole GPU.
+struct OnDevice(Option<MigPlace>);
+
+impl fmt::Display for OnDevice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(place) => write!(f, " of {place}"),
+            None => Ok(()),
+        }
+    }
+}
+
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::StopMps { .. } => f.write_str("stop the MPS daemon"),
-            Self::StartMps { config } => {
+            Self::StopMps { on, .. } => write!(f, "stop the MPS daemon{}", OnDevice(*on)),
+            Self::StartMps { on, config } => {
+                let limit = config.pinned_memory_limit;
+                let memory = limit.map(|limit| format!(" and {limit}")).unwrap_or_default();
                 write!(
                     f,
-                    "start an MPS daemon, {} % of the threads for each client",
+                    "start an MPS daemon{} for {}: {} % of the threads{memory} for each client",
+                    OnDevice(*on),
+                    config.access,
                     config.thread_percentage
                 )
+            }
+            Self::SetMpsDefault { on, setting } => {
+                write!(f, "set the MPS daemon's default {setting}{}", OnDevice(*on))
+            }
+            Self::SetMpsServers { on, setting } => {
+                write!(f, "set the MPS servers' {setting} for clients to come{}", OnDevice(*on))
             }
             Self::DestroyComputeInstance(ci) => {
                 write!(

@@ -2,7 +2,7 @@
 
 use crate::error::{Error, ErrorCode, Result};
 use crate::mode::{ComputeMode, Interval, Mode, SharingMode};
-use crate::parameters::{MpsComputeMode, MpsConfig, Parameters};
+use crate::parameters::{Access, MpsComputeMode, MpsConfig, Parameters};
 use crate::plan::{Request, select};
 use crate::snapshot::{GpuSnapshot, Prior, Snapshot};
 use crate::spec::{Instance, Sharing, Want};
@@ -111,12 +111,7 @@ fn wanted(snapshot: &Snapshot, gpu: &GpuSnapshot, want: &Want) -> Result<Target>
             }
         }
         Want::Mps(config) => {
-            if !snapshot.abilities.mps {
-                return Err(Error::new(
-                    ErrorCode::Unsupported,
-                    "this version starts MPS daemons on simulated GPUs only",
-                ));
-            }
+            expect_mps(snapshot)?;
             if let Some(most) = config.max_clients.filter(|most| most.get() > MOST_MPS_CLIENTS) {
                 return Err(Error::new(
                     ErrorCode::InvalidArgument,
@@ -127,28 +122,47 @@ fn wanted(snapshot: &Snapshot, gpu: &GpuSnapshot, want: &Want) -> Result<Target>
                 MpsComputeMode::ExclusiveProcess => Some(ComputeMode::ExclusiveProcess),
                 MpsComputeMode::Unchanged => None,
             };
+            let config = for_caller(snapshot, config);
             target.mps = Some(config.clone());
-            target.parameters = Some(Parameters::Mps(config.clone()));
+            target.parameters = Some(Parameters::Mps(config));
         }
         Want::Mig(instances) => {
             target.mig = Some(match instances {
                 None => MigTarget::Keep,
                 Some(instances) => {
-                    for instance in instances {
-                        if let Some(Sharing::Mps(_)) = instance.sharing {
-                            return Err(Error::new(
-                                ErrorCode::Unsupported,
-                                "this version starts no MPS daemons inside MIG devices",
-                            ));
+                    let mut instances = instances.clone();
+                    for instance in &mut instances {
+                        if let Some(Sharing::Mps(config)) = &mut instance.sharing {
+                            expect_mps(snapshot)?;
+                            *config = for_caller(snapshot, config);
                         }
                     }
-                    MigTarget::Instances(instances.clone())
+                    MigTarget::Instances(instances)
                 }
             });
             target.parameters = Some(Parameters::Mig);
         }
     }
     Ok(target)
+}
+
+fn expect_mps(snapshot: &Snapshot) -> Result<()> {
+    if snapshot.abilities.mps {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorCode::Unsupported,
+        "MPS daemons cannot be started here: nvidia-cuda-mps-control was not found (it comes with the driver; GPUSHARE_MPS_CONTROL names another place)",
+    ))
+}
+
+/// The same for whom it means: the record outlives the call, and another caller is another user.
+fn for_caller(snapshot: &Snapshot, config: &MpsConfig) -> MpsConfig {
+    let mut config = config.clone();
+    if let (Access::Caller, Some(uid)) = (&config.access, snapshot.caller_uid) {
+        config.access = Access::User(uid.to_string());
+    }
+    config
 }
 
 /// Clients that an MPS server takes at most, on any driver known: 48 up to CUDA 13.0 (measured on

@@ -4,7 +4,7 @@
 //! nothing more: no decision, no retry, no cache of anything that can change. That makes a port
 //! thin enough to be simulated, counted, and made to fail at any call.
 
-pub mod mps;
+mod mps;
 mod nvml;
 mod returned;
 
@@ -17,36 +17,13 @@ use std::time::Duration;
 use crate::error::Result;
 use crate::id::{GpuUuid, Pid};
 use crate::mode::Interval;
-use crate::parameters::MpsConfig;
 
+pub use mps::{ForeignDaemon, MpsDaemon, MpsHost};
 pub use nvml::{
     Activation, ComputeInstanceInfo, ContextKind, GpuInstanceInfo, MigDeviceInfo, MigMode, Nvml,
     NvmlLibrary, PciInfo, ProcessInfo, ProfileAnswer, UnnamedComputeInstance,
 };
 pub use returned::{NvmlFailure, NvmlResult, NvmlReturn};
-
-/// MPS daemons of this node.
-pub trait MpsHost: Send + Sync + fmt::Debug {
-    /// Whether daemons can be started here at all.
-    fn able(&self) -> bool;
-    /// The daemon of ours that serves a GPU: its parameters and whether it answers.
-    fn probe(&self, gpu: &GpuUuid) -> Result<Option<MpsDaemon>>;
-    /// Starts a daemon for a GPU and waits until it answers.
-    fn start(&self, gpu: &GpuUuid, config: &MpsConfig) -> Result<()>;
-    /// Ends our daemon of a GPU and waits until it is gone.
-    fn stop(&self, gpu: &GpuUuid) -> Result<()>;
-}
-
-/// An MPS daemon of ours.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct MpsDaemon {
-    /// What it was started with.
-    pub config: MpsConfig,
-    /// Whether it answers.
-    pub alive: bool,
-    /// Its process.
-    pub pid: Option<Pid>,
-}
 
 /// The time-slice interval, for which NVML has no function.
 pub trait ComputePolicy: Send + Sync + fmt::Debug {

@@ -7,7 +7,8 @@ use crate::id::{GpuUuid, MigUuid, ProfileId};
 use crate::mig::Placement;
 use crate::mode::{ComputeMode, Interval, SharingMode};
 use crate::parameters::{MpsConfig, Parameters};
-use crate::snapshot::{GpuSnapshot, Record};
+use crate::snapshot::{GpuSnapshot, MpsStatus, Record};
+use crate::units::{Bytes, ThreadPercentage};
 
 impl GpuSnapshot {
     /// What makes two states of a GPU the same state: no pids, no memory in use, no times.
@@ -36,7 +37,12 @@ impl GpuSnapshot {
                         .collect(),
                 })
                 .collect(),
-            mps: self.mps.as_ref().map(|mps| (mps.ours, mps.alive, mps.config.as_ref())),
+            mps: self.mps.as_ref().map(structure_of_mps),
+            mig_mps: self
+                .mig_devices
+                .iter()
+                .filter_map(|device| Some((&device.uuid, structure_of_mps(device.mps.as_ref()?))))
+                .collect(),
             record: self.record.as_ref(),
             unsettled: self.unsettled.as_deref(),
         }
@@ -51,9 +57,25 @@ struct Structure<'a> {
     compute_mode: Option<ComputeMode>,
     interval: Option<Interval>,
     instances: Vec<StructureInstance<'a>>,
-    mps: Option<(bool, bool, Option<&'a MpsConfig>)>,
+    mps: Option<StructureMps<'a>>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    mig_mps: Vec<(&'a MigUuid, StructureMps<'a>)>,
     record: Option<&'a Record>,
     unsettled: Option<&'a str>,
+}
+
+/// Whether it is ours, whether it serves, and what; with what its servers give, where that differs.
+#[derive(Serialize)]
+struct StructureMps<'a>(bool, bool, Option<&'a MpsConfig>, bool, Vec<Limits>);
+
+type Limits = (Option<ThreadPercentage>, Option<Bytes>);
+
+fn structure_of_mps(mps: &MpsStatus) -> StructureMps<'_> {
+    let config = mps.config.as_ref();
+    let defaults = config.map(|c| (Some(c.thread_percentage), c.pinned_memory_limit));
+    let limits = mps.servers.iter().map(|s| (s.thread_percentage, s.pinned_memory_limit));
+    let differ = limits.filter(|limits| Some(*limits) != defaults).collect();
+    StructureMps(mps.ours, mps.alive, config, mps.is_unready(), differ)
 }
 
 #[derive(Serialize)]

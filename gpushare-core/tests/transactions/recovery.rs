@@ -247,7 +247,7 @@ fn a_journal_that_cannot_be_settled_does_not_bar_the_others() {
 fn clients_of_a_half_made_daemon_are_not_ended_by_recovery() {
     use gpushare_core::backend::sim::ProcessKind;
     let world = World::new("2xH100-80GB");
-    world.faults.on("mps.start", 1, Fault::Die(Death::After));
+    world.faults.on("mps.admit", 1, Fault::Die(Death::After));
     world.apply(&spec("mps", "{}")).unwrap_err();
     world.faults.revive();
     let served = world

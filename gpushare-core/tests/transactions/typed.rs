@@ -4,7 +4,7 @@ use std::num::NonZeroU32;
 
 use gpushare_core::gpu::{AnyGpu, Layout};
 use gpushare_core::mode::{ComputeMode, SharingMode};
-use gpushare_core::parameters::{MpsConfig, TimeSlicing};
+use gpushare_core::parameters::{Access, MpsConfig, TimeSlicing};
 use gpushare_core::spec::{Selector, Spec, Want};
 use gpushare_core::{ApplyOptions, ErrorCode};
 
@@ -27,7 +27,10 @@ fn a_gpu_goes_through_every_mode_and_back() {
     let gpu = gpu.into_exclusive().unwrap();
     assert_eq!(gpu.snapshot().unwrap().compute_mode, Some(ComputeMode::ExclusiveProcess));
     let gpu = gpu.into_mps(MpsConfig::default()).unwrap();
-    assert_eq!(gpu.config().unwrap(), Some(MpsConfig::default()));
+    // The caller is a user: who asks again may be another one.
+    let mut config = MpsConfig::default();
+    config.access = Access::User(world.node.ports().processes.caller_uid().to_string());
+    assert_eq!(gpu.config().unwrap(), Some(config));
     let gpu = gpu.into_mig(Layout::of(["3g", "1g", "1g"]).unwrap()).unwrap();
     assert_eq!(gpu.devices().unwrap().len(), 3);
     let gpu = gpu.set_layout(Layout::empty()).unwrap();

@@ -4,11 +4,14 @@ use serde::{Deserialize, Serialize};
 
 use super::Simulator;
 use super::fleet::Fleet;
+use super::mps::MpsState;
 use super::process::{Process, ProcessSpec, Target, holder};
 use super::rules::Rules;
 use super::state::{NodeState, Presence};
 use crate::error::{Error, ErrorCode, Result};
 use crate::id::{GpuUuid, Pid};
+use crate::mode::MpsHealth;
+use crate::mps::{Command, MpsDomain};
 use crate::port::NvmlReturn;
 use crate::process::{Holder, HolderKind};
 
@@ -124,14 +127,35 @@ impl Simulator {
     pub fn kill_mps_daemon(&self, gpu: &GpuUuid) -> Result<()> {
         self.change(|node| {
             node.known(gpu)?;
-            let running = node.gpu_state(gpu).and_then(|gpu| gpu.mps.as_mut());
-            let Some(mps) = running.filter(|mps| mps.alive) else {
-                return Err(Error::new(ErrorCode::NotFound, "no MPS daemon runs there").of_gpu(gpu));
-            };
-            mps.alive = false;
-            mps.server = None;
-            node.end_mps_processes(gpu);
+            let domain = gpu.clone().into();
+            running_mps(node, &domain)?;
+            node.end_mps_processes(&domain);
+            running_mps(node, &domain)?.health = MpsHealth::Gone;
             Ok(())
+        })?
+    }
+
+    /// Freezes the MPS daemon of a GPU, as a client does that connects and says nothing, or thaws it.
+    ///
+    /// # Errors
+    /// NOT_FOUND where none runs.
+    pub fn freeze_mps_daemon(&self, gpu: &GpuUuid, frozen: bool) -> Result<()> {
+        self.change(|node| {
+            node.known(gpu)?;
+            let health = if frozen { MpsHealth::Frozen } else { MpsHealth::Answers };
+            running_mps(node, &gpu.clone().into())?.health = health;
+            Ok(())
+        })?
+    }
+
+    /// Tells the MPS daemon of a domain something behind gpushare's back.
+    ///
+    /// # Errors
+    /// NOT_FOUND where none runs.
+    pub fn tell_mps_daemon(&self, domain: &MpsDomain, command: &Command) -> Result<()> {
+        self.change(|node| {
+            running_mps(node, domain)?;
+            node.run(domain, command).map(drop)
         })?
     }
 
@@ -264,4 +288,11 @@ impl NodeState {
         let fault = self.faults.remove(due);
         Some((NvmlReturn(fault.nvml_return), fault.after_effect))
     }
+}
+
+fn running_mps<'a>(node: &'a mut NodeState, domain: &MpsDomain) -> Result<&'a mut MpsState> {
+    let there = node.mps_slot(domain).and_then(Option::as_mut);
+    there
+        .filter(|mps| mps.health != MpsHealth::Gone)
+        .ok_or_else(|| Error::new(ErrorCode::NotFound, format!("no MPS daemon of {domain} runs")))
 }

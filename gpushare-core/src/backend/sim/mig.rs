@@ -249,6 +249,7 @@ impl NodeState {
                 profile: id,
                 placement: Placement::new(start, profile.slices),
                 uuid: uuid_of(start)?,
+                mps: None,
             })
         });
         self.count_create()?;

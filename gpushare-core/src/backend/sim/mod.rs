@@ -25,6 +25,7 @@ mod control;
 mod faults;
 mod fleet;
 mod mig;
+mod mps;
 mod nvml;
 mod ports;
 mod process;

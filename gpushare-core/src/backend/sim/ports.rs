@@ -7,14 +7,13 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::Simulator;
 use super::process::holder;
-use super::state::{FIRST_PID, MpsState, NodeState, Presence};
+use super::state::{FIRST_PID, NodeState, Presence};
 use crate::error::{Error, ErrorCode, Result};
 use crate::id::{GpuUuid, Pid};
-use crate::mode::Interval;
-use crate::parameters::MpsConfig;
+use crate::mode::{Interval, MpsHealth};
+use crate::mps::MpsDomain;
 use crate::port::{
-    Clock, ComputePolicy, MpsDaemon, MpsHost, NvmlFailure, NvmlReturn, ProcessFacts, Processes,
-    Reset, Signal,
+    Clock, ComputePolicy, NvmlFailure, NvmlReturn, ProcessFacts, Processes, Reset, Signal,
 };
 
 /// Every port of a simulated node but its store.
@@ -29,7 +28,7 @@ impl SimulatedPorts {
         Self { simulator, beneath }
     }
 
-    fn able(&self, which: impl FnOnce(&NodeState) -> bool) -> bool {
+    pub(super) fn able(&self, which: impl FnOnce(&NodeState) -> bool) -> bool {
         self.simulator.read(which).unwrap_or(false)
     }
 
@@ -45,6 +44,22 @@ impl SimulatedPorts {
         }
         self.simulator.change(change)?.map_err(|error| error.of_gpu(gpu))
     }
+
+    /// The same of what an MPS daemon serves.
+    pub(super) fn change_domain<R>(
+        &self,
+        domain: &MpsDomain,
+        change: impl FnOnce(&mut NodeState) -> Result<R>,
+    ) -> Result<R> {
+        let latency = self.simulator.read(|node| node.rules.latency_ms)?;
+        if latency > 0 {
+            self.simulator.inner.clock.sleep(Duration::from_millis(latency));
+        }
+        self.simulator.change(change)?.map_err(|error| match domain {
+            MpsDomain::Gpu(gpu) => error.of_gpu(gpu),
+            MpsDomain::MigDevice(_) => error,
+        })
+    }
 }
 
 fn refuse<R>(code: ErrorCode, why: impl Into<String>) -> Result<R> {
@@ -54,54 +69,6 @@ fn refuse<R>(code: ErrorCode, why: impl Into<String>) -> Result<R> {
 /// What a tool says of a GPU that the driver does not find.
 fn lookup(ret: NvmlReturn) -> Error {
     NvmlFailure::new("nvmlDeviceGetHandleByUUID", ret).into()
-}
-
-impl MpsHost for SimulatedPorts {
-    fn able(&self) -> bool {
-        self.able(|node| node.rules.mps_able)
-    }
-
-    fn probe(&self, gpu: &GpuUuid) -> Result<Option<MpsDaemon>> {
-        self.simulator.read(|node| {
-            let mps = node.gpus.iter().find(|state| state.uuid == *gpu)?.mps.as_ref()?;
-            Some(MpsDaemon {
-                config: mps.config.clone(),
-                alive: mps.alive,
-                pid: mps.alive.then_some(mps.daemon),
-            })
-        })
-    }
-
-    fn start(&self, gpu: &GpuUuid, config: &MpsConfig) -> Result<()> {
-        self.change(gpu, |node| {
-            if !node.rules.mps_able {
-                return refuse(ErrorCode::Unsupported, "nvidia-cuda-mps-control is not installed");
-            }
-            let state = node.gpu(gpu).map_err(lookup)?;
-            if state.mig {
-                let why = "MIG is on: an MPS daemon serves a MIG device, not all of the GPU";
-                return refuse(ErrorCode::Mps, why);
-            }
-            if state.mps.as_ref().is_some_and(|mps| mps.alive) {
-                return refuse(ErrorCode::Mps, "an instance of this daemon is already running");
-            }
-            let daemon = Pid::new(node.next_pid);
-            node.next_pid += 1;
-            let mps = MpsState { config: config.clone(), alive: true, daemon, server: None };
-            node.gpu_mut(gpu).map_err(lookup)?.mps = Some(mps);
-            Ok(())
-        })
-    }
-
-    fn stop(&self, gpu: &GpuUuid) -> Result<()> {
-        self.change(gpu, |node| {
-            node.known(gpu)?;
-            node.end_mps_processes(gpu);
-            let mps = node.gpu_state(gpu).and_then(|state| state.mps.take());
-            mps.map(drop)
-                .ok_or_else(|| Error::new(ErrorCode::Mps, "no MPS daemon of ours is there"))
-        })
-    }
 }
 
 impl ComputePolicy for SimulatedPorts {
@@ -202,8 +169,7 @@ impl Processes for SimulatedPorts {
             };
         }
         let facts = self.simulator.read(|node| {
-            let daemon = node.gpus.iter().filter_map(|gpu| gpu.mps.as_ref());
-            if daemon.clone().any(|mps| mps.alive && mps.daemon == pid) {
+            if node.all_mps().any(|mps| mps.health != MpsHealth::Gone && mps.daemon == pid) {
                 return Some(ProcessFacts {
                     start_time: u64::from(pid.get() - FIRST_PID) * 100,
                     command: "nvidia-cuda-mps-control".to_owned(),

@@ -2,10 +2,12 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::mps::MpsServerState;
 use super::state::{FIRST_PID, NodeState};
 use crate::error::{Error, ErrorCode, Result};
 use crate::id::{ComputeInstanceId, GpuInstanceId, GpuUuid, MigUuid, Pid};
 use crate::mode::ComputeMode;
+use crate::mps::{MpsDomain, ServerLimits};
 use crate::port::{ContextKind, NvmlFailure};
 use crate::process::{Holder, HolderKind};
 use crate::units::Bytes;
@@ -222,21 +224,37 @@ impl NodeState {
             stubborn: spec.stubborn,
             invisible: spec.invisible,
         };
-        let mps = self.gpu_state(&gpu).and_then(|gpu| gpu.mps.as_ref());
-        let waiting = mps.filter(|mps| mps.alive && mps.server.is_none()).map(|mps| mps.daemon);
-        if let (Some(daemon), ProcessKind::MpsClient) = (waiting, spec.kind) {
-            let server = self.add_process(Process {
+        let domain = match target {
+            Target::MigDevice(device) => device.clone().into(),
+            _ => self.domain(&gpu, instance),
+        };
+        let waiting = self.mps(&domain).filter(|mps| mps.serves() && mps.server.is_none());
+        let waiting = waiting.map(|mps| (mps.daemon, ServerLimits::of(&mps.settings)));
+        if let (Some((daemon, limits)), ProcessKind::MpsClient) = (waiting, spec.kind) {
+            let pid = self.add_process(Process {
                 command: "nvidia-cuda-mps-server".to_owned(),
                 parent: Some(daemon),
                 kind: ProcessKind::Compute,
                 memory: MPS_SERVER_MEMORY,
                 ..process.clone()
             });
-            if let Some(mps) = self.gpu_state(&gpu).and_then(|gpu| gpu.mps.as_mut()) {
-                mps.server = Some(server);
+            if let Some(mps) = self.mps_slot(&domain).and_then(Option::as_mut) {
+                mps.server = Some(MpsServerState { pid, limits });
             }
         }
         Ok(self.add_process(process))
+    }
+
+    /// What an MPS daemon serves there.
+    fn domain(&self, gpu: &GpuUuid, instance: Instance) -> MpsDomain {
+        let gpus = self.gpus.iter().filter(|state| state.uuid == *gpu);
+        let cis = gpus
+            .flat_map(|gpu| &gpu.instances)
+            .filter_map(|gi| gi.compute.iter().find(|ci| Some((gi.id, ci.id)) == instance));
+        match cis.map(|ci| ci.uuid.clone()).next() {
+            Some(device) => device.into(),
+            None => gpu.clone().into(),
+        }
     }
 
     /// Where a process would stand.
@@ -275,17 +293,18 @@ impl NodeState {
         if gpu.compute_mode == ComputeMode::Prohibited && kind != ProcessKind::Graphics {
             return refuse(ErrorCode::InvalidState, format!("{uuid} is prohibited"));
         }
-        let mps = gpu.mps.as_ref().filter(|mps| mps.alive);
-        let clients = self.on_gpu(uuid).filter(|p| p.kind == ProcessKind::MpsClient).count();
+        let domain = self.domain(uuid, instance);
+        let mps = self.mps(&domain).filter(|mps| mps.serves());
+        let clients = self.mps_clients(&domain).len();
         // An MPS server is the one process that its clients count as.
         let is_one_more = match (kind, mps) {
             (ProcessKind::Compute, _) => true,
             (ProcessKind::Graphics, _) => false,
             (ProcessKind::MpsClient, None) => {
-                return refuse(ErrorCode::Mps, format!("no MPS daemon serves {uuid}"));
+                return refuse(ErrorCode::Mps, format!("no MPS daemon serves {domain}"));
             }
             (ProcessKind::MpsClient, Some(_)) if clients >= MPS_CLIENTS => {
-                let why = format!("the MPS daemon of {uuid} has {MPS_CLIENTS} clients already");
+                let why = format!("the MPS daemon of {domain} has {MPS_CLIENTS} clients already");
                 return refuse(ErrorCode::Mps, why);
             }
             (ProcessKind::MpsClient, Some(mps)) => mps.server.is_none(),
@@ -305,23 +324,15 @@ impl NodeState {
 
     /// Ends a process; an MPS server takes its clients with it.
     pub(super) fn end_process(&mut self, pid: Pid) {
-        let served = self.gpus.iter_mut().find_map(|gpu| {
-            let mps = gpu.mps.as_mut().filter(|mps| mps.server == Some(pid))?;
-            mps.server = None;
-            Some(gpu.uuid.clone())
-        });
-        self.processes.retain(|process| {
-            let client = process.kind == ProcessKind::MpsClient;
-            process.pid != pid && !(client && Some(&process.gpu) == served.as_ref())
-        });
-    }
-
-    /// Ends the clients of a GPU's MPS daemon, and its server.
-    pub(super) fn end_mps_processes(&mut self, gpu: &GpuUuid) {
-        let daemon = self.gpu_state(gpu).and_then(|gpu| gpu.mps.as_ref()).map(|mps| mps.daemon);
-        self.processes.retain(|process| {
-            let server = process.parent.is_some() && process.parent == daemon;
-            process.gpu != *gpu || !(server || process.kind == ProcessKind::MpsClient)
-        });
+        let process = self.processes.iter().find(|process| process.pid == pid);
+        let place = process.map(|process| (process.gpu.clone(), process.instance));
+        if let Some((gpu, instance)) = place {
+            let domain = self.domain(&gpu, instance);
+            let server = self.mps(&domain).and_then(|mps| mps.server.as_ref());
+            if server.is_some_and(|server| server.pid == pid) {
+                self.end_mps_processes(&domain);
+            }
+        }
+        self.processes.retain(|process| process.pid != pid);
     }
 }

@@ -7,16 +7,14 @@ use sha2::{Digest as _, Sha256};
 
 use super::control::FaultSpec;
 use super::fleet::Fleet;
+use super::mps::MpsState;
 use super::process::Process;
 use super::products::Product;
 use super::rules::Rules;
 use crate::error::{Error, ErrorCode, Result};
-use crate::id::{
-    ComputeInstanceId, ComputeProfileId, GpuInstanceId, GpuUuid, MigUuid, Pid, ProfileId,
-};
+use crate::id::{ComputeInstanceId, ComputeProfileId, GpuInstanceId, GpuUuid, MigUuid, ProfileId};
 use crate::mig::Placement;
 use crate::mode::{ComputeMode, Interval};
-use crate::parameters::MpsConfig;
 use crate::port::NvmlReturn;
 
 /// The schema that a file with a node's state names.
@@ -87,15 +85,8 @@ pub(super) struct ComputeInstanceState {
     pub profile: ComputeProfileId,
     pub placement: Placement,
     pub uuid: MigUuid,
-}
-
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(super) struct MpsState {
-    pub config: MpsConfig,
-    pub alive: bool,
-    pub daemon: Pid,
-    /// Its server, once it has had a client.
-    pub server: Option<Pid>,
+    #[serde(default)]
+    pub mps: Option<MpsState>,
 }
 
 impl NodeState {

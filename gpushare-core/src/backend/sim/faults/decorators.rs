@@ -12,11 +12,13 @@ use crate::id::{
 };
 use crate::mig::{ComputeProfile, Placement, Profile};
 use crate::mode::{ComputeMode, Interval};
-use crate::parameters::MpsConfig;
+use crate::mps::{Command, Dialect, MpsDomain, Reply};
+use crate::parameters::Access;
 use crate::port::{
-    Activation, Clock, ComputeInstanceInfo, ComputePolicy, ContextKind, GpuInstanceInfo, LockGuard,
-    MigDeviceInfo, MigMode, MpsDaemon, MpsHost, Nvml, NvmlFailure, NvmlLibrary, NvmlResult,
-    PciInfo, Ports, ProcessFacts, ProcessInfo, Processes, ProfileAnswer, Reset, Signal, Store,
+    Activation, Clock, ComputeInstanceInfo, ComputePolicy, ContextKind, ForeignDaemon,
+    GpuInstanceInfo, LockGuard, MigDeviceInfo, MigMode, MpsDaemon, MpsHost, Nvml, NvmlFailure,
+    NvmlLibrary, NvmlResult, PciInfo, Ports, ProcessFacts, ProcessInfo, Processes, ProfileAnswer,
+    Reset, Signal, Store,
 };
 use crate::snapshot::Driver;
 use crate::units::Bytes;
@@ -135,16 +137,46 @@ impl MpsHost for Faulty {
         self.ports.mps.able()
     }
 
-    fn probe(&self, gpu: &GpuUuid) -> Result<Option<MpsDaemon>> {
-        self.call("mps.probe", LOOK, || self.ports.mps.probe(gpu))
+    fn dialect(&self) -> Result<Dialect> {
+        self.call("mps.dialect", LOOK, || self.ports.mps.dialect())
     }
 
-    fn start(&self, gpu: &GpuUuid, config: &MpsConfig) -> Result<()> {
-        self.call("mps.start", CHANGE, || self.ports.mps.start(gpu, config))
+    fn probe(&self, domain: &MpsDomain) -> Result<Option<MpsDaemon>> {
+        self.call("mps.probe", LOOK, || self.ports.mps.probe(domain))
     }
 
-    fn stop(&self, gpu: &GpuUuid) -> Result<()> {
-        self.call("mps.stop", CHANGE, || self.ports.mps.stop(gpu))
+    fn expect_startable(&self, domain: &MpsDomain, access: &Access) -> Result<()> {
+        let expect = || self.ports.mps.expect_startable(domain, access);
+        self.call("mps.expect_startable", LOOK, expect)
+    }
+
+    fn start(&self, domain: &MpsDomain, access: &Access) -> Result<()> {
+        self.call("mps.start", CHANGE, || self.ports.mps.start(domain, access))
+    }
+
+    fn command(&self, domain: &MpsDomain, command: &Command) -> Result<Reply> {
+        let (name, kind) = match command {
+            Command::TerminateClient { .. } => ("mps.terminate_client", CHANGE),
+            other if other.privileged() => ("mps.set", CHANGE),
+            _ => ("mps.get", LOOK),
+        };
+        self.call(name, kind, || self.ports.mps.command(domain, command))
+    }
+
+    fn admit(&self, domain: &MpsDomain, admit: bool) -> Result<()> {
+        self.call("mps.admit", CHANGE, || self.ports.mps.admit(domain, admit))
+    }
+
+    fn stop(&self, domain: &MpsDomain) -> Result<()> {
+        self.call("mps.stop", CHANGE, || self.ports.mps.stop(domain))
+    }
+
+    fn log(&self, domain: &MpsDomain) -> String {
+        self.ports.mps.log(domain)
+    }
+
+    fn foreign(&self) -> Result<Vec<ForeignDaemon>> {
+        self.call("mps.foreign", LOOK, || self.ports.mps.foreign())
     }
 }
 

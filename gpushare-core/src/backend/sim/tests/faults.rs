@@ -14,7 +14,9 @@ fn faulty(fleet: &str) -> (Simulator, Ports, Ports, Faults) {
 
 /// One call of every method that can fail; the name of each that did.
 fn call_everything(ports: &Ports, nvml: &mut dyn Nvml, gpu: &GpuUuid) -> Vec<&'static str> {
-    use crate::parameters::MpsConfig;
+    use crate::mode::Priority;
+    use crate::mps::{Command, MpsDomain};
+    use crate::parameters::Access;
     use crate::port::Signal;
     let id = crate::id::GpuInstanceId::new(0);
     let ci = crate::id::ComputeInstanceId::new(0);
@@ -52,11 +54,18 @@ fn call_everything(ports: &Ports, nvml: &mut dyn Nvml, gpu: &GpuUuid) -> Vec<&'s
         nvml.destroy_gpu_instance(gpu, id);
         nvml.set_mig_mode(gpu, false);
     }
+    let domain: MpsDomain = gpu.clone().into();
     let Ports { mps, policy, reset, processes, store, clock, .. } = ports;
     calls! {
-        mps.probe(gpu);
-        mps.start(gpu, &MpsConfig::default());
-        mps.stop(gpu);
+        mps.dialect();
+        mps.probe(&domain);
+        mps.expect_startable(&domain, &Access::Any);
+        mps.start(&domain, &Access::Any);
+        mps.command(&domain, &Command::Servers);
+        mps.command(&domain, &Command::SetDefaultPriority(Priority::BelowNormal));
+        mps.admit(&domain, true);
+        mps.foreign();
+        mps.stop(&domain);
         policy.interval(gpu);
         policy.set_interval(gpu, Interval::Long);
         reset.reset(gpu);
@@ -90,8 +99,8 @@ fn every_call_is_counted_and_none_but_the_named_one_fails() {
         let calls = faults.calls();
         let Some((count, base)) = &total else {
             assert!(calls.iter().map(|call| call.number).eq(1..=calls.len()));
-            assert_eq!(calls.len(), 1 + 25 + 15);
-            assert_eq!(calls.iter().filter(|call| call.mutating).count(), 7 + 9);
+            assert_eq!(calls.len(), 1 + 25 + 21);
+            assert_eq!(calls.iter().filter(|call| call.mutating).count(), 7 + 11);
             assert_eq!(failed, ["reset"]);
             total = Some((calls.len(), failed));
             continue;
@@ -99,7 +108,10 @@ fn every_call_is_counted_and_none_but_the_named_one_fails() {
         if number > *count {
             break;
         }
-        let name = calls[number - 1].name.split_once('.').unwrap().1;
+        let name = match calls[number - 1].name {
+            "mps.get" | "mps.set" => "command",
+            name => name.split_once('.').unwrap().1,
+        };
         assert!(failed.contains(&name), "{name} at {number}");
         assert!(failed.len() >= base.len());
     }
@@ -116,7 +128,7 @@ fn nothing_takes_effect_after_a_death() {
     faults.die();
     assert!(faults.is_dead());
     let failed = call_everything(&ports, &mut *nvml, gpu);
-    assert_eq!(failed.len(), 25 + 15);
+    assert_eq!(failed.len(), 25 + 21);
     assert!(ports.nvml.open().is_err());
     assert_eq!(simulator.inner.backing.read().unwrap(), before);
     assert!(plain.store.read("a").unwrap().is_none());

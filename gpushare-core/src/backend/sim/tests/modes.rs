@@ -1,7 +1,7 @@
 //! MIG mode, compute mode, interval and MPS, and what survives a reset, a reload and a reboot.
 
 use super::*;
-use crate::parameters::MpsConfig;
+use crate::parameters::Access;
 use crate::port::Ports;
 
 const OFF: MigMode = MigMode { current: false, pending: false };
@@ -109,7 +109,7 @@ fn set_everything(simulator: &Simulator, ports: &Ports) {
     for gpu in simulator.gpus().unwrap() {
         nvml.set_compute_mode(&gpu, ComputeMode::Prohibited).unwrap();
         ports.policy.set_interval(&gpu, Interval::Long).unwrap();
-        ports.mps.start(&gpu, &MpsConfig::default()).unwrap();
+        ports.mps.start(&gpu.clone().into(), &Access::Any).unwrap();
     }
 }
 
@@ -143,7 +143,7 @@ fn what_a_reload_and_a_reboot_leave() {
             assert_eq!(nvml.mig_mode(gpu).unwrap(), mode);
             assert!(nvml.mig_devices(gpu).unwrap().is_empty());
             assert_eq!(ports.policy.interval(gpu).unwrap(), Interval::Default);
-            assert_eq!(ports.mps.probe(gpu).unwrap(), None);
+            assert_eq!(ports.mps.probe(&gpu.clone().into()).unwrap(), None);
             nvml.set_mig_mode(gpu, false).unwrap();
         }
         assert_eq!(nvml.compute_mode(&gpus[2]).unwrap(), ComputeMode::Default);
@@ -245,7 +245,7 @@ fn a_node_can_lack_the_tools() {
     });
     assert!(!ports.mps.able() && !ports.policy.able() && !ports.reset.able());
     for error in [
-        ports.mps.start(gpu, &MpsConfig::default()).unwrap_err(),
+        ports.mps.start(&gpu.clone().into(), &Access::Any).unwrap_err(),
         ports.policy.interval(gpu).unwrap_err(),
         ports.policy.set_interval(gpu, Interval::Long).unwrap_err(),
         ports.reset.reset(gpu).unwrap_err(),

@@ -1,7 +1,9 @@
 //! Processes on GPUs and instances, and MPS.
 
 use super::*;
-use crate::parameters::MpsConfig;
+use crate::mode::MpsHealth;
+use crate::mps::{Command, MpsDomain, Reply};
+use crate::parameters::Access;
 use crate::port::Signal;
 
 fn pids(nvml: &mut SimulatedNvml, gpu: &GpuUuid, kind: ContextKind) -> Vec<Pid> {
@@ -125,12 +127,16 @@ fn an_mps_daemon_serves_clients_through_its_server() {
     let client = ProcessSpec::new("client").doing(ProcessKind::MpsClient);
     let without = simulator.busy(&gpu, client.clone()).unwrap_err();
     assert_eq!(without.code(), ErrorCode::Mps);
-    assert_eq!(ports.mps.stop(&gpu).unwrap_err().code(), ErrorCode::Mps);
-    ports.mps.start(&gpu, &MpsConfig::default()).unwrap();
-    let again = ports.mps.start(&gpu, &MpsConfig::default()).unwrap_err();
-    assert_eq!(again.code(), ErrorCode::Mps);
-    let daemon = ports.mps.probe(&gpu).unwrap().unwrap();
-    assert!(daemon.alive && daemon.config == MpsConfig::default());
+    let domain: MpsDomain = gpu.clone().into();
+    ports.mps.stop(&domain).unwrap();
+    ports.mps.start(&domain, &Access::Any).unwrap();
+    let again = ports.mps.start(&domain, &Access::Any).unwrap_err();
+    assert_eq!(again.code(), ErrorCode::InvalidState);
+    let closed = simulator.busy(&gpu, client.clone()).unwrap_err();
+    assert_eq!(closed.code(), ErrorCode::Mps);
+    ports.mps.admit(&domain, true).unwrap();
+    let daemon = ports.mps.probe(&domain).unwrap().unwrap();
+    assert!(daemon.health == MpsHealth::Answers && daemon.access == Access::Any);
     let daemon = daemon.pid.unwrap();
     assert_eq!(ports.processes.facts(daemon).unwrap().command, "nvidia-cuda-mps-control");
     nvml.set_compute_mode(&gpu, ComputeMode::ExclusiveProcess).unwrap();
@@ -152,9 +158,18 @@ fn an_mps_daemon_serves_clients_through_its_server() {
     }
     assert_eq!(simulator.busy(&gpu, client.clone()).unwrap_err().code(), ErrorCode::Mps);
 
-    ports.mps.stop(&gpu).unwrap();
+    let run = |command: &Command| ports.mps.command(&domain, command);
+    assert_eq!(run(&Command::Servers).unwrap(), Reply::Pids(vec![server]));
+    let clients = run(&Command::Clients { server }).unwrap();
+    assert!(matches!(clients, Reply::Pids(pids) if pids.len() == 48 && pids[0] == first));
+    run(&Command::TerminateClient { server, client: first }).unwrap();
+    let again = run(&Command::TerminateClient { server, client: first }).unwrap_err();
+    assert_eq!(again.code(), ErrorCode::NotFound);
+    assert_eq!(ports.processes.facts(first), None);
+
+    ports.mps.stop(&domain).unwrap();
     assert_eq!(pids(&mut nvml, &gpu, ContextKind::Compute), []);
-    assert_eq!(ports.mps.probe(&gpu).unwrap(), None);
+    assert_eq!(ports.mps.probe(&domain).unwrap(), None);
 }
 
 #[test]
@@ -163,21 +178,29 @@ fn a_killed_daemon_is_seen_as_dead_and_can_be_replaced() {
     let ports = simulator.ports_in_memory();
     let client = ProcessSpec::new("client").doing(ProcessKind::MpsClient);
     assert!(simulator.kill_mps_daemon(&gpu).is_err());
-    ports.mps.start(&gpu, &MpsConfig::default()).unwrap();
+    let domain: MpsDomain = gpu.clone().into();
+    let start = || {
+        ports.mps.start(&domain, &Access::Any).unwrap();
+        ports.mps.admit(&domain, true).unwrap();
+    };
+    start();
     simulator.busy(&gpu, client.clone()).unwrap();
     let other = simulator.busy(&gpu, ProcessSpec::new("not of MPS")).unwrap();
     simulator.kill_mps_daemon(&gpu).unwrap();
-    let dead = ports.mps.probe(&gpu).unwrap().unwrap();
-    assert_eq!((dead.alive, dead.pid), (false, None));
+    let dead = ports.mps.probe(&domain).unwrap().unwrap();
+    assert_eq!((dead.health, dead.pid), (MpsHealth::Gone, None));
     assert_eq!(pids(&mut nvml, &gpu, ContextKind::Compute), [other]);
     assert_eq!(simulator.busy(&gpu, client.clone()).unwrap_err().code(), ErrorCode::Mps);
-    ports.mps.start(&gpu, &MpsConfig::default()).unwrap();
+    start();
     let client = simulator.busy(&gpu, client).unwrap();
     // The server's end is its clients' too.
     let server = simulator.processes().unwrap().iter().find(|p| p.parent.is_some()).unwrap().pid;
     simulator.idle(server).unwrap();
     assert!(simulator.processes().unwrap().iter().all(|p| p.pid != client));
-    ports.mps.stop(&gpu).unwrap();
+    simulator.freeze_mps_daemon(&gpu, true).unwrap();
+    let frozen = ports.mps.command(&domain, &Command::Servers).unwrap_err();
+    assert_eq!(frozen.code(), ErrorCode::Timeout);
+    ports.mps.stop(&domain).unwrap();
 }
 
 #[test]
@@ -186,7 +209,8 @@ fn an_exclusive_gpu_that_is_taken_has_no_room_for_an_mps_server() {
     let ports = simulator.ports_in_memory();
     simulator.busy(&gpu, ProcessSpec::new("direct")).unwrap();
     nvml.set_compute_mode(&gpu, ComputeMode::ExclusiveProcess).unwrap();
-    ports.mps.start(&gpu, &MpsConfig::default()).unwrap();
+    ports.mps.start(&gpu.clone().into(), &Access::Any).unwrap();
+    ports.mps.admit(&gpu.clone().into(), true).unwrap();
     let client = ProcessSpec::new("client").doing(ProcessKind::MpsClient);
     assert_eq!(simulator.busy(&gpu, client).unwrap_err().code(), ErrorCode::Busy);
 }

@@ -1,0 +1,225 @@
+//! Steps of MPS daemons: each told, read back, and undone by the same means.
+
+use crate::apply::execute::{Executor, read_back};
+use crate::apply::report::Evicted;
+use crate::error::{Error, ErrorCode, Result};
+use crate::id::{GpuUuid, Pid};
+use crate::mode::MpsHealth;
+use crate::mps::{Command, MpsDomain, MpsSetting, MpsSettings, Reply};
+use crate::parameters::MpsConfig;
+use crate::plan::step::MigPlace;
+use crate::port::MpsDaemon;
+use crate::process::{Holder, HolderKind};
+
+/// A client of a server.
+type Client = (Pid, Pid);
+
+impl Executor<'_> {
+    /// Starts a daemon in a closed directory, sets its limits, reads them back, and lets its clients in:
+    /// nobody ever comes in without the limits.
+    pub(super) fn start_mps(
+        &mut self,
+        gpu: &GpuUuid,
+        on: Option<MigPlace>,
+        config: &MpsConfig,
+    ) -> Result<()> {
+        let domain = self.domain(gpu, on)?;
+        let mps = self.ports().mps.clone();
+        // One that was closed and not ended is opened again.
+        let there = mps.probe(&domain)?;
+        let closed = there.as_ref().is_some_and(|daemon| {
+            daemon.health == MpsHealth::Answers
+                && !daemon.admitted
+                && daemon.access == config.access
+        });
+        if !closed {
+            if there.is_some() {
+                self.tell(gpu, "end what is left of an MPS daemon", "", || mps.stop(&domain))?;
+            }
+            let argument = format!("for {}", config.access);
+            self.tell(gpu, "nvidia-cuda-mps-control -d", &argument, || {
+                mps.start(&domain, &config.access)
+            })?;
+        }
+        let wanted = MpsSettings::from(config);
+        let found = MpsSettings::read(&mut |command| mps.command(&domain, command))?;
+        for setting in found.changes(&wanted) {
+            self.set_mps_default(gpu, on, &setting)?;
+        }
+        let found = MpsSettings::read(&mut |command| mps.command(&domain, command))?;
+        read_back(found == wanted, || {
+            format!("the MPS daemon gives {found:?} after it was set to {wanted:?}")
+        })?;
+        self.tell(gpu, "open the MPS directory", "", || mps.admit(&domain, true))?;
+        let serves = |daemon: &MpsDaemon| daemon.health == MpsHealth::Answers && daemon.admitted;
+        let found = mps.probe(&domain)?;
+        if found.as_ref().is_some_and(serves) {
+            return Ok(());
+        }
+        let log = mps.log(&domain);
+        let log =
+            if log.is_empty() { String::new() } else { format!("; its log ends with {log:?}") };
+        Err(Error::new(
+            ErrorCode::Mps,
+            format!("the MPS daemon of {domain} was started and does not serve{log}"),
+        ))
+    }
+
+    /// Closes the directory, ends the clients that may be ended, and then the daemon.
+    pub(super) fn stop_mps(
+        &mut self,
+        gpu: &GpuUuid,
+        on: Option<MigPlace>,
+        serves: bool,
+    ) -> Result<()> {
+        let domain = self.domain(gpu, on)?;
+        let mps = self.ports().mps.clone();
+        let found = mps.probe(&domain)?;
+        let answers = found.is_some_and(|daemon| daemon.health == MpsHealth::Answers);
+        if serves && answers {
+            self.tell(gpu, "close the MPS directory", "", || mps.admit(&domain, false))?;
+            if let Err(error) = self.end_clients(gpu, &domain) {
+                // Whoever is in there goes on as before, and so does the daemon.
+                let opened =
+                    self.tell(gpu, "open the MPS directory", "", || mps.admit(&domain, true));
+                return Err(match opened {
+                    Ok(()) => error,
+                    Err(also) => error.context(format!("its directory stays closed: {also}")),
+                });
+            }
+        }
+        self.tell(gpu, "quit -t 1", "", || mps.stop(&domain))?;
+        let found = mps.probe(&domain)?;
+        read_back(found.is_none_or(|daemon| daemon.health == MpsHealth::Gone), || {
+            format!("the MPS daemon of {domain} is still there")
+        })
+    }
+
+    /// Sets a default and reads it back.
+    pub(super) fn set_mps_default(
+        &mut self,
+        gpu: &GpuUuid,
+        on: Option<MigPlace>,
+        setting: &MpsSetting,
+    ) -> Result<()> {
+        let domain = self.domain(gpu, on)?;
+        let mps = self.ports().mps.clone();
+        self.tell(gpu, "set MPS default", &setting.to_string(), || {
+            setting.set_default(&mut |command| mps.command(&domain, command))
+        })
+    }
+
+    /// Sets it on every server that runs, and reads it back.
+    pub(super) fn set_mps_servers(
+        &mut self,
+        gpu: &GpuUuid,
+        on: Option<MigPlace>,
+        setting: &MpsSetting,
+    ) -> Result<()> {
+        let domain = self.domain(gpu, on)?;
+        let mps = self.ports().mps.clone();
+        for server in mps.command(&domain, &Command::Servers)?.pids()? {
+            let argument = format!("server {server}: {setting}");
+            let set = self.tell(gpu, "set MPS server", &argument, || {
+                setting.set_server(server, &mut |command| mps.command(&domain, command))
+            });
+            match set {
+                // A server without clients may go at any time; the next one has the defaults.
+                Err(error) if error.code() == ErrorCode::NotFound => {}
+                set => set?,
+            }
+        }
+        Ok(())
+    }
+
+    /// What a daemon there serves, by its uuid.
+    fn domain(&mut self, gpu: &GpuUuid, on: Option<MigPlace>) -> Result<MpsDomain> {
+        let Some(place) = on else { return Ok(gpu.clone().into()) };
+        self.mig_device(gpu, place)
+            .map(Into::into)
+            .ok_or_else(|| Error::new(ErrorCode::Stale, format!("there is no {place}")).of_gpu(gpu))
+    }
+
+    /// One call that changes something, with its line in the audit.
+    fn tell<T>(
+        &self,
+        gpu: &GpuUuid,
+        call: &'static str,
+        argument: &str,
+        change: impl FnOnce() -> Result<T>,
+    ) -> Result<T> {
+        let clock = self.ports().clock.clone();
+        let start = clock.now();
+        let result = change();
+        let micros = clock.now().saturating_sub(start).as_micros();
+        let word = result.as_ref().err().map_or("SUCCESS", |error| error.code().name());
+        self.audit(gpu, call, argument, word, micros);
+        result
+    }
+
+    /// Ends whoever is still a client, where that was allowed.
+    fn end_clients(&mut self, gpu: &GpuUuid, domain: &MpsDomain) -> Result<()> {
+        let mps = self.ports().mps.clone();
+        let mut run = |command: &Command| mps.command(domain, command);
+        let clients = clients(&mut run)?;
+        if clients.is_empty() {
+            return Ok(());
+        }
+        let holders: Vec<Holder> = clients.iter().map(|(_, pid)| self.client(*pid)).collect();
+        let protected = holders.iter().any(|holder| holder.protected.is_some());
+        if !self.may_evict() || protected {
+            let names: Vec<_> = holders.iter().map(ToString::to_string).collect();
+            return Err(Error::new(
+                ErrorCode::Busy,
+                format!("the MPS daemon of {domain} has clients: {}", names.join(", ")),
+            )
+            .with_holders(holders));
+        }
+        for ((server, pid), holder) in clients.into_iter().zip(holders) {
+            let command = Command::TerminateClient { server, client: pid };
+            let ended = self.tell(gpu, "terminate_client", &holder.to_string(), || run(&command));
+            match ended {
+                Ok(_) => {}
+                Err(error) if error.code() == ErrorCode::NotFound => {}
+                // Driver 470 ends all clients of a server or none.
+                Err(error) if error.code() == ErrorCode::Unsupported => {
+                    let command = Command::ShutdownServer { server, force: true };
+                    let argument = server.to_string();
+                    let ended = self.tell(gpu, "shutdown_server -f", &argument, || run(&command));
+                    match ended {
+                        Err(error) if error.code() != ErrorCode::NotFound => return Err(error),
+                        _ => {}
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+            self.note_evicted(Evicted { gpu: gpu.clone(), holder, killed: false });
+        }
+        Ok(())
+    }
+
+    fn client(&self, pid: Pid) -> Holder {
+        let mut holder = Holder::new(pid, HolderKind::MpsClient);
+        if let Some(facts) = self.ports().processes.facts(pid) {
+            holder.start_time = Some(facts.start_time);
+            holder.uid = Some(facts.uid);
+            holder.command = facts.command;
+        }
+        if pid == self.ports().processes.own_pid() {
+            holder.protected = Some("it is this process".to_owned());
+        }
+        holder
+    }
+}
+
+fn clients(run: &mut dyn FnMut(&Command) -> Result<Reply>) -> Result<Vec<Client>> {
+    let mut clients = Vec::new();
+    for server in run(&Command::Servers)?.pids()? {
+        match run(&Command::Clients { server }).and_then(|reply| reply.pids()) {
+            Ok(pids) => clients.extend(pids.into_iter().map(|pid| (server, pid))),
+            Err(error) if error.code() == ErrorCode::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(clients)
+}

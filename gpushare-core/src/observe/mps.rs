@@ -1,0 +1,133 @@
+//! Our MPS daemons: what there is of them, and what they say of themselves.
+
+use crate::error::{ErrorCode, Result};
+use crate::id::{GpuUuid, Pid};
+use crate::mig::Placement;
+use crate::mode::MpsHealth;
+use crate::mps::{Command, MpsDomain, MpsSettings, Reply, ServerLimits};
+use crate::observe::{Failure, Observer};
+use crate::parameters::{MpsComputeMode, MpsConfig, Parameters};
+use crate::port::{MpsDaemon, MpsHost};
+use crate::snapshot::{Epoch, GpuSnapshot, MpsServer, MpsStatus};
+use crate::spec::Sharing;
+
+impl Observer {
+    /// The daemons of a GPU and of its MIG devices.
+    pub(super) fn look_at_mps(&self, gpu: &mut GpuSnapshot, epoch: &Epoch) -> Result<(), Failure> {
+        let mps = self.ports.mps.as_ref();
+        let record = gpu.current_record(epoch);
+        let recorded = record.and_then(|record| match &record.parameters {
+            Parameters::Mps(config) => Some(config.clone()),
+            _ => None,
+        });
+        let instances = record.map(|record| record.instances.clone()).unwrap_or_default();
+        gpu.mps = status(mps, &gpu.uuid, &gpu.uuid.clone().into(), recorded)?;
+        for device in &mut gpu.mig_devices {
+            let of_device = |placement: &Placement| Some(placement.start) == device.start;
+            let recorded =
+                instances.iter().find(|record| of_device(&record.placement)).and_then(|record| {
+                    match &record.sharing {
+                        Some(Sharing::Mps(config)) => Some(config.clone()),
+                        _ => None,
+                    }
+                });
+            device.mps = status(mps, &gpu.uuid, &device.uuid.clone().into(), recorded)?;
+        }
+        Ok(())
+    }
+}
+
+/// The daemon of a domain: what there is of it, else what our record says there should be.
+fn status(
+    mps: &dyn MpsHost,
+    gpu: &GpuUuid,
+    domain: &MpsDomain,
+    recorded: Option<MpsConfig>,
+) -> Result<Option<MpsStatus>, Failure> {
+    let found = mps.probe(domain).map_err(|error| Failure::Other(error.of_gpu(gpu)))?;
+    let Some(daemon) = found else { return Ok(recorded.map(MpsStatus::gone)) };
+    let mut status = MpsStatus {
+        ours: true,
+        alive: false,
+        config: recorded.clone(),
+        pid: daemon.pid,
+        health: Some(daemon.health),
+        directory: Some(daemon.directory.clone()),
+        admitted: daemon.admitted,
+        servers: Vec::new(),
+        changed: daemon.changed,
+    };
+    if daemon.health == MpsHealth::Answers {
+        match ask(mps, domain, &daemon, recorded.as_ref()) {
+            Ok((config, servers)) => {
+                status.alive = daemon.admitted;
+                status.config = Some(config);
+                status.servers = servers;
+            }
+            // It went or froze between the two looks.
+            Err(error) => {
+                status.health = Some(match error.code() {
+                    ErrorCode::NotFound => MpsHealth::Gone,
+                    ErrorCode::Timeout => MpsHealth::Frozen,
+                    ErrorCode::PermissionDenied => {
+                        return Err(Failure::Other(error.of_gpu(gpu)));
+                    }
+                    _ => MpsHealth::Unknown,
+                });
+            }
+        }
+    }
+    // A dead daemon that nothing remembers is no state of the GPU.
+    let nothing = recorded.is_none() && !status.alive && !status.is_unready();
+    Ok((!nothing).then_some(status))
+}
+
+/// What a daemon says of itself.
+fn ask(
+    mps: &dyn MpsHost,
+    domain: &MpsDomain,
+    daemon: &MpsDaemon,
+    recorded: Option<&MpsConfig>,
+) -> Result<(MpsConfig, Vec<MpsServer>)> {
+    let mut run = |command: &Command| mps.command(domain, command);
+    let settings = MpsSettings::read(&mut run)?;
+    let config = MpsConfig {
+        thread_percentage: settings.thread_percentage,
+        pinned_memory_limit: settings.pinned_memory_limit,
+        priority: settings.priority,
+        access: daemon.access.clone(),
+        max_clients: recorded.and_then(|config| config.max_clients),
+        compute_mode: recorded.map_or(MpsComputeMode::Unchanged, |config| config.compute_mode),
+    };
+    let mut servers = Vec::new();
+    for pid in run(&Command::Servers)?.pids()? {
+        // A server may go at any time: then it is none.
+        match server(pid, &mut run) {
+            Ok(server) => servers.push(server),
+            Err(error) if error.code() == ErrorCode::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok((config, servers))
+}
+
+fn server(pid: Pid, run: &mut dyn FnMut(&Command) -> Result<Reply>) -> Result<MpsServer> {
+    let mut server = MpsServer::new(pid);
+    server.status = optional(run(&Command::ServerStatus { server: pid }))?
+        .map(|reply| reply.status())
+        .transpose()?;
+    let limits = ServerLimits::read(pid, run)?;
+    server.thread_percentage = Some(limits.thread_percentage);
+    server.pinned_memory_limit = limits.pinned_memory_limit;
+    server.clients = run(&Command::Clients { server: pid })?.pids()?;
+    Ok(server)
+}
+
+/// What an old daemon does not have.
+fn optional(reply: Result<Reply>) -> Result<Option<Reply>> {
+    match reply {
+        Ok(reply) => Ok(Some(reply)),
+        Err(error) if error.code() == ErrorCode::Unsupported => Ok(None),
+        Err(error) => Err(error),
+    }
+}

@@ -1,0 +1,204 @@
+//! The steps of MPS daemons: which stop, which start, which are told something else.
+
+use crate::hazard;
+use crate::mig::solve::Solution;
+use crate::parameters::MpsConfig;
+use crate::plan::GpuHazard;
+use crate::plan::layout::Planner;
+use crate::plan::step::{MigPlace, Step};
+use crate::process::{Holder, HolderKind};
+use crate::snapshot::{ComputeInstance, MigDevice, MigStatus, MpsStatus};
+use crate::spec::{Instance, Sharing};
+
+use crate::mps::{MpsSetting, MpsSettings};
+use crate::plan::Needs;
+
+/// What becomes of one daemon.
+#[derive(Debug, Default)]
+struct Fate {
+    /// It stops.
+    stop: Option<Step>,
+    /// One starts, or it is told something else.
+    then: Vec<Step>,
+}
+
+/// From what is there to what is wanted.
+fn fate(on: Option<MigPlace>, now: Option<&MpsStatus>, wanted: Option<&MpsConfig>) -> Fate {
+    let start = || wanted.map(|config| Step::StartMps { on, config: config.clone() });
+    let Some(now) = now.filter(|now| now.ours) else {
+        return Fate { stop: None, then: start().into_iter().collect() };
+    };
+    let serving = now.config.as_ref().filter(|_| now.alive);
+    let Some(config) = serving else {
+        // What does not answer is not brought back, and what is left of it is cleared away.
+        let stop = (now.is_unready() || (wanted.is_none() && now.directory.is_some()))
+            .then_some(Step::StopMps { on, config: None });
+        return Fate { stop, then: start().into_iter().collect() };
+    };
+    match wanted {
+        // Whom it serves is settled when it starts: it runs with their group.
+        Some(wanted) if wanted.access == config.access => {
+            Fate { stop: None, then: settings(on, now, config, wanted) }
+        }
+        _ => Fate {
+            stop: Some(Step::StopMps { on, config: Some(config.clone()) }),
+            then: start().into_iter().collect(),
+        },
+    }
+}
+
+/// What a daemon that serves is told: its defaults, and then the servers that run.
+fn settings(
+    on: Option<MigPlace>,
+    now: &MpsStatus,
+    config: &MpsConfig,
+    wanted: &MpsConfig,
+) -> Vec<Step> {
+    let to = MpsSettings::from(wanted);
+    let defaults = MpsSettings::from(config).changes(&to);
+    let mut steps: Vec<Step> =
+        defaults.into_iter().map(|setting| Step::SetMpsDefault { on, setting }).collect();
+    let mut servers: Vec<MpsSetting> = Vec::new();
+    for server in &now.servers {
+        let Some(thread_percentage) = server.thread_percentage else { continue };
+        let from = MpsSettings {
+            thread_percentage,
+            pinned_memory_limit: server.pinned_memory_limit,
+            // A server has none of its own.
+            priority: to.priority,
+        };
+        for setting in from.changes(&to) {
+            let same = |other: &MpsSetting| other.is_same_kind(&setting);
+            if !servers.iter().any(same) {
+                servers.push(setting);
+            }
+        }
+    }
+    steps.extend(servers.into_iter().map(|setting| Step::SetMpsServers { on, setting }));
+    steps
+}
+
+impl Planner<'_> {
+    /// The daemon of the whole GPU: what stops comes before everything else, the rest after.
+    pub(super) fn whole_gpu_mps(&mut self) {
+        let mut fate = fate(None, self.gpu.mps.as_ref(), self.target.mps.as_ref());
+        if let Some(step) = fate.stop.take() {
+            self.step(step);
+            let clients = self.holders(|kind| kind == HolderKind::MpsClient);
+            self.need_gone("the MPS daemon that is stopped", clients);
+        }
+        self.later.append(&mut fate.then);
+        self.tell_clients(self.gpu.mps.as_ref());
+    }
+
+    /// The daemons of MIG devices, where the layout becomes that of a solution.
+    pub(super) fn mig_devices_mps(
+        &mut self,
+        mig: &MigStatus,
+        solution: &Solution,
+        instances: &[Instance],
+    ) {
+        let gpu = self.gpu;
+        let device = |ci: &ComputeInstance| -> Option<&MigDevice> {
+            gpu.mig_devices.iter().find(|device| Some(&device.uuid) == ci.uuid.as_ref())
+        };
+        let now = |ci: &ComputeInstance| device(ci).and_then(|device| device.mps.as_ref());
+        let mut stops = Vec::new();
+        for (position, gi) in mig.gpu_instances.iter().enumerate() {
+            let kept = solution.instances.iter().find(|placed| placed.keeps == Some(position));
+            for (number, ci) in gi.compute_instances.iter().enumerate() {
+                if kept.is_none_or(|kept| kept.destroyed_compute.contains(&number)) {
+                    let place = MigPlace::new(gi.placement, ci.start);
+                    stops.push((fate(Some(place), now(ci), None), now(ci)));
+                }
+            }
+        }
+        for (placed, instance) in solution.instances.iter().zip(instances) {
+            let wanted = match &instance.sharing {
+                Some(Sharing::Mps(config)) => Some(config),
+                _ => None,
+            };
+            let gi = placed.keeps.and_then(|position| mig.gpu_instances.get(position));
+            for compute in &placed.compute {
+                let there = gi.zip(compute.keeps).and_then(|(gi, n)| gi.compute_instances.get(n));
+                let now = there.and_then(now);
+                let place = MigPlace::new(placed.placement, compute.start);
+                stops.push((fate(Some(place), now, wanted), now));
+            }
+        }
+        self.take(stops);
+    }
+
+    /// The daemons of MIG devices, where the layout stays: those that the record speaks of run.
+    pub(super) fn kept_mig_devices_mps(&mut self, mig: &MigStatus) {
+        let mut fates = Vec::new();
+        for gi in &mig.gpu_instances {
+            let record = self.instances.iter().find(|record| record.placement == gi.placement);
+            let wanted = match record.and_then(|record| record.sharing.as_ref()) {
+                Some(Sharing::Mps(config)) => Some(config),
+                _ => None,
+            };
+            for ci in &gi.compute_instances {
+                let devices = self.gpu.mig_devices.iter();
+                let device = devices.clone().find(|d| Some(&d.uuid) == ci.uuid.as_ref());
+                let now = device.and_then(|device| device.mps.as_ref());
+                let place = MigPlace::new(gi.placement, ci.start);
+                fates.push((fate(Some(place), now, wanted), now));
+            }
+        }
+        self.take(fates);
+    }
+
+    fn take(&mut self, fates: Vec<(Fate, Option<&MpsStatus>)>) {
+        for (mut fate, now) in fates {
+            if let Some(step) = fate.stop.take() {
+                self.step(step);
+                let clients = self.clients_of(now);
+                self.need_gone("the MPS daemon of a MIG device that is stopped", clients);
+            }
+            let changes = !fate.then.is_empty();
+            self.later.append(&mut fate.then);
+            if changes {
+                self.tell_clients(now);
+            }
+        }
+    }
+
+    fn clients_of(&self, mps: Option<&MpsStatus>) -> Vec<Holder> {
+        let servers = mps.iter().flat_map(|mps| &mps.servers);
+        let pids: Vec<_> = servers.flat_map(|server| server.clients.iter().copied()).collect();
+        let processes = self.gpu.processes.iter().map(|process| &process.holder);
+        processes.filter(|holder| pids.contains(&holder.pid)).cloned().collect()
+    }
+
+    /// What a changed setting does not reach.
+    fn tell_clients(&mut self, mps: Option<&MpsStatus>) {
+        let told =
+            |step: &Step| matches!(step, Step::SetMpsDefault { .. } | Step::SetMpsServers { .. });
+        let clients: usize =
+            mps.iter().flat_map(|mps| &mps.servers).map(|server| server.clients.len()).sum();
+        if clients > 0 && self.later.iter().any(told) {
+            let note = format!(
+                "{clients} MPS clients that are there keep the limits that they came with; those that come get the new ones"
+            );
+            if !self.plan.notes.contains(&note) {
+                self.plan.notes.push(note);
+            }
+        }
+    }
+
+    /// What starts or is told something, at the end: the devices stand and the compute mode is set.
+    pub(super) fn start_mps(&mut self, needs: &mut Needs) {
+        let later = std::mem::take(&mut self.later);
+        if later.is_empty() {
+            return;
+        }
+        if let Some(config) = &self.target.mps {
+            let hazards = hazard::of_mps(self.gpu, config);
+            needs.hazards.extend(
+                hazards.into_iter().map(|hazard| GpuHazard { gpu: self.gpu.uuid.clone(), hazard }),
+            );
+        }
+        self.plan.steps.extend(later);
+    }
+}
