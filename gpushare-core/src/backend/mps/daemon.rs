@@ -19,7 +19,7 @@ use crate::mps::MpsDomain;
 /// How long a daemon may take to greet: it takes less than a millisecond.
 const GREETING: Duration = Duration::from_millis(500);
 /// How long a daemon may take to listen: it takes 15 ms.
-const START: Duration = Duration::from_secs(10);
+const START: Duration = Duration::from_secs(if cfg!(test) { 2 } else { 10 });
 /// How long nothing may be seen of a daemon after its program has ended well.
 const SHOW: Duration = Duration::from_secs(1);
 /// How long who changes a daemon's life waits for another who does: longer than a start takes.

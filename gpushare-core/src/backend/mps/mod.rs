@@ -11,7 +11,7 @@ mod spawn;
 mod tests;
 mod wire;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use rustix::time::{ClockId, clock_gettime};
 
