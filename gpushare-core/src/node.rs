@@ -12,7 +12,7 @@ use crate::backend::nvidia_smi::NvidiaSmi;
 use crate::backend::nvml::RealNvml;
 #[cfg(feature = "sim")]
 use crate::backend::sim::Simulator;
-use crate::backend::system::{SystemClock, SystemProcesses};
+use crate::backend::system::{SystemClock, SystemProcesses, environment};
 use crate::error::{Error, ErrorCode, Result};
 use crate::observe::{Observer, Scope};
 use crate::plan::{self, Plan, Request, select};
@@ -231,27 +231,6 @@ fn default_store() -> Result<FileStore> {
         return FileStore::system();
     }
     Ok(FileStore::in_directory(&users_directory(user.as_raw())?))
-}
-
-/// A variable, unless this program runs with more rights than its caller.
-fn environment(name: &str) -> Option<std::ffi::OsString> {
-    if has_more_rights_than_its_caller() {
-        return None;
-    }
-    std::env::var_os(name).filter(|value| !value.is_empty())
-}
-
-/// What the kernel told the dynamic linker, AT_SECURE: set-id, or file capabilities. Such a process
-/// often may not read its own auxiliary vector; then it has them.
-fn has_more_rights_than_its_caller() -> bool {
-    const AT_SECURE: usize = 23;
-    const WORD: usize = size_of::<usize>();
-    let Ok(vector) = std::fs::read("/proc/self/auxv") else { return true };
-    let word = |bytes: &[u8]| bytes.try_into().map(usize::from_ne_bytes).unwrap_or(AT_SECURE);
-    vector
-        .chunks_exact(2 * WORD)
-        .map(|pair| pair.split_at(WORD))
-        .any(|(key, value)| word(key) == AT_SECURE && word(value) != 0)
 }
 
 fn text(value: std::ffi::OsString) -> Result<String> {

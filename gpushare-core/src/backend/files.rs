@@ -67,8 +67,12 @@ impl FileStore {
         Self { lib, run, place }
     }
 
+    /// The directory of what outlives this life of the machine.
+    pub(super) fn lib(&self) -> &Directory {
+        &self.lib
+    }
+
     /// The directory of what does not outlive this life of the machine.
-    #[cfg(feature = "sim")]
     pub(crate) fn run(&self) -> &Directory {
         &self.run
     }

@@ -1,5 +1,6 @@
 //! Processes and time of this machine.
 
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -109,6 +110,10 @@ impl Processes for SystemProcesses {
         rustix::process::geteuid().as_raw()
     }
 
+    fn caller_uid(&self) -> u32 {
+        caller(self.own_uid(), environment("SUDO_UID").as_deref())
+    }
+
     /// A pidfd holds the process, so the start time that is read after it was opened is that of
     /// the process that the signal goes to. One that has ended meanwhile needs no signal.
     fn signal(&self, pid: Pid, start_time: u64, signal: Signal) -> Result<()> {
@@ -145,6 +150,33 @@ impl Processes for SystemProcesses {
             Err(error) => Err(failed("signal", error)),
         }
     }
+}
+
+/// A variable, unless this program runs with more rights than its caller.
+pub(crate) fn environment(name: &str) -> Option<OsString> {
+    if has_more_rights_than_its_caller() {
+        return None;
+    }
+    std::env::var_os(name).filter(|value| !value.is_empty())
+}
+
+/// What the kernel told the dynamic linker, AT_SECURE: set-id, or file capabilities. Such a process
+/// often may not read its own auxiliary vector; then it has them.
+fn has_more_rights_than_its_caller() -> bool {
+    const AT_SECURE: usize = 23;
+    const WORD: usize = size_of::<usize>();
+    let Ok(vector) = fs::read("/proc/self/auxv") else { return true };
+    let word = |bytes: &[u8]| bytes.try_into().map(usize::from_ne_bytes).unwrap_or(AT_SECURE);
+    vector
+        .chunks_exact(2 * WORD)
+        .map(|pair| pair.split_at(WORD))
+        .any(|(key, value)| word(key) == AT_SECURE && word(value) != 0)
+}
+
+/// The user behind a process: root's caller, whom sudo names, or the user of the process itself.
+fn caller(own: u32, sudo: Option<&OsStr>) -> u32 {
+    let named = || sudo?.to_str()?.parse().ok().filter(|&uid| uid != u32::MAX);
+    if own == 0 { named().unwrap_or(own) } else { own }
 }
 
 /// The machine's clocks, its boot, and the load of NVIDIA's module.
@@ -254,6 +286,16 @@ mod tests {
         assert_eq!(std::os::unix::process::ExitStatusExt::signal(&ended), Some(15));
         processes.signal(pid, facts.start_time, Signal::Kill).unwrap();
         assert_eq!(processes.facts(pid), None);
+    }
+
+    #[test]
+    fn sudo_names_the_caller_of_root_alone() {
+        let caller = |own, sudo: &str| caller(own, Some(OsStr::new(sudo)));
+        assert_eq!((caller(0, "1000"), caller(0, "0"), caller(7, "1000")), (1000, 0, 7));
+        for nonsense in ["", "x", "-1", "4294967295", "4294967296", "1000 "] {
+            assert_eq!(caller(0, nonsense), 0, "{nonsense:?}");
+        }
+        assert_eq!(super::caller(0, None), 0);
     }
 
     #[test]

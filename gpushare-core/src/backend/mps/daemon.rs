@@ -1,0 +1,324 @@
+//! The life of a daemon: how it starts, how it is found, how it ends.
+
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use super::access::{Served, shut};
+use super::listener::listener;
+use super::place::{ACCESS, CONTROL, PRIVILEGED, Place};
+use super::processes::{PIPE_DIRECTORY, Process, end, have_ended, of_directory};
+use super::spawn::{Launch, Started, kill, spawn};
+use super::wire::{Failure, Peer, ask, greet};
+use crate::backend::command::trust;
+use crate::error::{Error, ErrorCode, Result};
+use crate::id::Pid;
+use crate::mode::MpsHealth;
+use crate::mps::MpsDomain;
+
+/// How long a daemon may take to greet: it takes less than a millisecond.
+const GREETING: Duration = Duration::from_millis(500);
+/// How long a daemon may take to listen: it takes 15 ms.
+const START: Duration = Duration::from_secs(if cfg!(test) { 2 } else { 10 });
+/// How long nothing may be seen of a daemon after its program has ended well.
+const SHOW: Duration = Duration::from_secs(1);
+/// How long who changes a daemon's life waits for another who does: longer than a start takes.
+pub(super) const TURN: Duration = Duration::from_secs(15);
+/// How often a starting daemon is looked at.
+const STEP: Duration = Duration::from_millis(5);
+
+/// `quit` gives who is left a second, which the daemon spends before it ends.
+const QUIT: &str = "quit -t 1";
+const QUIT_ANSWER: Duration = Duration::from_millis(1500);
+/// How long a daemon may take to end after it was told to.
+const QUIT_END: Duration = Duration::from_millis(2000);
+/// How long one that was signalled may take before it is killed.
+const GRACE: Duration = Duration::from_secs(1);
+/// How long the kernel may take to bury one that was killed.
+const BURIAL: Duration = Duration::from_secs(1);
+
+/// Where systemd runs, and what moves a daemon out of our own cgroup.
+#[derive(Clone, Debug)]
+pub(super) struct Scope {
+    /// There where systemd runs.
+    pub(super) mark: PathBuf,
+    /// `systemd-run`.
+    pub(super) program: PathBuf,
+}
+
+impl Default for Scope {
+    fn default() -> Self {
+        Self { mark: "/run/systemd/system".into(), program: "/usr/bin/systemd-run".into() }
+    }
+}
+
+/// How a daemon is.
+#[derive(Debug)]
+pub(super) struct Found {
+    /// Whether it answers.
+    pub(super) health: MpsHealth,
+    /// Its process, where it is seen.
+    pub(super) pid: Option<Pid>,
+}
+
+/// Looks whether a daemon is in a place, without a command to it.
+///
+/// # Errors
+/// PERMISSION_DENIED where somebody else's daemon listens, or nobody may ask; IO.
+pub(super) fn find(place: &Place) -> Result<Found> {
+    let socket = place.socket(CONTROL);
+    let seen = |health| Found { health, pid: listener(&socket).ok().flatten() };
+    // One that ends while it is asked is looked at once more.
+    let answer = match greet(&socket, GREETING) {
+        Err(Failure::Died) => greet(&socket, GREETING),
+        answer => answer,
+    };
+    Ok(match answer {
+        Ok(peer) => Found { health: MpsHealth::Answers, pid: Some(peer.pid) },
+        Err(Failure::Absent) => Found { health: MpsHealth::Gone, pid: None },
+        Err(Failure::Frozen) => seen(MpsHealth::Frozen),
+        Err(Failure::Handshake(_) | Failure::Died) => seen(MpsHealth::Unknown),
+        Err(Failure::Denied(why)) => {
+            return Err(Error::new(
+                ErrorCode::PermissionDenied,
+                format!("the MPS daemon at {} may not be asked: {why}", socket.display()),
+            )
+            .with_needs(vec![socket.display().to_string()]));
+        }
+        Err(Failure::Foreign(peer)) => return Err(strangers(&socket, &peer)),
+        Err(Failure::Other(error)) => return Err(error),
+    })
+}
+
+fn strangers(socket: &Path, peer: &Peer) -> Error {
+    Error::new(
+        ErrorCode::PermissionDenied,
+        format!(
+            "process {} of user {} listens at {}, who is neither root nor this user: it is told \
+             nothing and not believed; end it, and look how it got there",
+            peer.pid,
+            peer.uid,
+            socket.display()
+        ),
+    )
+    .with_needs(vec![format!("{} to be of root or of this user", socket.display())])
+}
+
+/// Starts a daemon in a place and waits until it answers.
+///
+/// # Errors
+/// INVALID_STATE where one is there already; INVALID_ARGUMENT for a path that is too long;
+/// PERMISSION_DENIED; LOCKED; IO; MPS when it does not start: then nothing is left of it but its logs.
+pub(super) fn start(
+    place: &Place,
+    domain: &MpsDomain,
+    served: Served,
+    program: &Path,
+    scope: &Scope,
+) -> Result<()> {
+    place.expect_short()?;
+    trust(program)?;
+    let _turn = place.lock(TURN)?;
+    let leaf = place.make()?;
+    let found = find(place)?;
+    if found.health != MpsHealth::Gone {
+        let process = found.pid.map_or_else(String::new, |pid| format!(", process {pid}"));
+        return Err(Error::new(
+            ErrorCode::InvalidState,
+            format!("an MPS daemon of {domain} is there already{process}; end it first"),
+        ));
+    }
+    // Servers of one that was killed; one that does not listen yet, of somebody who was killed.
+    end_processes(place, &[])?;
+    shut(&leaf)?;
+    leaf.clear()?;
+    let started = place
+        .make_logs()
+        .and_then(|()| leaf.write(ACCESS, &written(served)?))
+        .and_then(|()| launch(place, domain, served, program, scope));
+    started.inspect_err(|_| {
+        if let Err(error) = end_processes(place, &[]).and_then(|()| clear_away(place)) {
+            tracing::warn!(%error, %domain, "what is left of an MPS daemon that did not start");
+        }
+    })
+}
+
+/// An access as it is noted.
+fn written(served: Served) -> Result<String> {
+    serde_json::to_string(&served.access()).map_err(|error| {
+        Error::new(ErrorCode::Io, format!("an access cannot be noted: {error}")).with_source(error)
+    })
+}
+
+/// Runs the program, through systemd where it runs, so that the daemon outlives the service, job or
+/// session of who starts it.
+fn launch(
+    place: &Place,
+    domain: &MpsDomain,
+    served: Served,
+    program: &Path,
+    scope: &Scope,
+) -> Result<()> {
+    let root = rustix::process::geteuid().is_root();
+    if root && scope.mark.exists() && trust(&scope.program).is_ok() {
+        let arguments = ["--scope", "--quiet", "--collect", "--slice=system.slice", "--"];
+        let mut arguments: Vec<&OsStr> = arguments.iter().map(OsStr::new).collect();
+        arguments.push(program.as_os_str());
+        match run(place, domain, served, program, &scope.program, arguments) {
+            Err(error) if error.code() == ErrorCode::Mps => {
+                tracing::warn!(%error, %domain, "an MPS daemon is started without a scope of its own");
+                end_processes(place, &[])?;
+            }
+            ran => return ran,
+        }
+    }
+    run(place, domain, served, program, program, Vec::new())
+}
+
+fn run<'a>(
+    place: &Place,
+    domain: &MpsDomain,
+    served: Served,
+    daemon: &Path,
+    program: &'a Path,
+    mut arguments: Vec<&'a OsStr>,
+) -> Result<()> {
+    let deadline = Instant::now() + START;
+    arguments.push(OsStr::new("-d"));
+    let launch = Launch {
+        program,
+        arguments,
+        environment: environment(place, domain, daemon),
+        gid: Some(served.gid()),
+    };
+    let mut started = spawn(&launch).map_err(|error| Error::io("run", program, error))?;
+    let result = wait(place, &mut started, deadline);
+    result.map_err(|how| {
+        kill(&mut started);
+        failed(place, domain, daemon, &how, &started.output())
+    })
+}
+
+/// Waits until a daemon answers that is being started; says how it failed.
+fn wait(place: &Place, started: &mut Started, deadline: Instant) -> Result<(), String> {
+    let seconds = START.as_secs();
+    let status = loop {
+        match started.child.try_wait() {
+            Ok(Some(status)) => break status,
+            Ok(None) if Instant::now() < deadline => std::thread::sleep(STEP),
+            Ok(None) => return Err(format!("did not return within {seconds} s")),
+            Err(error) => return Err(format!("cannot be waited for: {error}")),
+        }
+    };
+    if !status.success() {
+        return Err(format!("ended with {status}"));
+    }
+    let ended = Instant::now();
+    loop {
+        match find(place) {
+            Ok(Found { health: MpsHealth::Answers, .. }) => return Ok(()),
+            // The native exchange is not known; the command line's own client may know it.
+            Ok(Found { health: MpsHealth::Unknown, .. }) => return Ok(()),
+            Err(error) => return Err(format!("started what is not used: {error}")),
+            Ok(found) if Instant::now() >= deadline => {
+                return Err(format!("started a daemon that is {} after {seconds} s", found.health));
+            }
+            Ok(Found { health: MpsHealth::Gone, .. })
+                if ended.elapsed() > SHOW && of_directory(&place.path()).is_empty() =>
+            {
+                return Err(format!("ended with {status} and left no daemon"));
+            }
+            Ok(_) => std::thread::sleep(STEP),
+        }
+    }
+}
+
+/// All that the daemon and its servers know of us.
+fn environment(place: &Place, domain: &MpsDomain, program: &Path) -> Vec<(&'static str, OsString)> {
+    // The daemon looks for its servers' program there: beside its own in the first place.
+    let mut path = program.parent().unwrap_or(Path::new("/usr/bin")).as_os_str().to_owned();
+    path.push(":/usr/bin:/bin:/usr/sbin:/sbin");
+    vec![
+        (PIPE_DIRECTORY, place.path().into_os_string()),
+        ("CUDA_MPS_LOG_DIRECTORY", place.logs().into_os_string()),
+        ("CUDA_VISIBLE_DEVICES", domain.as_str().into()),
+        ("PATH", path),
+    ]
+}
+
+fn failed(place: &Place, domain: &MpsDomain, program: &Path, how: &str, said: &str) -> Error {
+    let said =
+        if said.is_empty() { "it said nothing".to_owned() } else { format!("it said {said:?}") };
+    let log = place.log();
+    let log = if log.is_empty() {
+        format!("there is nothing in {}", place.logs().display())
+    } else {
+        format!("{} ends with:\n{log}", place.logs().display())
+    };
+    Error::new(
+        ErrorCode::Mps,
+        format!("no MPS daemon of {domain}: `{} -d` {how}; {said}; {log}", program.display()),
+    )
+}
+
+/// Ends the daemon of a place with its servers, and removes its directory.
+///
+/// # Errors
+/// PERMISSION_DENIED where it is another user's; LOCKED; MPS when a process outlives a kill; IO;
+/// INVALID_STATE when something is in the directory that no daemon leaves.
+pub(super) fn stop(place: &Place) -> Result<()> {
+    if place.open()?.is_none() && of_directory(&place.path()).is_empty() {
+        return Ok(());
+    }
+    let _turn = place.lock(TURN)?;
+    let found = match place.open()? {
+        Some(_) => find(place)?,
+        None => Found { health: MpsHealth::Gone, pid: None },
+    };
+    let process = found.pid.and_then(Process::now);
+    if found.health == MpsHealth::Answers {
+        // Its answer says nothing: it may end before it answers.
+        let told = ask(&place.socket(PRIVILEGED), QUIT, QUIT_ANSWER);
+        tracing::debug!(?told, directory = %place.path().display(), "an MPS daemon was told to quit");
+        let _ = have_ended(process.as_slice(), QUIT_END);
+    }
+    end_processes(place, process.as_slice())?;
+    clear_away(place)
+}
+
+/// Ends these, and every control daemon and server that was started with this directory.
+fn end_processes(place: &Place, known: &[Process]) -> Result<()> {
+    // A daemon may start a server while it is looked for.
+    for _ in 0..3 {
+        let mut left = of_directory(&place.path());
+        left.extend(
+            known.iter().filter(|process| !left.contains(process)).copied().collect::<Vec<_>>(),
+        );
+        left.retain(|process| !have_ended(&[*process], Duration::ZERO));
+        if left.is_empty() {
+            return Ok(());
+        }
+        end(&left, GRACE)?;
+        if !have_ended(&left, BURIAL) {
+            let pids: Vec<_> = left.iter().map(|process| process.pid.to_string()).collect();
+            return Err(Error::new(
+                ErrorCode::Mps,
+                format!(
+                    "processes {} of the MPS daemon in {} do not end, though killed: the driver \
+                     holds them",
+                    pids.join(", "),
+                    place.path().display()
+                ),
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Removes the directory of a daemon that has ended.
+fn clear_away(place: &Place) -> Result<()> {
+    if let Some(leaf) = place.open()? {
+        leaf.clear()?;
+    }
+    place.remove()
+}

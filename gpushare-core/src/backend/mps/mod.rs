@@ -1,0 +1,235 @@
+//! MPS control daemons of this machine: NVIDIA's own, started, asked and ended by us.
+
+mod access;
+mod daemon;
+mod foreign;
+mod listener;
+mod place;
+mod processes;
+mod spawn;
+#[cfg(test)]
+mod tests;
+mod wire;
+
+use std::path::PathBuf;
+
+use rustix::time::{ClockId, clock_gettime};
+
+use self::access::{Served, shut};
+use self::daemon::{Found, Scope, TURN, find};
+use self::place::{ACCESS, ADMITTED, CHANGED, Leaf, Place};
+use super::command::trust;
+use super::directory::Directory;
+use super::files::FileStore;
+use super::system::SystemProcesses;
+use crate::error::{Error, ErrorCode, Result};
+use crate::mps::{Command, Dialect, MpsDomain, Reply};
+use crate::parameters::Access;
+use crate::port::Processes as _;
+use crate::port::mps::{ForeignDaemon, MpsDaemon, MpsHost};
+
+/// Where the driver's packages put the program.
+const PROGRAM: &str = "/usr/bin/nvidia-cuda-mps-control";
+
+/// NVIDIA's MPS daemons on this machine.
+///
+/// The daemon of a domain listens in `mps/UUID` below the directory of what does not outlive this
+/// life of the machine (`/run/gpushare`), and it and its servers log into `mps/UUID` below the
+/// durable one (`/var/lib/gpushare`).
+#[derive(Clone, Debug)]
+pub struct RealMps {
+    run: Directory,
+    lib: Directory,
+    program: PathBuf,
+    scope: Scope,
+}
+
+impl RealMps {
+    /// Daemons in the directories of a store, started with a program, or with
+    /// `/usr/bin/nvidia-cuda-mps-control`.
+    pub fn new(store: &FileStore, program: Option<PathBuf>) -> Self {
+        Self {
+            run: store.run().clone(),
+            lib: store.lib().clone(),
+            program: program.unwrap_or_else(|| PROGRAM.into()),
+            scope: Scope::default(),
+        }
+    }
+
+    fn place(&self, domain: &MpsDomain) -> Place {
+        Place::of(&self.run, &self.lib, domain)
+    }
+
+    /// Whom an access names, if they can be let in here.
+    fn served(&self, access: &Access) -> Result<Served> {
+        let served = Served::resolve(access, SystemProcesses::new().caller_uid())?;
+        served.expect_in_reach()?;
+        Ok(served)
+    }
+
+    fn expect_program(&self) -> Result<()> {
+        match std::fs::metadata(&self.program) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(Error::new(
+                ErrorCode::Unsupported,
+                format!(
+                    "there is no {}: install the driver's MPS, or name the program with \
+                     GPUSHARE_MPS_CONTROL",
+                    self.program.display()
+                ),
+            )),
+            _ => trust(&self.program),
+        }
+    }
+}
+
+/// What was noted of an access; none when it can't be read.
+fn noted_access(leaf: &Leaf) -> Result<Option<Access>> {
+    let text = leaf.read(ACCESS)?;
+    Ok(text.and_then(|text| serde_json::from_str(&text).ok()))
+}
+
+/// Clock ticks since boot, as in `/proc/PID/stat`. They are hundredths of a second on every Linux.
+fn ticks() -> u64 {
+    let now = clock_gettime(ClockId::Boottime);
+    let part = |part: i64| u64::try_from(part).unwrap_or(0);
+    part(now.tv_sec) * 100 + part(now.tv_nsec) / 10_000_000
+}
+
+/// Whether a command changes what clients get.
+const fn changes_a_limit(command: &Command) -> bool {
+    matches!(
+        command,
+        Command::SetDefaultThreadPercentage(_)
+            | Command::SetThreadPercentage { .. }
+            | Command::SetDefaultMemoryLimit { .. }
+            | Command::SetMemoryLimit { .. }
+            | Command::SetDefaultPriority(_)
+    )
+}
+
+fn no_daemon(domain: &MpsDomain, place: &Place) -> Error {
+    let path = place.path();
+    Error::new(
+        ErrorCode::NotFound,
+        format!("there is no MPS daemon of {domain} in {}", path.display()),
+    )
+}
+
+/// The same error, said of the GPU that the domain is.
+fn of_domain(domain: &MpsDomain) -> impl Fn(Error) -> Error + '_ {
+    move |error| match domain {
+        MpsDomain::Gpu(gpu) => error.of_gpu(gpu),
+        MpsDomain::MigDevice(_) => error,
+    }
+}
+
+impl MpsHost for RealMps {
+    fn able(&self) -> bool {
+        trust(&self.program).is_ok()
+    }
+
+    fn dialect(&self) -> Result<Dialect> {
+        self.expect_program()?;
+        Err(Error::new(ErrorCode::Unsupported, "not yet"))
+    }
+
+    fn probe(&self, domain: &MpsDomain) -> Result<Option<MpsDaemon>> {
+        let place = self.place(domain);
+        let look = || -> Result<Option<MpsDaemon>> {
+            let Some(leaf) = place.open()? else { return Ok(None) };
+            let access = noted_access(&leaf)?;
+            // Whoever was let in of whom nothing is known was not let in by us.
+            let admitted = access.is_some() && leaf.read(ADMITTED)?.is_some();
+            let changed = leaf.read(CHANGED)?.and_then(|text| text.trim().parse().ok());
+            let Found { health, pid } = find(&place)?;
+            Ok(Some(MpsDaemon {
+                access: access.unwrap_or_default(),
+                admitted,
+                health,
+                pid,
+                directory: place.path(),
+                changed,
+            }))
+        };
+        look().map_err(of_domain(domain))
+    }
+
+    fn expect_startable(&self, domain: &MpsDomain, access: &Access) -> Result<()> {
+        let place = self.place(domain);
+        let check = || {
+            place.expect_short()?;
+            self.expect_program()?;
+            let served = self.served(access)?;
+            self.lib.open(false)?;
+            place.open()?;
+            match self.run.open(false)? {
+                Some(run) => served.expect_kept(run, &self.run.path()),
+                None => Ok(()),
+            }
+        };
+        check().map_err(of_domain(domain))
+    }
+
+    fn start(&self, domain: &MpsDomain, access: &Access) -> Result<()> {
+        let start = || {
+            self.expect_program()?;
+            let served = self.served(access)?;
+            daemon::start(&self.place(domain), domain, served, &self.program, &self.scope)
+        };
+        start().map_err(of_domain(domain))
+    }
+
+    fn command(&self, domain: &MpsDomain, command: &Command) -> Result<Reply> {
+        let place = self.place(domain);
+        let tell = || {
+            let leaf = place.open()?.ok_or_else(|| no_daemon(domain, &place))?;
+            if changes_a_limit(command) {
+                // Before it: who came after that moment may have got either.
+                leaf.write(CHANGED, &ticks().to_string())?;
+            }
+            Err(Error::new(ErrorCode::Unsupported, "not yet"))
+        };
+        tell().map_err(of_domain(domain))
+    }
+
+    fn admit(&self, domain: &MpsDomain, admit: bool) -> Result<()> {
+        let place = self.place(domain);
+        let change = || {
+            let _turn = place.lock(TURN)?;
+            let leaf = place.open()?.ok_or_else(|| no_daemon(domain, &place))?;
+            if !admit {
+                leaf.forget(ADMITTED)?;
+                return shut(&leaf);
+            }
+            let access = noted_access(&leaf)?.ok_or_else(|| {
+                Error::new(
+                    ErrorCode::InvalidState,
+                    format!(
+                        "nobody noted whom the MPS daemon in {} is for",
+                        place.path().display()
+                    ),
+                )
+            })?;
+            let served = self.served(&access)?;
+            served.open(&leaf)?;
+            leaf.write(ADMITTED, "")
+        };
+        change().map_err(of_domain(domain))
+    }
+
+    fn stop(&self, domain: &MpsDomain) -> Result<()> {
+        daemon::stop(&self.place(domain)).map_err(of_domain(domain))
+    }
+
+    fn log(&self, domain: &MpsDomain) -> String {
+        self.place(domain).log()
+    }
+
+    fn foreign(&self) -> Result<Vec<ForeignDaemon>> {
+        foreign::foreign(&own_place(&self.run))
+    }
+}
+
+fn own_place(run: &Directory) -> PathBuf {
+    place::above(run).path()
+}
