@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::apply::{self, ApplyOptions, Event, Report, Source};
 use crate::backend::directory::{self, Directory};
 use crate::backend::files::FileStore;
-use crate::backend::mps_host::NoMps;
+use crate::backend::mps::RealMps;
 use crate::backend::nvidia_smi::NvidiaSmi;
 use crate::backend::nvml::RealNvml;
 #[cfg(feature = "sim")]
@@ -60,6 +60,7 @@ pub struct NodeBuilder {
     shared_state: bool,
     nvml_path: Option<PathBuf>,
     nvidia_smi: Option<PathBuf>,
+    mps_control: Option<PathBuf>,
 }
 
 impl NodeBuilder {
@@ -106,9 +107,16 @@ impl NodeBuilder {
         self
     }
 
+    /// `nvidia-cuda-mps-control`, instead of `/usr/bin/nvidia-cuda-mps-control`.
+    #[must_use]
+    pub fn mps_control(mut self, path: impl Into<PathBuf>) -> Self {
+        self.mps_control = Some(path.into());
+        self
+    }
+
     /// Opens the node. What was not set is taken from the environment: `GPUSHARE_SIM`,
-    /// `GPUSHARE_STATE_DIR`, `GPUSHARE_NVML_PATH`, `GPUSHARE_NVIDIA_SMI`. A program that runs with
-    /// more rights than its caller (set-id) ignores them.
+    /// `GPUSHARE_STATE_DIR`, `GPUSHARE_NVML_PATH`, `GPUSHARE_NVIDIA_SMI`, `GPUSHARE_MPS_CONTROL`. A
+    /// program that runs with more rights than its caller (set-id) ignores them.
     ///
     /// The driver is not opened: that is done by what needs it.
     ///
@@ -132,7 +140,9 @@ impl NodeBuilder {
             self.nvml_path.or_else(|| environment("GPUSHARE_NVML_PATH").map(PathBuf::from));
         let nvidia_smi =
             self.nvidia_smi.or_else(|| environment("GPUSHARE_NVIDIA_SMI").map(PathBuf::from));
-        for path in [&nvml_path, &nvidia_smi].into_iter().flatten() {
+        let mps_control =
+            self.mps_control.or_else(|| environment("GPUSHARE_MPS_CONTROL").map(PathBuf::from));
+        for path in [&nvml_path, &nvidia_smi, &mps_control].into_iter().flatten() {
             expect_trusted(path)?;
         }
         let store = match state_dir {
@@ -142,7 +152,7 @@ impl NodeBuilder {
         let tool = Arc::new(NvidiaSmi::new(nvidia_smi));
         let ports = Ports {
             nvml: Arc::new(RealNvml::new(nvml_path)),
-            mps: Arc::new(NoMps::new()),
+            mps: Arc::new(RealMps::new(&store, mps_control)),
             policy: tool.clone(),
             reset: tool,
             processes: Arc::new(SystemProcesses::new()),

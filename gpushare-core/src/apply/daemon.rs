@@ -47,7 +47,7 @@ impl Executor<'_> {
             self.set_mps_default(gpu, on, &setting)?;
         }
         let found = MpsSettings::read(&mut |command| mps.command(&domain, command))?;
-        read_back(found == wanted, || {
+        read_back(wanted.is_shown_as(&found), || {
             format!("the MPS daemon gives {found:?} after it was set to {wanted:?}")
         })?;
         self.tell(gpu, "open the MPS directory", "", || mps.admit(&domain, true))?;
@@ -105,7 +105,7 @@ impl Executor<'_> {
         let domain = self.domain(gpu, on)?;
         let mps = self.ports().mps.clone();
         self.tell(gpu, "set MPS default", &setting.to_string(), || {
-            setting.set_default(&mut |command| mps.command(&domain, command))
+            MpsSettings::set_default(setting, &mut |command| mps.command(&domain, command))
         })
     }
 
@@ -121,7 +121,9 @@ impl Executor<'_> {
         for server in mps.command(&domain, &Command::Servers)?.pids()? {
             let argument = format!("server {server}: {setting}");
             let set = self.tell(gpu, "set MPS server", &argument, || {
-                setting.set_server(server, &mut |command| mps.command(&domain, command))
+                MpsSettings::set_server(server, setting, &mut |command| {
+                    mps.command(&domain, command)
+                })
             });
             match set {
                 // A server without clients may go at any time; the next one has the defaults.

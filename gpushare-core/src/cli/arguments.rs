@@ -23,7 +23,7 @@ use super::simulate::SimCommand;
 #[command(name = "gpushare", version, disable_help_subcommand = true)]
 #[command(
     after_help = "Exit status: 0 done or yes, 1 error, 2 the answer is no (plan and --dry-run: changes are pending).\n\
-    Environment: GPUSHARE_SIM, GPUSHARE_STATE_DIR, GPUSHARE_NVML_PATH, GPUSHARE_NVIDIA_SMI."
+    Environment: GPUSHARE_SIM, GPUSHARE_STATE_DIR, GPUSHARE_NVML_PATH, GPUSHARE_NVIDIA_SMI, GPUSHARE_MPS_CONTROL."
 )]
 pub(super) struct Arguments {
     #[command(flatten)]

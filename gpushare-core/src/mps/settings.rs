@@ -175,6 +175,32 @@ impl ServerLimits {
         Ok(Self { thread_percentage, pinned_memory_limit })
     }
 
+    /// What a server with a daemon's defaults gives.
+    pub const fn of(settings: &MpsSettings) -> Self {
+        Self {
+            thread_percentage: settings.thread_percentage,
+            pinned_memory_limit: settings.pinned_memory_limit,
+        }
+    }
+
+    /// These with one setting changed.
+    #[must_use]
+    pub const fn with(mut self, setting: &MpsSetting) -> Self {
+        match *setting {
+            MpsSetting::ThreadPercentage { to, .. } => self.thread_percentage = to,
+            MpsSetting::PinnedMemoryLimit { to, .. } => self.pinned_memory_limit = to,
+            // Priority is the daemon's alone.
+            MpsSetting::Priority { .. } => {}
+        }
+        self
+    }
+
+    /// Whether a server with these shows those.
+    pub fn is_shown_as(&self, found: &Self) -> bool {
+        same_percentage(self.thread_percentage, found.thread_percentage)
+            && same_limit(self.pinned_memory_limit, found.pinned_memory_limit)
+    }
+
     /// Whether a server with the limits of these settings shows those.
     pub fn are_of(&self, settings: &MpsSettings) -> bool {
         same_percentage(settings.thread_percentage, self.thread_percentage)
@@ -282,6 +308,11 @@ pub enum MpsSetting {
 }
 
 impl MpsSetting {
+    /// Whether both change the same thing.
+    pub fn is_same_kind(&self, other: &Self) -> bool {
+        std::mem::discriminant(self) == std::mem::discriminant(other)
+    }
+
     /// The change back.
     #[must_use]
     pub const fn inverse(self) -> Self {

@@ -90,7 +90,10 @@ fn ask(
     recorded: Option<&MpsConfig>,
 ) -> Result<(MpsConfig, Vec<MpsServer>)> {
     let mut run = |command: &Command| mps.command(domain, command);
-    let settings = MpsSettings::read(&mut run)?;
+    let shown = MpsSettings::read(&mut run)?;
+    // What it shows is rounded; where that is what we asked for, it is exactly that.
+    let exact = recorded.map(MpsSettings::from).filter(|exact| exact.is_shown_as(&shown));
+    let settings = exact.unwrap_or(shown);
     let config = MpsConfig {
         thread_percentage: settings.thread_percentage,
         pinned_memory_limit: settings.pinned_memory_limit,
@@ -102,7 +105,7 @@ fn ask(
     let mut servers = Vec::new();
     for pid in run(&Command::Servers)?.pids()? {
         // A server may go at any time: then it is none.
-        match server(pid, &mut run) {
+        match server(pid, &settings, &mut run) {
             Ok(server) => servers.push(server),
             Err(error) if error.code() == ErrorCode::NotFound => {}
             Err(error) => return Err(error),
@@ -111,12 +114,17 @@ fn ask(
     Ok((config, servers))
 }
 
-fn server(pid: Pid, run: &mut dyn FnMut(&Command) -> Result<Reply>) -> Result<MpsServer> {
+fn server(
+    pid: Pid,
+    defaults: &MpsSettings,
+    run: &mut dyn FnMut(&Command) -> Result<Reply>,
+) -> Result<MpsServer> {
     let mut server = MpsServer::new(pid);
     server.status = optional(run(&Command::ServerStatus { server: pid }))?
         .map(|reply| reply.status())
         .transpose()?;
-    let limits = ServerLimits::read(pid, run)?;
+    let shown = ServerLimits::read(pid, run)?;
+    let limits = if shown.are_of(defaults) { ServerLimits::of(defaults) } else { shown };
     server.thread_percentage = Some(limits.thread_percentage);
     server.pinned_memory_limit = limits.pinned_memory_limit;
     server.clients = run(&Command::Clients { server: pid })?.pids()?;

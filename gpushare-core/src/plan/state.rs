@@ -114,13 +114,19 @@ impl MpsState {
         Some(Self::Serving { access: config.access.clone(), defaults, servers })
     }
 
-    /// Whether both are the same; servers come and go, and without one there is nothing to differ.
+    /// Whether both are the same, as far as daemons show what they hold; servers come and go, and
+    /// without one there is nothing to differ.
     fn matches(&self, other: &Self) -> bool {
         match (self, other) {
             (
                 Self::Serving { access, defaults, servers },
                 Self::Serving { access: a, defaults: d, servers: s },
-            ) => access == a && defaults == d && (servers.is_none() || s.is_none() || servers == s),
+            ) => {
+                let same_servers = servers
+                    .zip(*s)
+                    .is_none_or(|(servers, s)| servers.is_shown_as(&s) || s.is_shown_as(&servers));
+                access == a && (defaults.is_shown_as(d) || d.is_shown_as(defaults)) && same_servers
+            }
             (Self::Unready, Self::Unready) => true,
             _ => false,
         }

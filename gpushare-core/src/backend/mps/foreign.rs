@@ -9,7 +9,7 @@ use super::listener::listener;
 use super::processes::{PIPE_DIRECTORY, all, is_daemon, variable};
 use crate::error::{Error, Result};
 use crate::id::Pid;
-use crate::port::mps::ForeignDaemon;
+use crate::port::ForeignDaemon;
 
 /// Where a daemon listens that was told no directory.
 const DEFAULT: &str = "/tmp/nvidia-mps";

@@ -26,7 +26,7 @@ use crate::error::{Error, ErrorCode, Result};
 use crate::mps::{Command, Dialect, MpsDomain, Reply};
 use crate::parameters::Access;
 use crate::port::Processes as _;
-use crate::port::mps::{ForeignDaemon, MpsDaemon, MpsHost};
+use crate::port::{ForeignDaemon, MpsDaemon, MpsHost};
 
 /// Where the driver's packages put the program.
 const PROGRAM: &str = "/usr/bin/nvidia-cuda-mps-control";
