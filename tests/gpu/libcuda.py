@@ -65,7 +65,7 @@ SIGNATURES = {
     "cuInit": [ctypes.c_uint],
     "cuDeviceGetCount": [ctypes.POINTER(ctypes.c_int)],
     "cuDeviceGet": [ctypes.POINTER(ctypes.c_int), ctypes.c_int],
-    "cuDeviceGetUuid": [ctypes.c_char * 16, ctypes.c_int],
+    "cuDeviceGetUuid": [ctypes.c_void_p, ctypes.c_int],
     "cuDeviceGetAttribute": [ctypes.POINTER(ctypes.c_int), ctypes.c_int, ctypes.c_int],
     "cuDevicePrimaryCtxRetain": [ctypes.POINTER(ctypes.c_void_p), ctypes.c_int],
     "cuDevicePrimaryCtxRelease_v2": [ctypes.c_int],
@@ -117,7 +117,7 @@ class Cuda:
         for ordinal in range(count.value):
             device, raw = ctypes.c_int(), (ctypes.c_char * 16)()
             self.call("cuDeviceGet", ctypes.byref(device), ordinal)
-            self.call("cuDeviceGetUuid", raw, device.value)
+            self.call("cuDeviceGetUuid", ctypes.byref(raw), device.value)
             found.append(f"GPU-{uuids.UUID(bytes=bytes(raw))}")
         return found
 
