@@ -242,6 +242,7 @@ class Session:
     """A GPU that nobody uses, and a private directory; all is put back at its end."""
 
     def __init__(self, arguments, report):
+        self.options = arguments
         self.report = report
         self.workers = []
         self.directories = set()
