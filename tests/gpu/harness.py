@@ -355,7 +355,7 @@ class Session:
         """This GPU in `mps status --json`."""
         answer = self.run("mps", "status", "--json")
         document = answer.document
-        if answer.rc != 0 or not isinstance(document, dict):
+        if answer.rc not in (0, 2) or not isinstance(document, dict):
             raise RuntimeError(f"mps status: {answer}")
         for gpu in document.get("gpus", []):
             if gpu.get("uuid") == self.uuid:
