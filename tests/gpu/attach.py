@@ -4,6 +4,7 @@ themselves; one that missed the daemon; other users. Needs root for the last."""
 
 import os
 import pathlib
+import stat
 
 from harness import GIB, MIB, brief, client_pids, main, parser, read_proc, sms, user_name
 
@@ -101,7 +102,7 @@ def files(session):
     for top in {session.root, *session.directories}:
         for path in pathlib.Path(top).rglob("*"):
             about = path.lstat()
-            found[str(path)] = (user_name(about.st_uid), oct(about.st_mode), about.st_size, about.st_mtime_ns)
+            found[str(path)] = (user_name(about.st_uid), stat.filemode(about.st_mode), about.st_size, about.st_mtime_ns)
     return found
 
 

@@ -13,7 +13,7 @@ def rate(client, seconds):
     since = time.time()
     time.sleep(seconds)
     rates = client.rates(since)
-    return statistics.median(rates) if rates else 0.0
+    return round(statistics.median(rates), 1) if rates else 0.0
 
 
 def refused(session, report, client):

@@ -66,7 +66,8 @@ def products(session, report, how, pipe=None):
     ended = ready["event"] == "ready" and worker.wait_for("end", timeout=90)
     if not report.check(f"{how}: CUDA reports no error", bool(ended),
                         f"{ready.get('sm_count')} SMs, torch {ready.get('torch')}" if ended
-                        else [ready, worker.stderr()[-1500:]]):
+                        else [ready["event"], worker.stderr()[-1000:]]):
+        worker.kill()
         return None
     worker.end()
     lines = [line for line in worker.lines if line["event"] == "product"]

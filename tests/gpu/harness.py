@@ -87,7 +87,7 @@ class Report:
         self.checks += 1
         if not right:
             self.failed.append(what)
-        text = f": {detail}" if detail != "" else ""
+        text = f": {str(detail)[:1200]}" if detail != "" else ""
         print(f"{'ok      ' if right else 'WRONG   '}{what}{text}", flush=True)
         return bool(right)
 

@@ -52,7 +52,9 @@ def together(session, report, count, window, pipe):
     how = "MPS" if pipe else "no MPS"
     fine = all(line["event"] == "ready" and line.get("right") for line in ready)
     if not report.check(f"{count} with {how}: ready, and their products are right", fine,
-                        "" if fine else ready):
+                        "" if fine else [line for line in ready if line["event"] != "ready"][:1]):
+        for worker in workers:
+            worker.kill()
         return None
     if pipe:
         clients = client_pids(session.mps())
@@ -84,7 +86,7 @@ def body(session, report):
     ratios = {}
     for count in options.processes:
         plain, shared = table["no_mps", count], table["mps", count]
-        if not plain or not shared:
+        if not report.check(f"{count} were measured with and without MPS", plain and shared):
             continue
         ratios[count] = round(sum(shared) / sum(plain), 3)
         spans = [f"{min(r) / 1000:6.1f}k - {max(r) / 1000:5.1f}k   {sum(r) / 1000:7.1f}k" for r in (plain, shared)]
