@@ -41,7 +41,7 @@ def ended(session, report, client):
         report.figure("client_error_after_s", round(error["time_s"] - began, 3))
     left = session.wait_until_gone(0.5)
     report.check("no MPS process of ours is left", not left, left)
-    report.check("compute mode is what it was", session._compute_mode() == session.compute_mode)
+    report.check("compute mode is what it was", session.compute_mode_now() == session.compute_mode)
     report.check("status says that no daemon serves", not session.serves())
     report.check("a CUDA process has the whole GPU again",
                  (seen := session.look()).get("sm_count") == session.total, brief(seen))

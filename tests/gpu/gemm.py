@@ -81,8 +81,8 @@ def products(session, report, how, pipe=None):
         of_shape = [line for line in wrong if tuple(line["shape"]) == shape]
         if of_shape:
             parts = [f"{l['kind']} {l['layout']} {100 * l['unwritten'] / l['of']:.1f} % unwritten"
-                     for l in of_shape]
-            report.say(f"{' x '.join(map(str, shape)):>20}: {', '.join(parts)}")
+                     + (f", off by {l['off']:.2g}" if l["off"] > TOLERANCE else "") for l in of_shape]
+            report.say(f"{' x '.join(map(str, shape)):>20}: {'; '.join(parts)}")
     return wrong
 
 

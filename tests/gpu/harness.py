@@ -253,7 +253,7 @@ class Session:
             raise Refused(f"there is no {arguments.gpushare or 'gpushare'}; name it by --gpushare")
         self.gpushare = os.path.abspath(found)
         self.index, self.uuid, self.name, mig = self._gpu(arguments.gpu)
-        self.compute_mode = self._compute_mode()
+        self.compute_mode = self.compute_mode_now()
         self._refuse_unless_free(mig)
 
     def _gpu(self, selector):
@@ -262,7 +262,7 @@ class Session:
                 return row
         raise Refused(f"nvidia-smi shows no GPU {selector}")
 
-    def _compute_mode(self):
+    def compute_mode_now(self):
         return query("gpu", "compute_mode", "-i", self.uuid)[0][0]
 
     def _refuse_unless_free(self, mig):
@@ -270,12 +270,17 @@ class Session:
             raise Refused("MIG is on")
         if self.compute_mode != "Default":
             raise Refused(f"compute mode is {self.compute_mode}, and stays so")
-        others = [row for row in query("compute-apps", "gpu_uuid,pid,name") if row[0] == self.uuid]
+        # The test before this one may have ended a moment ago.
+        until = time.monotonic() + 3
+        while (others := self._others()) and time.monotonic() < until:
+            time.sleep(0.2)
         if others:
-            raise Refused(f"others use the GPU: {others}")
-        daemons = [pid for pid, comm in processes() if comm == DAEMON_COMM]
-        if daemons:
-            raise Refused(f"an MPS daemon runs already: {daemons}")
+            raise Refused(f"others use the GPU, or an MPS daemon runs: {others}")
+
+    def _others(self):
+        rows = query("compute-apps", "gpu_uuid,pid,name")
+        daemons = [[str(pid), comm] for pid, comm in processes() if comm == DAEMON_COMM]
+        return [row[1:] for row in rows if row[0] == self.uuid] + daemons
 
     def __enter__(self):
         # Short, since a pipe directory has at most 87 bytes; others may pass, to be clients.
@@ -297,10 +302,8 @@ class Session:
                 report.say(f"mps disable at the end: {answer}")
             left = self.wait_until_gone()
             report.check("at its end no MPS process of the test is left", not left, left)
-            for pid, _ in left:
-                with contextlib.suppress(OSError):
-                    os.kill(pid, signal.SIGKILL)
-            mode = self._compute_mode()
+            self.kill(left)
+            mode = self.compute_mode_now()
             report.check("compute mode is what it was", mode == self.compute_mode, mode)
         shutil.rmtree(self.root, ignore_errors=True)
 
@@ -418,6 +421,13 @@ class Session:
                 line = read_proc(pid, "cmdline").replace(b"\0", b" ").decode(errors="replace")
                 found.append((pid, line.strip() or comm))
         return found
+
+    @staticmethod
+    def kill(left):
+        """Ends what gpushare left, once that is on the record."""
+        for pid, _ in left:
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
 
     def wait_until_gone(self, timeout=2.0):
         """Those that are still there after a while: a server ends a moment after its daemon."""
