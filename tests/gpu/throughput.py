@@ -1,0 +1,112 @@
+#!/usr/bin/env python3
+"""Products of 512 x 512 fp32 matrices per second by 1, 2, 4 and 8 processes at once, without MPS and
+as clients of gpushare's daemon at 100 %. Needs PyTorch."""
+
+import json
+import sys
+import time
+
+from harness import HERE, client_pids, main, parser
+
+SIZE = 512
+BATCH = 100
+# Measured by hand on an H200 (driver 580.159.04): MPS against none, all processes together.
+MEASURED = {1: 0.98, 2: 1.63, 4: 2.33, 8: 2.09}
+
+
+def child():
+    """Multiplies from the moment it is ready; counts from one moment on to another."""
+    import torch
+
+    torch.backends.cuda.matmul.allow_tf32 = False
+    a, b = (torch.randn(SIZE, SIZE, device="cuda") for _ in range(2))
+    product = torch.empty_like(a)
+
+    def batch():
+        for _ in range(BATCH):
+            torch.mm(a, b, out=product)
+        torch.cuda.synchronize()
+
+    for _ in range(20):
+        batch()
+    expected = (a.double() @ b.double()).float()
+    right = bool(torch.allclose(product, expected, rtol=1e-3, atol=1e-2))
+    print(json.dumps({"event": "ready", "torch": torch.__version__, "right": right}), flush=True)
+    first, last = map(float, sys.stdin.readline().split())
+    ends = []
+    while (now := time.time()) < last:
+        batch()
+        if now >= first:
+            ends.append(time.time())
+    rate = BATCH * (len(ends) - 1) / (ends[-1] - ends[0]) if len(ends) > 1 else 0.0
+    print(json.dumps({"event": "rate", "per_s": rate, "time_s": time.time()}), flush=True)
+
+
+def together(session, report, count, window, pipe):
+    """The rates of so many processes in one common window."""
+    environment = {"CUDA_VISIBLE_DEVICES": session.uuid,
+                   "CUDA_MPS_PIPE_DIRECTORY": pipe or session.root + "/nobody-is-here"}
+    command = [sys.executable, str(HERE / "throughput.py"), "--child"]
+    workers = [session.child(command, environment) for _ in range(count)]
+    ready = [worker.first(90) for worker in workers]
+    how = "MPS" if pipe else "no MPS"
+    fine = all(line["event"] == "ready" and line.get("right") for line in ready)
+    if not report.check(f"{count} with {how}: ready, and their products are right", fine,
+                        "" if fine else [line for line in ready if line["event"] != "ready"][:1]):
+        for worker in workers:
+            worker.kill()
+        return None
+    if pipe:
+        clients = client_pids(session.mps())
+        pids = {worker.pid for worker in workers}
+        report.check(f"{count} with MPS: all are clients", pids <= clients, sorted(pids - clients))
+    # Half a second of work by all before the window begins.
+    first = time.time() + 0.8
+    for worker in workers:
+        worker.write(f"{first} {first + window}\n")
+    lines = [worker.wait_for("rate", timeout=window + 20) for worker in workers]
+    for worker in workers:
+        worker.end()
+    rates = [line["per_s"] if line else 0.0 for line in lines]
+    report.check(f"{count} with {how}: all worked through the window", min(rates) > 0)
+    return rates
+
+
+def body(session, report):
+    options = session.options
+    table = {}
+    for how in ("no_mps", "mps"):
+        pipe = session.enable()["directory"] if how == "mps" else None
+        for count in options.processes:
+            table[how, count] = together(session, report, count, options.window, pipe)
+    answer = session.disable("--grace", "10")
+    report.check("mps disable", answer.rc == 0, answer)
+
+    report.say("processes   no MPS each             sum      MPS each                sum     ratio  before")
+    ratios = {}
+    for count in options.processes:
+        plain, shared = table["no_mps", count], table["mps", count]
+        if not report.check(f"{count} were measured with and without MPS", plain and shared):
+            continue
+        ratios[count] = round(sum(shared) / sum(plain), 3)
+        spans = [f"{min(r) / 1000:6.1f}k - {max(r) / 1000:5.1f}k   {sum(r) / 1000:7.1f}k" for r in (plain, shared)]
+        report.say(f"{count:9}   {spans[0]}   {spans[1]}   {ratios[count]:5.2f}   {MEASURED.get(count, '')}")
+        for how, rates in (("no_mps", plain), ("mps", shared)):
+            report.figure(f"{how}_{count}_per_s", [round(rate) for rate in rates])
+    report.figure("ratios", ratios)
+    # Not the figures themselves, which are this machine's: only that MPS is what it is for.
+    if 1 in ratios:
+        report.check("one process loses at most 15 % by MPS", ratios[1] >= 0.85, ratios[1])
+    for count in (2, 4, 8):
+        if count in ratios:
+            report.check(f"{count} processes gain at least 20 % by MPS", ratios[count] >= 1.2, ratios[count])
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] == ["--child"]:
+        child()
+        sys.exit()
+    options = parser(__doc__)
+    options.add_argument("--window", type=float, default=4.0, metavar="S", help="seconds counted (4)")
+    options.add_argument("--processes", type=int, nargs="+", default=[1, 2, 4, 8], metavar="N")
+    main("throughput", options.parse_args(), body)
