@@ -6,11 +6,14 @@
 mod command;
 mod dialect;
 mod domain;
+mod multiprocessors;
 mod reply;
 mod settings;
 
 pub use command::Command;
 pub use dialect::{Dialect, Feature};
 pub use domain::MpsDomain;
+pub(crate) use multiprocessors::sm_share;
+pub use multiprocessors::{MINIMUM_SM, sm_count};
 pub use reply::{Client, Device, DeviceClients, Reply, ServerStatus};
 pub use settings::{MpsSetting, MpsSettings};
