@@ -1,8 +1,10 @@
 //! MPS as values: what a control daemon serves, what it is told, and what it answers.
 //!
 //! Nothing here talks to a daemon: a [`Command`] is rendered and its answer parsed, both pure. Who
-//! sends it is the port [`MpsHost`](crate::port::MpsHost).
+//! sends it is the port [`MpsHost`](crate::port::MpsHost). [`attachment`] judges from what was seen
+//! whether a process is a client of ours.
 
+mod attach;
 mod command;
 mod dialect;
 mod domain;
@@ -10,6 +12,10 @@ mod multiprocessors;
 mod reply;
 mod settings;
 
+pub use attach::{
+    ATTACHMENT_SCHEMA, AtMost, Attachment, ContextFacts, DaemonFacts, Declared, DomainFacts,
+    ProcessFacts, ServerFacts, ServerLimits, attachment,
+};
 pub use command::Command;
 pub use dialect::{Dialect, Feature};
 pub use domain::MpsDomain;
