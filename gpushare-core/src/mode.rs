@@ -143,6 +143,17 @@ words! {
 }
 
 words! {
+    /// Whether a process is a client of an MPS daemon of ours.
+    Verdict, "verdict";
+    /// A server of ours lists it.
+    Attached = "attached",
+    /// No server of ours lists it, and all could be asked.
+    NotAttached = "not_attached",
+    /// It cannot be told. It never counts as attached.
+    Unknown = "unknown",
+}
+
+words! {
     /// The priority of MPS clients: a hint to the driver.
     Priority, "priority";
     /// As without MPS.

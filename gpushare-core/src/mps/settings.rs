@@ -175,6 +175,14 @@ impl ServerLimits {
         Ok(Self { thread_percentage, pinned_memory_limit })
     }
 
+    /// These limits.
+    pub const fn new(
+        thread_percentage: ThreadPercentage,
+        pinned_memory_limit: Option<Bytes>,
+    ) -> Self {
+        Self { thread_percentage, pinned_memory_limit }
+    }
+
     /// What a server with a daemon's defaults gives.
     pub const fn of(settings: &MpsSettings) -> Self {
         Self {
@@ -267,6 +275,12 @@ fn same_limit(asked: Option<Bytes>, found: Option<Bytes>) -> bool {
         bytes => bytes >> 30 << 30,
     };
     asked == found || asked.map(shown) == found.map(Bytes::get)
+}
+
+impl From<MpsSettings> for ServerLimits {
+    fn from(settings: MpsSettings) -> Self {
+        Self::of(&settings)
+    }
 }
 
 impl From<&MpsConfig> for MpsSettings {

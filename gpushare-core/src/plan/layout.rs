@@ -59,7 +59,7 @@ pub(super) fn plan_gpu(
     planner.whole_gpu_mps();
     planner.mig(needs)?;
     planner.settings();
-    planner.start_mps(needs);
+    planner.start_mps(needs)?;
     planner.foreign();
     planner.record();
     needs.evict.append(&mut planner.evict);

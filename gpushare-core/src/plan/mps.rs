@@ -1,17 +1,16 @@
 //! The steps of MPS daemons: which stop, which start, which are told something else.
 
-use crate::hazard;
+use crate::error::Result;
+use crate::hazard::{self, MpsTarget};
 use crate::mig::solve::Solution;
+use crate::mps::{MpsSetting, MpsSettings};
 use crate::parameters::MpsConfig;
-use crate::plan::GpuHazard;
 use crate::plan::layout::Planner;
 use crate::plan::step::{MigPlace, Step};
+use crate::plan::{GpuHazard, Needs};
 use crate::process::{Holder, HolderKind};
 use crate::snapshot::{ComputeInstance, MigDevice, MigStatus, MpsStatus};
 use crate::spec::{Instance, Sharing};
-
-use crate::mps::{MpsSetting, MpsSettings};
-use crate::plan::Needs;
 
 /// What becomes of one daemon.
 #[derive(Debug, Default)]
@@ -188,17 +187,83 @@ impl Planner<'_> {
     }
 
     /// What starts or is told something, at the end: the devices stand and the compute mode is set.
-    pub(super) fn start_mps(&mut self, needs: &mut Needs) {
+    pub(super) fn start_mps(&mut self, needs: &mut Needs) -> Result<()> {
         let later = std::mem::take(&mut self.later);
-        if later.is_empty() {
-            return;
+        let mut hazards: Vec<GpuHazard> = Vec::new();
+        let mut judged = Vec::new();
+        for step in &later {
+            let (on, config) = match step {
+                Step::StartMps { on, config } => (*on, Some(config.clone())),
+                Step::SetMpsDefault { on, .. } | Step::SetMpsServers { on, .. } => {
+                    (*on, self.wanted(*on))
+                }
+                _ => continue,
+            };
+            let Some(config) = config.filter(|_| !judged.contains(&on)) else { continue };
+            judged.push(on);
+            let target = self.mps_target(on);
+            if on.is_some() {
+                hazard::expect_possible(&target, &self.snapshot.driver, &config)?;
+                for note in hazard::notes(&target, &config) {
+                    if !self.plan.notes.contains(&note) {
+                        self.plan.notes.push(note);
+                    }
+                }
+            }
+            for hazard in hazard::of_mps_on(&target, &config) {
+                let hazard = GpuHazard { gpu: self.gpu.uuid.clone(), hazard };
+                if !hazards.contains(&hazard) {
+                    hazards.push(hazard);
+                }
+            }
         }
-        if let Some(config) = &self.target.mps {
-            let hazards = hazard::of_mps(self.gpu, config);
-            needs.hazards.extend(
-                hazards.into_iter().map(|hazard| GpuHazard { gpu: self.gpu.uuid.clone(), hazard }),
-            );
-        }
+        needs.hazards.append(&mut hazards);
         self.plan.steps.extend(later);
+        Ok(())
+    }
+
+    /// What is wanted of the daemon there.
+    fn wanted(&self, on: Option<MigPlace>) -> Option<MpsConfig> {
+        let Some(place) = on else { return self.target.mps.clone() };
+        let record = self.instances.iter().find(|record| record.placement == place.gpu_instance);
+        match record.and_then(|record| record.sharing.as_ref()) {
+            Some(Sharing::Mps(config)) => Some(config.clone()),
+            _ => None,
+        }
+    }
+
+    /// What a daemon there serves, as far as it is known before it exists.
+    fn mps_target(&self, on: Option<MigPlace>) -> MpsTarget {
+        let Some(place) = on else { return MpsTarget::of_gpu(self.gpu) };
+        let mig = self.gpu.mig.as_ref();
+        let geometry = mig.map(|mig| &mig.geometry);
+        // It is there, or a step makes it.
+        let made = self.plan.steps.iter().find_map(|step| match step {
+            Step::CreateGpuInstance(gi) if gi.placement == place.gpu_instance => Some(gi.profile),
+            _ => None,
+        });
+        let gis = mig.iter().flat_map(|mig| &mig.gpu_instances);
+        let there = gis.clone().find(|gi| gi.placement == place.gpu_instance);
+        let profile = made.or(there.map(|gi| gi.profile));
+        let profile = profile.and_then(|id| geometry?.by_id(id));
+        let slices = self.plan.steps.iter().find_map(|step| match step {
+            Step::CreateComputeInstance(ci)
+                if ci.gpu_instance == place.gpu_instance && ci.placement.start == place.start =>
+            {
+                Some(ci.placement.size)
+            }
+            _ => None,
+        });
+        let kept = there
+            .filter(|_| made.is_none())
+            .and_then(|gi| gi.compute_instances.iter().find(|ci| ci.start == place.start));
+        let slices = slices.or(kept.map(|ci| ci.slices));
+        // A part of a GPU instance has an unknown part of its SMs.
+        let whole = profile.filter(|profile| Some(profile.slices) == slices);
+        MpsTarget::of_mig_device(
+            self.gpu,
+            whole.map(|profile| profile.sm_count),
+            profile.map(|profile| profile.memory),
+        )
     }
 }

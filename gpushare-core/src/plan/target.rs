@@ -1,6 +1,7 @@
 //! What each selected GPU is to become.
 
 use crate::error::{Error, ErrorCode, Result};
+use crate::hazard::{self, MpsTarget};
 use crate::mode::{ComputeMode, Interval, Mode, SharingMode};
 use crate::parameters::{Access, MpsComputeMode, MpsConfig, Parameters};
 use crate::plan::{Request, select};
@@ -112,12 +113,9 @@ fn wanted(snapshot: &Snapshot, gpu: &GpuSnapshot, want: &Want) -> Result<Target>
         }
         Want::Mps(config) => {
             expect_mps(snapshot)?;
-            if let Some(most) = config.max_clients.filter(|most| most.get() > MOST_MPS_CLIENTS) {
-                return Err(Error::new(
-                    ErrorCode::InvalidArgument,
-                    format!("{most} MPS clients: a GPU serves at most {MOST_MPS_CLIENTS}"),
-                ));
-            }
+            let on = MpsTarget::of_gpu(gpu);
+            hazard::expect_possible(&on, &snapshot.driver, config)?;
+            target.notes.extend(hazard::notes(&on, config));
             target.compute_mode = match config.compute_mode {
                 MpsComputeMode::ExclusiveProcess => Some(ComputeMode::ExclusiveProcess),
                 MpsComputeMode::Unchanged => None,
@@ -164,10 +162,6 @@ fn for_caller(snapshot: &Snapshot, config: &MpsConfig) -> MpsConfig {
     }
     config
 }
-
-/// Clients that an MPS server takes at most, on any driver known: 48 up to CUDA 13.0 (measured on
-/// an H200), 60 from CUDA 13.1 (NVIDIA's MPS guide).
-const MOST_MPS_CLIENTS: u32 = 60;
 
 /// `mps disable` and `mig disable`: what was there before the first managed change.
 fn left(snapshot: &Snapshot, gpu: &GpuSnapshot, mode: Mode) -> Result<Target> {

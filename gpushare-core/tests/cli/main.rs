@@ -6,6 +6,7 @@ mod commands;
 mod documents;
 mod golden;
 mod interrupted;
+mod mps;
 mod place;
 mod schema;
 mod terminal;

@@ -346,7 +346,7 @@ impl MpsHost for SimulatedPorts {
                 settings: MpsSettings::UNLIMITED,
                 daemon,
                 server: None,
-                changed: None,
+                changed: Some(node.now_in_ticks()),
             };
             if let Some(slot) = node.mps_slot(domain) {
                 *slot = Some(state);
