@@ -162,10 +162,7 @@ mod tests {
     use crate::hazard::tests::{card, measured, percent, slice};
 
     fn driver(version: &str, cuda: Option<&str>) -> Driver {
-        let mut driver = Driver::default();
-        driver.version = version.to_owned();
-        driver.cuda = cuda.map(str::to_owned);
-        driver
+        Driver { version: version.to_owned(), cuda: cuda.map(str::to_owned) }
     }
 
     fn code(target: &MpsTarget, driver: &Driver, config: &MpsConfig) -> Option<ErrorCode> {

@@ -263,10 +263,7 @@ mod tests {
     use crate::parameters::MpsConfig;
 
     fn driver() -> Driver {
-        let mut driver = Driver::default();
-        driver.version = "590.44.01".to_owned();
-        driver.cuda = Some("13.1".to_owned());
-        driver
+        Driver { version: "590.44.01".to_owned(), cuda: Some("13.1".to_owned()) }
     }
 
     fn targets(sms: u32) -> Vec<MpsTarget> {
