@@ -190,7 +190,7 @@ fn what_makes_no_sense_is_refused_before_anything() {
             ErrorCode::InvalidArgument,
             "select",
         ),
-        (entry("0", "mps", r#"{"max_clients": 100}"#), ErrorCode::InvalidArgument, "60"),
+        (entry("0", "mps", r#"{"max_clients": 100}"#), ErrorCode::Insufficient, "48"),
     ];
     for (text, code, part) in cases {
         let error = refused(&world, &text);
