@@ -302,11 +302,9 @@ impl GpuState {
         self.pending(*enable)
     }
 
-    /// The state in which undoing such a step can stop half-way, seen from the state after it.
+    /// The state in which undoing a change of MIG mode can stop half-way, seen from the state after it.
+    /// A daemon is undone through the same state as it is made.
     pub fn half_undone(&self, step: &Step) -> Option<Self> {
-        if let Step::StartMps { .. } | Step::StopMps { .. } = step {
-            return self.halfway(step);
-        }
         let (Step::SetMigMode { enable, .. } | Step::Reset { enable }) = step else { return None };
         self.after(step).pending(!enable)
     }

@@ -2,11 +2,13 @@
 
 use gpushare_core::Outcome;
 use gpushare_core::backend::sim::{Death, Failure, Fault};
-use gpushare_core::plan::state::GpuState;
+use gpushare_core::mode::Mode;
+use gpushare_core::plan::state::{GpuState, MpsState};
 
-use crate::scenario::{Scenario, counted, layouts, options, placed, spec};
+use crate::scenario::{Daemon, Scenario, counted, layouts, options, placed, spec};
 
-/// Whether two states of a node are the same, a pending change that was called off apart.
+/// Whether two states of a node are the same, apart from what nothing brings back: a pending change
+/// that was called off, and an MPS daemon that served nobody.
 fn same(a: &[GpuState], b: &[GpuState]) -> bool {
     let called_off = |state: &GpuState| {
         let mut state = state.clone();
@@ -15,22 +17,29 @@ fn same(a: &[GpuState], b: &[GpuState]) -> bool {
         }
         state
     };
-    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.matches(b) || a.matches(&called_off(b)))
+    let cleared = |state: &GpuState| match state.mps {
+        Some(MpsState::Unready) => state.clone().with_mps(None, None),
+        _ => state.clone(),
+    };
+    let same = |a: &GpuState, b: &GpuState| {
+        a.matches(b) || a.matches(&called_off(b)) || a.matches(&cleared(b))
+    };
+    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same(a, b))
 }
 
 /// Lets each call fail once and be the last of its process once. Returns how many runs it took.
 fn torment(scenario: &Scenario) -> usize {
-    let target = scenario.target();
     // Without faults: the old state, the new one, and the calls on the way.
     let world = scenario.start();
+    let target = scenario.request(&world);
     let old = world.states();
     world.faults.revive();
-    let report = world.node.apply(&target, &options());
+    let report = world.request(&target);
     let calls = world.faults.calls();
     report.unwrap_or_else(|error| panic!("{error:?} without a fault: {scenario:?}"));
     let new = world.states();
     assert!(
-        world.node.plan(&target).unwrap().noop,
+        world.node.plan_request(&target).unwrap().noop,
         "a second apply would do something: {scenario:?}"
     );
 
@@ -50,7 +59,7 @@ fn torment(scenario: &Scenario) -> usize {
                 || format!("{} (call {}), {fault:?}, in {scenario:?}", call.name, call.number);
             let world = scenario.start();
             world.faults.at(call.number, fault);
-            let result = world.node.apply(&target, &options());
+            let result = world.request(&target);
             let died = world.faults.is_dead();
             world.faults.revive();
             match &result {
@@ -85,8 +94,7 @@ fn torment(scenario: &Scenario) -> usize {
             assert!(world.journals().is_empty(), "recover left a journal: {}", what());
             if runs % 7 == 0 {
                 world
-                    .node
-                    .apply(&target, &options())
+                    .request(&target)
                     .unwrap_or_else(|error| panic!("apply after all: {error:?}: {}", what()));
                 assert!(same(&world.states(), &new), "{}", what());
             }
@@ -151,6 +159,71 @@ fn modes_are_old_or_new() {
                     .rules(|rules| rules.mode_change_stays_pending = true),
             );
         }
+    }
+    let runs = torment_all(scenarios);
+    assert!(runs > 1_000, "{runs}");
+}
+
+#[test]
+fn mps_daemons_are_old_or_new() {
+    let mps = |block: &str| spec("mps", block);
+    let small = mps(r#"{"thread_percentage": 25, "pinned_memory_limit": "2GiB"}"#);
+    let large = mps(
+        r#"{"thread_percentage": 50, "pinned_memory_limit": "1536MiB", "priority": "below_normal"}"#,
+    );
+    let for_others = mps(r#"{"thread_percentage": 25, "access": {"group": "ml"}}"#);
+    let unchanged = mps(r#"{"thread_percentage": 25, "compute_mode": "unchanged"}"#);
+    let few = mps(r#"{"thread_percentage": 25, "pinned_memory_limit": "2GiB", "max_clients": 3}"#);
+    let sliced = spec("time_sliced", "");
+    let mut scenarios = Vec::new();
+    let h200 = |from: &String, to: &String| Scenario::new("1xH200-141GB", from, to);
+    for clients in [0, 2] {
+        for (from, to) in [
+            (&small, &large),
+            (&large, &small),
+            (&small, &for_others),
+            (&small, &few),
+            (&unchanged, &small),
+            (&for_others, &unchanged),
+            (&small, &sliced),
+            (&large, &spec("exclusive", "")),
+            (&small, &spec("mig", r#"{"instances": {"1g": 2}}"#)),
+        ] {
+            scenarios.push(h200(from, to).clients(clients));
+        }
+        for from in [&small, &unchanged] {
+            scenarios.push(h200(from, &sliced).clients(clients).leaving(Mode::Mps));
+        }
+    }
+    for daemon in [Daemon::Frozen, Daemon::Killed] {
+        for to in [&small, &large, &for_others, &sliced] {
+            scenarios.push(h200(&small, to).clients(1).daemon(daemon));
+        }
+        scenarios.push(h200(&small, &sliced).clients(1).daemon(daemon).leaving(Mode::Mps));
+    }
+    let runs = torment_all(scenarios);
+    assert!(runs > 1_000, "{runs}");
+}
+
+#[test]
+fn mps_daemons_of_mig_devices_are_old_or_new() {
+    let list = |text: &str| spec("mig", &format!(r#"{{"instances": [{text}]}}"#));
+    let mps = r#""mps": {"thread_percentage": 50}"#;
+    let layouts = [
+        list(r#"{"profile": "3g", "start": 4}, {"profile": "2g"}"#),
+        list(&format!(r#"{{"profile": "3g", "start": 4, {mps}}}, {{"profile": "2g"}}"#)),
+        list(&format!(
+            r#"{{"profile": "3g", "start": 4, "mps": {{"thread_percentage": 25, "pinned_memory_limit": "4GiB"}}}}, {{"profile": "2g", {mps}}}"#
+        )),
+        list(&format!(r#"{{"profile": "4g", {mps}}}"#)),
+    ];
+    let mut scenarios = Vec::new();
+    for (number, from) in layouts.iter().enumerate() {
+        for to in layouts.iter().filter(|to| *to != from) {
+            scenarios.push(Scenario::new("1xA100-40GB", from, to).clients(number % 2));
+        }
+        scenarios.push(Scenario::new("1xH100-80GB", from, spec("exclusive", "")).clients(1));
+        scenarios.push(Scenario::new("1xH100-80GB", from, "").clients(1).leaving(Mode::Mig));
     }
     let runs = torment_all(scenarios);
     assert!(runs > 1_000, "{runs}");
@@ -229,19 +302,27 @@ fn recovery_may_die_as_often_as_it_likes() {
             spec("mig", r#"{"instances": {"3g": 1}}"#),
         )
         .rules(|rules| rules.mode_change_stays_pending = true),
+        Scenario::new(
+            "1xH200-141GB",
+            spec("mps", r#"{"thread_percentage": 25}"#),
+            spec("mps", r#"{"thread_percentage": 50, "access": "any"}"#),
+        )
+        .clients(1),
+        Scenario::new("1xH200-141GB", spec("mps", "{}"), "").clients(1).leaving(Mode::Mps),
     ];
     for scenario in &scenarios {
         let world = scenario.start();
         let old = world.states();
         world.faults.revive();
-        world.node.apply(&scenario.target(), &options()).unwrap();
+        let target = scenario.request(&world);
+        world.request(&target).unwrap();
         let calls = world.faults.calls();
         let new = world.states();
         for call in calls.iter().filter(|call| call.mutating) {
             for second in 1.. {
                 let world = scenario.start();
                 world.faults.at(call.number, Fault::Die(Death::After));
-                let _ = world.node.apply(&scenario.target(), &options());
+                let _ = world.request(&target);
                 world.faults.revive();
                 world.faults.at(second, Fault::Die(Death::After));
                 let _ = world.node.recover();

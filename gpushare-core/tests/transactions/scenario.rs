@@ -1,7 +1,14 @@
 //! Transitions from one state of a simulated node to another.
 
-use gpushare_core::backend::sim::{Faults, Rules, Simulator};
+use std::ops::ControlFlow;
+
+use gpushare_core::apply::Source;
+use gpushare_core::backend::sim::{Faults, ProcessKind, ProcessSpec, Rules, Simulator};
+use gpushare_core::hazard::HazardName;
+use gpushare_core::id::Pid;
 use gpushare_core::mig::Geometry;
+use gpushare_core::mode::Mode;
+use gpushare_core::plan::Request;
 use gpushare_core::plan::state::GpuState;
 use gpushare_core::{ApplyOptions, Node, Snapshot, Spec};
 
@@ -14,6 +21,20 @@ pub(crate) struct Scenario {
     pub(crate) to: String,
     /// A change of MIG mode that somebody else made and that waits for a reset.
     pub(crate) pending: Option<bool>,
+    /// Clients of the MPS daemon of each GPU, or of each MIG device of it.
+    pub(crate) clients: usize,
+    /// What became of the MPS daemon of each GPU.
+    pub(crate) daemon: Daemon,
+    /// What is left instead of a target that is applied.
+    pub(crate) leave: Option<Mode>,
+}
+
+/// What became of an MPS daemon.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Daemon {
+    Serves,
+    Frozen,
+    Killed,
 }
 
 impl Scenario {
@@ -24,6 +45,30 @@ impl Scenario {
             from: vec![from.into()],
             to: to.into(),
             pending: None,
+            clients: 0,
+            daemon: Daemon::Serves,
+            leave: None,
+        }
+    }
+
+    pub(crate) fn clients(self, clients: usize) -> Self {
+        Self { clients, ..self }
+    }
+
+    pub(crate) fn daemon(self, daemon: Daemon) -> Self {
+        Self { daemon, ..self }
+    }
+
+    /// Leaves the mode instead.
+    pub(crate) fn leaving(self, mode: Mode) -> Self {
+        Self { leave: Some(mode), ..self }
+    }
+
+    /// What is asked for.
+    pub(crate) fn request(&self, world: &World) -> Request {
+        match self.leave {
+            Some(mode) => Request::Leave { mode, gpus: world.simulator.gpus().unwrap() },
+            None => Request::Apply(self.target()),
         }
     }
 
@@ -58,8 +103,17 @@ impl Scenario {
             drop(nvml);
             simulator.set_rules(self.rules.clone()).unwrap();
         }
-        faults.revive();
-        World { simulator, node, faults }
+        let world = World { simulator, node, faults };
+        world.serve(self.clients);
+        for gpu in world.simulator.gpus().unwrap() {
+            match self.daemon {
+                Daemon::Serves => {}
+                Daemon::Frozen => world.simulator.freeze_mps_daemon(&gpu, true).unwrap(),
+                Daemon::Killed => world.simulator.kill_mps_daemon(&gpu).unwrap(),
+            }
+        }
+        world.faults.revive();
+        world
     }
 }
 
@@ -93,6 +147,31 @@ impl World {
         self.node.apply(&spec.parse()?, &options())
     }
 
+    pub(crate) fn request(
+        &self,
+        request: &Request,
+    ) -> gpushare_core::Result<gpushare_core::Report> {
+        let go_on = |_: &gpushare_core::Event| ControlFlow::Continue(());
+        self.node.apply_with(Source::Request(request), &options(), go_on)
+    }
+
+    /// Puts clients on every MPS daemon.
+    pub(crate) fn serve(&self, clients: usize) -> Vec<Pid> {
+        let client = || ProcessSpec::new("python serve.py").doing(ProcessKind::MpsClient);
+        let mut pids = Vec::new();
+        for gpu in self.snapshot().gpus {
+            for _ in 0..clients {
+                if gpu.mps.is_some() {
+                    pids.push(self.simulator.busy(&gpu.uuid, client()).unwrap());
+                }
+                for device in gpu.mig_devices.iter().filter(|device| device.mps.is_some()) {
+                    pids.push(self.simulator.busy(&device.uuid, client()).unwrap());
+                }
+            }
+        }
+        pids
+    }
+
     pub(crate) fn journals(&self) -> Vec<String> {
         self.node.ports().store.list("journal").unwrap()
     }
@@ -100,7 +179,11 @@ impl World {
 
 /// Whatever is needed is allowed.
 pub(crate) fn options() -> ApplyOptions {
-    ApplyOptions::new().allow_reset(true).allow_evict(true)
+    ApplyOptions::new()
+        .allow_reset(true)
+        .allow_evict(true)
+        .allow_hazard(HazardName::BypassPossible)
+        .allow_hazard(HazardName::HopperUnmeasured)
 }
 
 /// A spec for all GPUs: `mode`, and its block if it has one.
