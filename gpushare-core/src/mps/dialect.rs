@@ -33,3 +33,84 @@ pub enum Feature {
     /// `device_query`: driver 580 has it, 555 does not.
     DeviceQuery,
 }
+
+impl Dialect {
+    /// The dialect of a program that prints that when it is asked for help.
+    ///
+    /// Up to driver 555 that is a paragraph without a word on options. What is not recognised is
+    /// taken for the oldest.
+    pub fn of_help(text: &str) -> Self {
+        let words = || {
+            text.split(|c: char| {
+                c.is_whitespace() || matches!(c, ',' | '|' | '[' | ']' | '=' | ';')
+            })
+        };
+        let option = |name: &str| words().any(|word| word == name);
+        let command = |first: &str, second: &str| {
+            words().zip(words().skip(1)).any(|pair| pair == (first, second))
+        };
+        if option("-p") || command("server", "list") || command("server", "create") {
+            Self::V3
+        } else if option("-S") || option("--static-partitioning") {
+            Self::V2StaticPartitioning
+        } else {
+            Self::V2
+        }
+    }
+
+    /// The most clients of one device: 48, and 60 from CUDA 13.1 on (NVIDIA's MPS guide; 48 was
+    /// measured on driver 580). It holds for GPUs from Volta on and as long as clients do not
+    /// raise `CUDA_DEVICE_MAX_CONNECTIONS`; a MIG device takes fewer.
+    pub const fn most_clients(self) -> u32 {
+        match self {
+            Self::V2 => 48,
+            Self::V2StaticPartitioning | Self::V3 => 60,
+        }
+    }
+}
+
+impl Feature {
+    /// The first driver known to have it, by its major version.
+    pub const fn since(self) -> u32 {
+        match self {
+            Self::ProcessList | Self::TerminateClient | Self::MemoryLimit | Self::Priority => 535,
+            Self::ServerStatus => 550,
+            Self::DeviceQuery => 580,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// What programs of drivers 470 to 555 print, but for the year.
+    const PARAGRAPH: &str = "CUDA MPS Control for Linux/Unix.
+Copyright (C) 2003 - 2024 NVIDIA Corporation.
+
+  This program allows multiple CUDA processes to share a single GPU context. For information on \
+  how to use the CUDA MPS, see the nvidia-cuda-mps-control manual page.
+";
+
+    #[test]
+    fn dialects_are_told_by_their_help() {
+        let v2 = "Usage: nvidia-cuda-mps-control [options]\n -d, --daemon\n -f, --forground\n \
+                  -M, --multiuser-server\n -q, --ready-devices\n -h, --help\n";
+        assert_eq!(Dialect::of_help(PARAGRAPH), Dialect::V2);
+        assert_eq!(Dialect::of_help(v2), Dialect::V2);
+        assert_eq!(Dialect::of_help(""), Dialect::V2);
+        let partitions = format!("{v2} -S,--static-partitioning\n");
+        assert_eq!(Dialect::of_help(&partitions), Dialect::V2StaticPartitioning);
+        assert_eq!(Dialect::of_help(&format!("{partitions} -p <version>\n")), Dialect::V3);
+        assert_eq!(Dialect::of_help("modules:\n  server list\n"), Dialect::V3);
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_some_dialect(text: String) {
+            let _ = Dialect::of_help(&text);
+        }
+    }
+}

@@ -6,11 +6,14 @@
 mod command;
 mod dialect;
 mod domain;
+#[cfg(test)]
+mod fake;
 mod reply;
 mod settings;
 
 pub use command::Command;
+pub(crate) use command::MOST_TEXT;
 pub use dialect::{Dialect, Feature};
 pub use domain::MpsDomain;
 pub use reply::{Client, Device, DeviceClients, Reply, ServerStatus};
-pub use settings::{MpsSetting, MpsSettings};
+pub use settings::{MpsSetting, MpsSettings, ServerLimits};
