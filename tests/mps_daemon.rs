@@ -28,6 +28,9 @@ const CONTROL: &str = "nvidia-cuda-mps-control";
 /// What a process of this program that is not the tests' own is to do.
 const ROLE: &str = "GPUSHARE_TEST_ROLE";
 
+/// Whether another user is to see the daemon that is there.
+const SEEN: &str = "GPUSHARE_TEST_SEEN";
+
 /// A machine with NVIDIA's daemon of one driver.
 struct Machine {
     major: u32,
@@ -132,10 +135,24 @@ impl Machine {
 
     /// Another process that starts a daemon here, as this user or another, and then waits.
     fn starter(&self, uid: u32) -> Child {
-        let mut starter = Command::new(std::env::current_exe().unwrap());
-        starter.args(["--exact", "role", "--nocapture"]).env(ROLE, self.folder.path());
-        starter.uid(uid).gid(uid).process_group(0).stdout(Stdio::null()).stderr(Stdio::null());
-        starter.spawn().unwrap()
+        let mut starter = self.other(uid, uid);
+        starter.process_group(0).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+    }
+
+    /// Another process of this program.
+    fn other(&self, uid: u32, gid: u32) -> Command {
+        let mut other = Command::new(std::env::current_exe().unwrap());
+        other.args(["--exact", "role", "--nocapture"]).env(ROLE, self.folder.path());
+        other.uid(uid).gid(gid);
+        other
+    }
+
+    /// A user who is let in sees the daemon, and to another it is PERMISSION_DENIED.
+    #[track_caller]
+    fn expect_seen(&self, uid: u32, gid: u32, inside: bool) {
+        let mut other = self.other(uid, gid);
+        let output = other.env(SEEN, if inside { "in" } else { "out" }).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
     }
 }
 
@@ -151,6 +168,17 @@ fn role() {
     let Some(folder) = std::env::var_os(ROLE) else { return };
     let folder = Path::new(&folder);
     let mps = opened(folder);
+    if let Ok(expected) = std::env::var(SEEN) {
+        let probe = mps.probe(&domain()).map(|daemon| daemon.map(|daemon| daemon.health));
+        assert_eq!(
+            probe.map_err(|error| error.code()),
+            match expected.as_str() {
+                "in" => Ok(Some(MpsHealth::Answers)),
+                _ => Err(ErrorCode::PermissionDenied),
+            }
+        );
+        return;
+    }
     let _kept = fs::File::open("/etc/passwd").unwrap();
     mps.start(&domain(), &Access::Caller).unwrap();
     let uid = fs::metadata("/proc/self").unwrap().uid();
@@ -233,6 +261,7 @@ fn a_daemon_serves_whom_it_is_opened_to_and_nobody_else() {
             machine.mps.admit(&machine.domain, true).unwrap();
             assert!(machine.running().admitted);
             assert_eq!(served(), inside, "{} {access:?}", machine.major);
+            machine.expect_seen(1, 1, inside[0]);
             machine.mps.admit(&machine.domain, false).unwrap();
             assert!(!machine.running().admitted);
             assert_eq!(served(), [false; 4], "{} {access:?}", machine.major);
@@ -272,7 +301,8 @@ fn a_daemon_has_nothing_of_who_started_it_and_outlives_it() {
         let session = stat.rsplit_once(')').unwrap().1.split_whitespace().nth(3).unwrap();
         assert_ne!(session, starter.id().to_string());
         for entry in fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten() {
-            let file = fs::read_link(entry.path()).unwrap_or_default();
+            // A connection of a moment ago may be closed by now.
+            let Ok(file) = fs::read_link(entry.path()) else { continue };
             let own = file.starts_with(machine.folder.path())
                 || file == Path::new("/dev/null")
                 || ["socket:", "pipe:", "anon_inode:"]
@@ -280,7 +310,7 @@ fn a_daemon_has_nothing_of_who_started_it_and_outlives_it() {
                     .any(|kind| file.to_string_lossy().starts_with(kind));
             assert!(own, "{}: {entry:?} is {}", machine.major, file.display());
         }
-        assert!(machine.mps.log(&machine.domain).contains("control daemon"));
+        assert!(machine.mps.log(&machine.domain).contains(&format!("Control {pid:>5}]")));
         machine.stop();
     }
 }

@@ -8,7 +8,7 @@ use super::access::{Served, shut};
 use super::control::MpsControl;
 use super::listener::listener;
 use super::place::{ACCESS, CONTROL, Place};
-use super::processes::{PIPE_DIRECTORY, Process, end, have_ended, of_directory};
+use super::processes::{PIPE_DIRECTORY, Process, end, have_ended, is_of_directory, of_directory};
 use super::spawn::{Launch, Started, kill, spawn};
 use super::wire::{Failure, Peer, greet};
 use crate::backend::command::trust;
@@ -25,6 +25,8 @@ const START: Duration = Duration::from_secs(if cfg!(test) { 2 } else { 10 });
 const SHOW: Duration = Duration::from_secs(1);
 /// How long who changes a daemon's life waits for another who does: longer than a start takes.
 pub(super) const TURN: Duration = Duration::from_secs(15);
+/// How long until the processes are looked through again.
+const LOOK: Duration = Duration::from_millis(1);
 /// How often a starting daemon is looked at.
 const STEP: Duration = Duration::from_millis(5);
 
@@ -276,8 +278,11 @@ pub(super) fn stop(place: &Place, control: &MpsControl) -> Result<()> {
         Some(_) => find(place)?,
         None => Found { health: MpsHealth::Gone, pid: None },
     };
-    let process = found.pid.and_then(Process::now);
-    if let Some(process) = process.filter(|_| found.health == MpsHealth::Answers) {
+    // What the kernel noted when somebody began to listen: the pid may have passed on since.
+    let process = found.pid.filter(|&pid| is_of_directory(pid, &place.path()));
+    let process = process.and_then(Process::now);
+    let hears = matches!(found.health, MpsHealth::Answers | MpsHealth::Unknown);
+    if let Some(process) = process.filter(|_| hears) {
         quit(control, process);
     }
     end_processes(place, process.as_slice())?;
@@ -299,17 +304,27 @@ fn quit(control: &MpsControl, process: Process) {
 }
 
 /// Ends these, and every control daemon and server that was started with this directory.
+///
+/// A program that makes itself a daemon forks twice, and each process ends when the next is there: it
+/// can slip through between the kernel's list and a look at each. So nothing must be seen several times
+/// in a row.
 fn end_processes(place: &Place, known: &[Process]) -> Result<()> {
-    // A daemon may start a server while it is looked for.
-    for _ in 0..3 {
+    const EMPTY_LOOKS: u32 = 3;
+    const ROUNDS: u32 = 20;
+    let mut known = known.to_vec();
+    let mut empty = 0;
+    for _ in 0..ROUNDS {
         let mut left = of_directory(&place.path());
-        left.extend(
-            known.iter().filter(|process| !left.contains(process)).copied().collect::<Vec<_>>(),
-        );
-        left.retain(|process| !have_ended(&[*process], Duration::ZERO));
+        left.extend(known.drain(..).filter(|process| !have_ended(&[*process], Duration::ZERO)));
         if left.is_empty() {
-            return Ok(());
+            empty += 1;
+            if empty == EMPTY_LOOKS {
+                return Ok(());
+            }
+            std::thread::sleep(LOOK);
+            continue;
         }
+        empty = 0;
         end(&left, GRACE)?;
         if !have_ended(&left, BURIAL) {
             let pids: Vec<_> = left.iter().map(|process| process.pid.to_string()).collect();
@@ -324,7 +339,13 @@ fn end_processes(place: &Place, known: &[Process]) -> Result<()> {
             ));
         }
     }
-    Ok(())
+    Err(Error::new(
+        ErrorCode::Mps,
+        format!(
+            "somebody starts MPS daemons in {} again and again while they are ended",
+            place.path().display()
+        ),
+    ))
 }
 
 /// Removes the directory of a daemon that has ended.
