@@ -8,7 +8,9 @@ use super::access::{Served, shut};
 use super::control::MpsControl;
 use super::listener::listener;
 use super::place::{ACCESS, CONTROL, Place};
-use super::processes::{PIPE_DIRECTORY, Process, end, have_ended, is_of_directory, of_directory};
+use super::processes::{
+    PIPE_DIRECTORY, Process, end, have_ended, may_be_of_directory, of_directory,
+};
 use super::spawn::{Launch, Started, kill, spawn};
 use super::wire::{Failure, Peer, greet};
 use crate::backend::command::trust;
@@ -279,7 +281,7 @@ pub(super) fn stop(place: &Place, control: &MpsControl) -> Result<()> {
         None => Found { health: MpsHealth::Gone, pid: None },
     };
     // What the kernel noted when somebody began to listen: the pid may have passed on since.
-    let process = found.pid.filter(|&pid| is_of_directory(pid, &place.path()));
+    let process = found.pid.filter(|&pid| may_be_of_directory(pid, &place.path()));
     let process = process.and_then(Process::now);
     let hears = matches!(found.health, MpsHealth::Answers | MpsHealth::Unknown);
     if let Some(process) = process.filter(|_| hears) {
