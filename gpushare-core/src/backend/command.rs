@@ -1,6 +1,7 @@
 //! Running another program: with a deadline, without a shell, reading a bounded answer.
 
-use std::io::Read as _;
+use std::ffi::OsStr;
+use std::io::{Read as _, Seek as _, Write as _};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::os::unix::process::CommandExt as _;
@@ -9,6 +10,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::MemfdFlags;
 use rustix::process::{Pid, kill_process_group};
 
 use crate::error::{Error, ErrorCode, Result};
@@ -70,11 +72,40 @@ pub(super) fn trust(program: &Path) -> Result<()> {
     Ok(())
 }
 
+/// What a program gets in place of its standard input.
+#[derive(Debug)]
+pub(super) enum Input<'a> {
+    /// Nothing to read.
+    Nothing,
+    /// A lock to hold: for programs that read nothing.
+    Lock(OwnedFd),
+    /// A text.
+    Text(&'a str),
+}
+
+impl Input<'_> {
+    /// A text stands in memory of its own: through a pipe it could end us, by SIGPIPE, where the
+    /// program does not read it.
+    fn into_stdio(self) -> std::io::Result<Stdio> {
+        match self {
+            Self::Nothing => Ok(Stdio::null()),
+            Self::Lock(lock) => Ok(Stdio::from(lock)),
+            Self::Text(text) => {
+                let memory = rustix::fs::memfd_create("input", MemfdFlags::CLOEXEC)?;
+                let mut memory = std::fs::File::from(memory);
+                memory.write_all(text.as_bytes())?;
+                memory.rewind()?;
+                Ok(Stdio::from(memory))
+            }
+        }
+    }
+}
+
 /// Runs a program to its end, or to the deadline, when it is killed with all that it started.
 ///
 /// It gets an empty environment but for `PATH` and `LC_ALL=C`, nothing to read, `/` to stand in,
-/// a lock to hold if there is one (in place of its standard input, which none of ours reads),
-/// and a process group of its own: Ctrl-C at our terminal does not reach it half-way.
+/// a lock to hold if there is one, and a process group of its own: Ctrl-C at our terminal does not
+/// reach it half-way.
 ///
 /// # Errors
 /// IO or PERMISSION_DENIED when it cannot be run, TIMEOUT at the deadline.
@@ -84,15 +115,31 @@ pub(super) fn run(
     limit: Duration,
     lock: Option<OwnedFd>,
 ) -> Result<Answer> {
+    run_with(program, arguments, &[], limit, lock.map_or(Input::Nothing, Input::Lock))
+}
+
+/// The same with more in its environment and something to read.
+///
+/// # Errors
+/// As [`run`].
+pub(super) fn run_with(
+    program: &Path,
+    arguments: &[&str],
+    environment: &[(&str, &OsStr)],
+    limit: Duration,
+    input: Input<'_>,
+) -> Result<Answer> {
     trust(program)?;
     let deadline = Instant::now() + limit;
+    let input = input.into_stdio().map_err(|error| Error::io("give input to", program, error))?;
     let mut child = Command::new(program)
         .args(arguments)
         .env_clear()
         .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
         .env("LC_ALL", "C")
+        .envs(environment.iter().copied())
         .current_dir("/")
-        .stdin(lock.map_or_else(Stdio::null, Stdio::from))
+        .stdin(input)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .process_group(0)

@@ -5,16 +5,19 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::access::{Served, shut};
+use super::control::MpsControl;
 use super::listener::listener;
-use super::place::{ACCESS, CONTROL, PRIVILEGED, Place};
-use super::processes::{PIPE_DIRECTORY, Process, end, have_ended, of_directory};
+use super::place::{ACCESS, CONTROL, Place};
+use super::processes::{
+    PIPE_DIRECTORY, Process, end, have_ended, may_be_of_directory, of_directory,
+};
 use super::spawn::{Launch, Started, kill, spawn};
-use super::wire::{Failure, Peer, ask, greet};
+use super::wire::{Failure, Peer, greet};
 use crate::backend::command::trust;
 use crate::error::{Error, ErrorCode, Result};
 use crate::id::Pid;
 use crate::mode::MpsHealth;
-use crate::mps::MpsDomain;
+use crate::mps::{Command, MpsDomain};
 
 /// How long a daemon may take to greet: it takes less than a millisecond.
 const GREETING: Duration = Duration::from_millis(500);
@@ -24,14 +27,15 @@ const START: Duration = Duration::from_secs(if cfg!(test) { 2 } else { 10 });
 const SHOW: Duration = Duration::from_secs(1);
 /// How long who changes a daemon's life waits for another who does: longer than a start takes.
 pub(super) const TURN: Duration = Duration::from_secs(15);
+/// How long until the processes are looked through again.
+const LOOK: Duration = Duration::from_millis(1);
 /// How often a starting daemon is looked at.
 const STEP: Duration = Duration::from_millis(5);
 
-/// `quit` gives who is left a second, which the daemon spends before it ends.
-const QUIT: &str = "quit -t 1";
-const QUIT_ANSWER: Duration = Duration::from_millis(1500);
-/// How long a daemon may take to end after it was told to.
-const QUIT_END: Duration = Duration::from_millis(2000);
+/// How long a daemon may take to hear `quit`.
+const QUIT_ANSWER: Duration = Duration::from_millis(500);
+/// How long it may take to end: it gives who is left a second.
+const QUIT_END: Duration = Duration::from_millis(1200);
 /// How long one that was signalled may take before it is killed.
 const GRACE: Duration = Duration::from_secs(1);
 /// How long the kernel may take to bury one that was killed.
@@ -104,98 +108,127 @@ fn strangers(socket: &Path, peer: &Peer) -> Error {
     .with_needs(vec![format!("{} to be of root or of this user", socket.display())])
 }
 
-/// Starts a daemon in a place and waits until it answers.
-///
-/// # Errors
-/// INVALID_STATE where one is there already; INVALID_ARGUMENT for a path that is too long;
-/// PERMISSION_DENIED; LOCKED; IO; MPS when it does not start: then nothing is left of it but its logs.
-pub(super) fn start(
-    place: &Place,
-    domain: &MpsDomain,
-    served: Served,
-    program: &Path,
-    scope: &Scope,
-) -> Result<()> {
-    place.expect_short()?;
-    trust(program)?;
-    let _turn = place.lock(TURN)?;
-    let leaf = place.make()?;
-    let found = find(place)?;
-    if found.health != MpsHealth::Gone {
-        let process = found.pid.map_or_else(String::new, |pid| format!(", process {pid}"));
-        return Err(Error::new(
-            ErrorCode::InvalidState,
-            format!("an MPS daemon of {domain} is there already{process}; end it first"),
-        ));
-    }
-    // Servers of one that was killed; one that does not listen yet, of somebody who was killed.
-    end_processes(place, &[])?;
-    shut(&leaf)?;
-    leaf.clear()?;
-    let started = place
-        .make_logs()
-        .and_then(|()| leaf.write(ACCESS, &written(served)?))
-        .and_then(|()| launch(place, domain, served, program, scope));
-    started.inspect_err(|_| {
-        if let Err(error) = end_processes(place, &[]).and_then(|()| clear_away(place)) {
-            tracing::warn!(%error, %domain, "what is left of an MPS daemon that did not start");
+/// A daemon that is to be started.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Start<'a> {
+    /// Where.
+    pub(super) place: &'a Place,
+    /// Of what.
+    pub(super) domain: &'a MpsDomain,
+    /// For whom.
+    pub(super) served: Served,
+    /// The daemon's program.
+    pub(super) program: &'a Path,
+}
+
+impl Start<'_> {
+    /// Starts it and waits until it answers.
+    ///
+    /// # Errors
+    /// INVALID_STATE where one is there already; INVALID_ARGUMENT for a path that is too long;
+    /// PERMISSION_DENIED; LOCKED; IO; MPS when it does not start: then nothing is left of it but
+    /// its logs.
+    pub(super) fn start(&self, scope: &Scope) -> Result<()> {
+        let Self { place, domain, .. } = *self;
+        place.expect_short()?;
+        trust(self.program)?;
+        let _turn = place.lock(TURN)?;
+        let leaf = place.make()?;
+        let found = find(place)?;
+        if found.health != MpsHealth::Gone {
+            let process = found.pid.map_or_else(String::new, |pid| format!(", process {pid}"));
+            return Err(Error::new(
+                ErrorCode::InvalidState,
+                format!("an MPS daemon of {domain} is there already{process}; end it first"),
+            ));
         }
-    })
+        // Servers of one that was killed; one that does not listen yet, of somebody who was killed.
+        end_processes(place, &[])?;
+        shut(&leaf)?;
+        leaf.clear()?;
+        let started = place
+            .make_logs()
+            .and_then(|()| leaf.write(ACCESS, &written(self.served)?))
+            .and_then(|()| self.launch(scope));
+        started.inspect_err(|_| {
+            if let Err(error) = end_processes(place, &[]).and_then(|()| clear_away(place)) {
+                tracing::warn!(%error, %domain, "what is left of an MPS daemon that did not start");
+            }
+        })
+    }
+
+    /// Runs the program, through systemd where it runs, so that the daemon outlives the service, job
+    /// or session of who starts it.
+    fn launch(&self, scope: &Scope) -> Result<()> {
+        let root = rustix::process::geteuid().is_root();
+        if root && scope.mark.exists() && trust(&scope.program).is_ok() {
+            let options = ["--scope", "--quiet", "--collect", "--slice=system.slice", "--"];
+            let mut arguments: Vec<&OsStr> = options.iter().map(OsStr::new).collect();
+            arguments.push(self.program.as_os_str());
+            match self.run(&scope.program, arguments) {
+                Err(error) if error.code() == ErrorCode::Mps => {
+                    let domain = self.domain;
+                    tracing::warn!(%error, %domain, "an MPS daemon is started without a scope of its own");
+                    end_processes(self.place, &[])?;
+                }
+                ran => return ran,
+            }
+        }
+        self.run(self.program, Vec::new())
+    }
+
+    /// Runs a program with these arguments and the one that makes a daemon.
+    fn run<'a>(&self, program: &'a Path, mut arguments: Vec<&'a OsStr>) -> Result<()> {
+        let deadline = Instant::now() + START;
+        arguments.push(OsStr::new("-d"));
+        let environment = self.environment();
+        let launch = Launch { program, arguments, environment, gid: Some(self.served.gid()) };
+        let mut started = spawn(&launch).map_err(|error| Error::io("run", program, error))?;
+        let result = wait(self.place, &mut started, deadline);
+        result.map_err(|how| {
+            kill(&mut started);
+            self.failed(&how, &started.output())
+        })
+    }
+
+    /// All that the daemon and its servers know of us.
+    fn environment(&self) -> Vec<(&'static str, OsString)> {
+        // The daemon looks for its servers' program there: beside its own in the first place.
+        let folder = self.program.parent().unwrap_or(Path::new("/usr/bin"));
+        let mut path = folder.as_os_str().to_owned();
+        path.push(":/usr/bin:/bin:/usr/sbin:/sbin");
+        vec![
+            (PIPE_DIRECTORY, self.place.path().into_os_string()),
+            ("CUDA_MPS_LOG_DIRECTORY", self.place.logs().into_os_string()),
+            ("CUDA_VISIBLE_DEVICES", self.domain.as_str().into()),
+            ("PATH", path),
+        ]
+    }
+
+    fn failed(&self, how: &str, said: &str) -> Error {
+        let said = if said.is_empty() {
+            "it said nothing".to_owned()
+        } else {
+            format!("it said {said:?}")
+        };
+        let (log, logs) = (self.place.log(), self.place.logs());
+        let log = if log.is_empty() {
+            format!("there is nothing in {}", logs.display())
+        } else {
+            format!("{} ends with:\n{log}", logs.display())
+        };
+        let (domain, program) = (self.domain, self.program.display());
+        Error::new(
+            ErrorCode::Mps,
+            format!("no MPS daemon of {domain}: `{program} -d` {how}; {said}; {log}"),
+        )
+    }
 }
 
 /// An access as it is noted.
 fn written(served: Served) -> Result<String> {
     serde_json::to_string(&served.access()).map_err(|error| {
         Error::new(ErrorCode::Io, format!("an access cannot be noted: {error}")).with_source(error)
-    })
-}
-
-/// Runs the program, through systemd where it runs, so that the daemon outlives the service, job or
-/// session of who starts it.
-fn launch(
-    place: &Place,
-    domain: &MpsDomain,
-    served: Served,
-    program: &Path,
-    scope: &Scope,
-) -> Result<()> {
-    let root = rustix::process::geteuid().is_root();
-    if root && scope.mark.exists() && trust(&scope.program).is_ok() {
-        let arguments = ["--scope", "--quiet", "--collect", "--slice=system.slice", "--"];
-        let mut arguments: Vec<&OsStr> = arguments.iter().map(OsStr::new).collect();
-        arguments.push(program.as_os_str());
-        match run(place, domain, served, program, &scope.program, arguments) {
-            Err(error) if error.code() == ErrorCode::Mps => {
-                tracing::warn!(%error, %domain, "an MPS daemon is started without a scope of its own");
-                end_processes(place, &[])?;
-            }
-            ran => return ran,
-        }
-    }
-    run(place, domain, served, program, program, Vec::new())
-}
-
-fn run<'a>(
-    place: &Place,
-    domain: &MpsDomain,
-    served: Served,
-    daemon: &Path,
-    program: &'a Path,
-    mut arguments: Vec<&'a OsStr>,
-) -> Result<()> {
-    let deadline = Instant::now() + START;
-    arguments.push(OsStr::new("-d"));
-    let launch = Launch {
-        program,
-        arguments,
-        environment: environment(place, domain, daemon),
-        gid: Some(served.gid()),
-    };
-    let mut started = spawn(&launch).map_err(|error| Error::io("run", program, error))?;
-    let result = wait(place, &mut started, deadline);
-    result.map_err(|how| {
-        kill(&mut started);
-        failed(place, domain, daemon, &how, &started.output())
     })
 }
 
@@ -233,40 +266,12 @@ fn wait(place: &Place, started: &mut Started, deadline: Instant) -> Result<(), S
     }
 }
 
-/// All that the daemon and its servers know of us.
-fn environment(place: &Place, domain: &MpsDomain, program: &Path) -> Vec<(&'static str, OsString)> {
-    // The daemon looks for its servers' program there: beside its own in the first place.
-    let mut path = program.parent().unwrap_or(Path::new("/usr/bin")).as_os_str().to_owned();
-    path.push(":/usr/bin:/bin:/usr/sbin:/sbin");
-    vec![
-        (PIPE_DIRECTORY, place.path().into_os_string()),
-        ("CUDA_MPS_LOG_DIRECTORY", place.logs().into_os_string()),
-        ("CUDA_VISIBLE_DEVICES", domain.as_str().into()),
-        ("PATH", path),
-    ]
-}
-
-fn failed(place: &Place, domain: &MpsDomain, program: &Path, how: &str, said: &str) -> Error {
-    let said =
-        if said.is_empty() { "it said nothing".to_owned() } else { format!("it said {said:?}") };
-    let log = place.log();
-    let log = if log.is_empty() {
-        format!("there is nothing in {}", place.logs().display())
-    } else {
-        format!("{} ends with:\n{log}", place.logs().display())
-    };
-    Error::new(
-        ErrorCode::Mps,
-        format!("no MPS daemon of {domain}: `{} -d` {how}; {said}; {log}", program.display()),
-    )
-}
-
 /// Ends the daemon of a place with its servers, and removes its directory.
 ///
 /// # Errors
 /// PERMISSION_DENIED where it is another user's; LOCKED; MPS when a process outlives a kill; IO;
 /// INVALID_STATE when something is in the directory that no daemon leaves.
-pub(super) fn stop(place: &Place) -> Result<()> {
+pub(super) fn stop(place: &Place, control: &MpsControl) -> Result<()> {
     if place.open()?.is_none() && of_directory(&place.path()).is_empty() {
         return Ok(());
     }
@@ -275,29 +280,53 @@ pub(super) fn stop(place: &Place) -> Result<()> {
         Some(_) => find(place)?,
         None => Found { health: MpsHealth::Gone, pid: None },
     };
-    let process = found.pid.and_then(Process::now);
-    if found.health == MpsHealth::Answers {
-        // Its answer says nothing: it may end before it answers.
-        let told = ask(&place.socket(PRIVILEGED), QUIT, QUIT_ANSWER);
-        tracing::debug!(?told, directory = %place.path().display(), "an MPS daemon was told to quit");
-        let _ = have_ended(process.as_slice(), QUIT_END);
+    // What the kernel noted when somebody began to listen: the pid may have passed on since.
+    let process = found.pid.filter(|&pid| may_be_of_directory(pid, &place.path()));
+    let process = process.and_then(Process::now);
+    let hears = matches!(found.health, MpsHealth::Answers | MpsHealth::Unknown);
+    if let Some(process) = process.filter(|_| hears) {
+        quit(control, process);
     }
     end_processes(place, process.as_slice())?;
     clear_away(place)
 }
 
-/// Ends these, and every control daemon and server that was started with this directory.
-fn end_processes(place: &Place, known: &[Process]) -> Result<()> {
-    // A daemon may start a server while it is looked for.
-    for _ in 0..3 {
-        let mut left = of_directory(&place.path());
-        left.extend(
-            known.iter().filter(|process| !left.contains(process)).copied().collect::<Vec<_>>(),
-        );
-        left.retain(|process| !have_ended(&[*process], Duration::ZERO));
-        if left.is_empty() {
-            return Ok(());
+/// Asks a daemon to end, and waits for its end. It need not: whoever is left is signalled.
+fn quit(control: &MpsControl, process: Process) {
+    let quit = Command::Quit { timeout: Some(1) };
+    let control = control.clone().with_limit(QUIT_ANSWER);
+    // One that was busy with another command may not have heard it.
+    for _ in 0..2 {
+        let told = control.command(&quit);
+        tracing::debug!(?told, directory = %control.directory().display(), "an MPS daemon was told to quit");
+        if have_ended(&[process], QUIT_END) {
+            return;
         }
+    }
+}
+
+/// Ends these, and every control daemon and server that was started with this directory.
+///
+/// A program that makes itself a daemon forks twice, and each process ends when the next is there: it
+/// can slip through between the kernel's list and a look at each. So nothing must be seen several times
+/// in a row.
+fn end_processes(place: &Place, known: &[Process]) -> Result<()> {
+    const EMPTY_LOOKS: u32 = 3;
+    const ROUNDS: u32 = 20;
+    let mut known = known.to_vec();
+    let mut empty = 0;
+    for _ in 0..ROUNDS {
+        let mut left = of_directory(&place.path());
+        left.extend(known.drain(..).filter(|process| !have_ended(&[*process], Duration::ZERO)));
+        if left.is_empty() {
+            empty += 1;
+            if empty == EMPTY_LOOKS {
+                return Ok(());
+            }
+            std::thread::sleep(LOOK);
+            continue;
+        }
+        empty = 0;
         end(&left, GRACE)?;
         if !have_ended(&left, BURIAL) {
             let pids: Vec<_> = left.iter().map(|process| process.pid.to_string()).collect();
@@ -312,7 +341,13 @@ fn end_processes(place: &Place, known: &[Process]) -> Result<()> {
             ));
         }
     }
-    Ok(())
+    Err(Error::new(
+        ErrorCode::Mps,
+        format!(
+            "somebody starts MPS daemons in {} again and again while they are ended",
+            place.path().display()
+        ),
+    ))
 }
 
 /// Removes the directory of a daemon that has ended.

@@ -1,6 +1,7 @@
 //! MPS control daemons of this machine: NVIDIA's own, started, asked and ended by us.
 
 mod access;
+mod control;
 mod daemon;
 mod foreign;
 mod listener;
@@ -9,14 +10,17 @@ mod processes;
 mod spawn;
 #[cfg(test)]
 mod tests;
+mod tool;
 mod wire;
 
 use std::path::PathBuf;
 
 use rustix::time::{ClockId, clock_gettime};
 
+pub use self::control::MpsControl;
+
 use self::access::{Served, shut};
-use self::daemon::{Found, Scope, TURN, find};
+use self::daemon::{Found, Scope, Start, TURN, find};
 use self::place::{ACCESS, ADMITTED, CHANGED, Leaf, Place};
 use super::command::trust;
 use super::directory::Directory;
@@ -58,6 +62,10 @@ impl RealMps {
 
     fn place(&self, domain: &MpsDomain) -> Place {
         Place::of(&self.run, &self.lib, domain)
+    }
+
+    fn control(&self, place: &Place) -> MpsControl {
+        MpsControl::in_directory(place.path()).with_tool(&self.program)
     }
 
     /// Whom an access names, if they can be let in here.
@@ -130,7 +138,7 @@ impl MpsHost for RealMps {
 
     fn dialect(&self) -> Result<Dialect> {
         self.expect_program()?;
-        Err(Error::new(ErrorCode::Unsupported, "not yet"))
+        tool::dialect(&self.program)
     }
 
     fn probe(&self, domain: &MpsDomain) -> Result<Option<MpsDaemon>> {
@@ -174,7 +182,9 @@ impl MpsHost for RealMps {
         let start = || {
             self.expect_program()?;
             let served = self.served(access)?;
-            daemon::start(&self.place(domain), domain, served, &self.program, &self.scope)
+            let place = self.place(domain);
+            let start = Start { place: &place, domain, served, program: &self.program };
+            start.start(&self.scope)
         };
         start().map_err(of_domain(domain))
     }
@@ -187,7 +197,7 @@ impl MpsHost for RealMps {
                 // Before it: who came after that moment may have got either.
                 leaf.write(CHANGED, &ticks().to_string())?;
             }
-            Err(Error::new(ErrorCode::Unsupported, "not yet"))
+            self.control(&place).command(command)
         };
         tell().map_err(of_domain(domain))
     }
@@ -218,7 +228,8 @@ impl MpsHost for RealMps {
     }
 
     fn stop(&self, domain: &MpsDomain) -> Result<()> {
-        daemon::stop(&self.place(domain)).map_err(of_domain(domain))
+        let place = self.place(domain);
+        daemon::stop(&place, &self.control(&place)).map_err(of_domain(domain))
     }
 
     fn log(&self, domain: &MpsDomain) -> String {

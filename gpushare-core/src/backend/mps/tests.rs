@@ -446,6 +446,9 @@ fn health_is_what_the_socket_says() {
     });
     assert_eq!(machine.health(), MpsHealth::Answers);
     assert_eq!(machine.health(), MpsHealth::Unknown);
+    // This process listens and is no daemon: it lives on.
+    machine.mps.stop(&machine.domain).unwrap();
+    machine.expect_nothing();
 }
 
 #[test]
