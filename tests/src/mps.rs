@@ -81,7 +81,9 @@ impl Daemon {
         let tool = driver.join("nvidia-cuda-mps-control");
         let bins = format!("{}:/usr/bin:/bin", path("bin").display());
         let mut command = Command::new(&tool);
-        // In the foreground it is our child: one that ended is waited for and no zombie.
+        let log = std::fs::File::create(path("log/control.log")).unwrap();
+        // In the foreground it is our child: one that ended is waited for and no zombie. What would
+        // go to its log it prints.
         command
             .arg("-f")
             .env_clear()
@@ -90,8 +92,8 @@ impl Daemon {
             .env("CUDA_MPS_LOG_DIRECTORY", path("log"))
             .current_dir("/")
             .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null());
+            .stdout(log.try_clone().unwrap())
+            .stderr(log);
         if let Some(uid) = uid {
             command.uid(uid);
         }
