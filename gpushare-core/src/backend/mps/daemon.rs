@@ -7,17 +7,19 @@ use std::time::{Duration, Instant};
 use super::access::{Served, shut};
 use super::control::MpsControl;
 use super::listener::listener;
-use super::place::{ACCESS, CONTROL, Place};
+use super::place::{ACCESS, CHANGED, CONTROL, Place};
 use super::processes::{
     PIPE_DIRECTORY, Process, end, have_ended, may_be_of_directory, of_directory,
 };
 use super::spawn::{Launch, Started, kill, spawn};
+use super::ticks;
 use super::wire::{Failure, Peer, greet};
 use crate::backend::command::trust;
 use crate::error::{Error, ErrorCode, Result};
 use crate::id::Pid;
 use crate::mode::MpsHealth;
 use crate::mps::{Command, MpsDomain};
+use crate::parameters::Access;
 
 /// How long a daemon may take to greet: it takes less than a millisecond.
 const GREETING: Duration = Duration::from_millis(500);
@@ -115,7 +117,9 @@ pub(super) struct Start<'a> {
     pub(super) place: &'a Place,
     /// Of what.
     pub(super) domain: &'a MpsDomain,
-    /// For whom.
+    /// For whom, as it was asked for.
+    pub(super) access: &'a Access,
+    /// For whom, in numbers.
     pub(super) served: Served,
     /// The daemon's program.
     pub(super) program: &'a Path,
@@ -148,7 +152,8 @@ impl Start<'_> {
         leaf.clear()?;
         let started = place
             .make_logs()
-            .and_then(|()| leaf.write(ACCESS, &written(self.served)?))
+            .and_then(|()| leaf.write(ACCESS, &written(self.access)?))
+            .and_then(|()| leaf.write(CHANGED, &ticks().to_string()))
             .and_then(|()| self.launch(scope));
         started.inspect_err(|_| {
             if let Err(error) = end_processes(place, &[]).and_then(|()| clear_away(place)) {
@@ -226,8 +231,8 @@ impl Start<'_> {
 }
 
 /// An access as it is noted.
-fn written(served: Served) -> Result<String> {
-    serde_json::to_string(&served.access()).map_err(|error| {
+fn written(access: &Access) -> Result<String> {
+    serde_json::to_string(access).map_err(|error| {
         Error::new(ErrorCode::Io, format!("an access cannot be noted: {error}")).with_source(error)
     })
 }

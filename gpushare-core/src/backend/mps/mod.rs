@@ -183,7 +183,12 @@ impl MpsHost for RealMps {
             self.expect_program()?;
             let served = self.served(access)?;
             let place = self.place(domain);
-            let start = Start { place: &place, domain, served, program: &self.program };
+            // As it was asked for, to be known again; the caller is another one the next time.
+            let access = &match access {
+                Access::Caller => served.access(),
+                access => access.clone(),
+            };
+            let start = Start { place: &place, domain, access, served, program: &self.program };
             start.start(&self.scope)
         };
         start().map_err(of_domain(domain))
