@@ -123,10 +123,16 @@ fn server(
     server.status = optional(run(&Command::ServerStatus { server: pid }))?
         .map(|reply| reply.status())
         .transpose()?;
-    let shown = ServerLimits::read(pid, run)?;
-    let limits = if shown.are_of(defaults) { ServerLimits::of(defaults) } else { shown };
-    server.thread_percentage = Some(limits.thread_percentage);
-    server.pinned_memory_limit = limits.pinned_memory_limit;
+    match ServerLimits::read(pid, run) {
+        Ok(shown) => {
+            let limits = if shown.are_of(defaults) { ServerLimits::of(defaults) } else { shown };
+            server.thread_percentage = Some(limits.thread_percentage);
+            server.pinned_memory_limit = limits.pinned_memory_limit;
+        }
+        // A server that starts shows none.
+        Err(error) if error.code() == ErrorCode::Mps => {}
+        Err(error) => return Err(error),
+    }
     server.clients = run(&Command::Clients { server: pid })?.pids()?;
     Ok(server)
 }

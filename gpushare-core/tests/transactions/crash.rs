@@ -5,7 +5,7 @@ use gpushare_core::backend::sim::{Death, Failure, Fault};
 use gpushare_core::mode::Mode;
 use gpushare_core::plan::state::{GpuState, MpsState};
 
-use crate::scenario::{Daemon, Scenario, counted, layouts, options, placed, spec};
+use crate::scenario::{Daemon, Scenario, counted, layouts, placed, spec};
 
 /// Whether two states of a node are the same, apart from what nothing brings back: a pending change
 /// that was called off, and an MPS daemon that served nobody.

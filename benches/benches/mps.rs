@@ -1,0 +1,141 @@
+//! MPS with NVIDIA's own control daemon: a command over its socket beside the same through NVIDIA's
+//! program, eight threads at once, and how long a GPU takes into mode `mps` and out of it.
+//!
+//! The daemon is `GPUSHARE_MPS_CONTROL`, else that of the driver that is installed, else the newest
+//! that the tests fetch. It runs in a directory of its own. The GPUs are simulated: nothing of a real
+//! GPU is changed. Without a GPU a script takes the server's place.
+
+#![allow(clippy::print_stdout, reason = "a benchmark prints its figures")]
+
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use gpushare_benches::Times;
+use gpushare_core::apply::Source;
+use gpushare_core::backend::files::FileStore;
+use gpushare_core::backend::mps::{MpsControl, RealMps};
+use gpushare_core::backend::sim::Simulator;
+use gpushare_core::mode::Mode;
+use gpushare_core::mps::{Command, MpsDomain};
+use gpushare_core::parameters::Access;
+use gpushare_core::plan::Request;
+use gpushare_core::port::MpsHost as _;
+use gpushare_core::units::ThreadPercentage;
+use gpushare_core::{ApplyOptions, Node, Spec};
+use gpushare_tests::nvidia;
+
+const PROGRAM: &str = "nvidia-cuda-mps-control";
+const NATIVE: usize = 2_000;
+const TOOL: usize = 200;
+const ROUNDS: usize = 20;
+
+fn main() {
+    let Some(program) = program() else { return };
+    println!("daemon: {}", program.display());
+    let folder = tempfile::tempdir().expect("a folder");
+    let store = FileStore::below(&folder.path().join("state")).expect("a store");
+    let mps = RealMps::new(&store, Some(program.clone()));
+    let domain: MpsDomain = "GPU-00000000-0000-0000-0000-000000000000".parse().expect("a uuid");
+    mps.start(&domain, &Access::Caller).expect("a daemon");
+    let directory = mps.probe(&domain).expect("it answers").expect("a daemon").directory;
+    commands(&directory, &program);
+    threads(&directory);
+    mps.stop(&domain).expect("it ends");
+    modes(&store, &program);
+}
+
+fn program() -> Option<PathBuf> {
+    let given = std::env::var_os("GPUSHARE_MPS_CONTROL").map(PathBuf::from);
+    let installed = Some(Path::new("/usr/bin").join(PROGRAM)).filter(|path| path.exists());
+    if let Some(program) = given.or(installed) {
+        return Some(program);
+    }
+    let fetched =
+        nvidia::drivers().map(|drivers| drivers.last().map(|(_, folder)| folder.join(PROGRAM)));
+    match fetched {
+        Ok(program) => program,
+        Err(why) => {
+            println!("SKIPPED: no {PROGRAM} here: {why}");
+            None
+        }
+    }
+}
+
+/// One command after the other, native and through the program in turns.
+fn commands(directory: &Path, program: &Path) {
+    let control = MpsControl::in_directory(directory).with_tool(program);
+    let (native, tool) = (control.clone().native_only(), control.tool_only());
+    let percentage = ThreadPercentage::new(50.0).expect("a percentage");
+    for (what, command) in [
+        ("get_default_active_thread_percentage", Command::DefaultThreadPercentage),
+        ("get_server_list", Command::Servers),
+        ("set_default_active_thread_percentage", Command::SetDefaultThreadPercentage(percentage)),
+    ] {
+        let (mut by_socket, mut by_tool) = (Times::default(), Times::default());
+        for _ in 0..TOOL {
+            for _ in 0..NATIVE / TOOL {
+                by_socket.time(|| native.command(&command)).expect("an answer");
+            }
+            by_tool.time(|| tool.command(&command)).expect("an answer");
+        }
+        let ratio = by_tool.median().as_secs_f64() / by_socket.median().as_secs_f64();
+        println!("{what}");
+        println!("    over the socket       {by_socket}");
+        println!("    through the program   {by_tool}");
+        println!("    {ratio:.1} times");
+    }
+}
+
+/// Eight threads at one daemon, which takes one session at a time.
+fn threads(directory: &Path) {
+    let control = MpsControl::in_directory(directory).native_only();
+    let all: Vec<Times> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..8)
+            .map(|_| {
+                scope.spawn(|| {
+                    let mut times = Times::default();
+                    for _ in 0..200 {
+                        let asked =
+                            times.time(|| control.command(&Command::DefaultThreadPercentage));
+                        asked.and_then(|reply| reply.percentage()).expect("an answer");
+                    }
+                    times
+                })
+            })
+            .collect();
+        threads.into_iter().map(|thread| thread.join().expect("a thread")).collect()
+    });
+    let mut times = Times::default();
+    all.into_iter().for_each(|one| times.append(one));
+    println!("8 threads, 1,600 commands, every one answered");
+    println!("    {times}");
+}
+
+/// A GPU into mode `mps`, limits read back, and out of it again.
+fn modes(store: &FileStore, program: &Path) {
+    let simulator = Simulator::new("H200-141GB".parse().expect("a fleet")).expect("a node");
+    let mut ports = simulator.ports(Arc::new(store.clone()));
+    ports.mps = Arc::new(RealMps::new(store, Some(program.to_owned())));
+    let node = Node::with_ports(ports, true);
+    let spec: Spec = r#"{"version": "gpushare/v1", "gpus": [
+        {"select": "all", "mode": "mps", "mps": {"thread_percentage": 25}}]}"#
+        .parse()
+        .expect("a spec");
+    let options = ApplyOptions::new();
+    let gpus = simulator.gpus().expect("GPUs");
+    let leave = Request::Leave { mode: Mode::Mps, gpus };
+    let (mut enable, mut again, mut disable) =
+        (Times::default(), Times::default(), Times::default());
+    for _ in 0..ROUNDS {
+        enable.time(|| node.apply(&spec, &options)).expect("enabled");
+        again.time(|| node.apply(&spec, &options)).expect("nothing to do");
+        let go_on = |_: &_| ControlFlow::Continue(());
+        let left = disable.time(|| node.apply_with(Source::Request(&leave), &options, go_on));
+        left.expect("disabled");
+    }
+    println!("mode mps: journal, daemon, limits set and read back, directory opened, record");
+    println!("    enable until verified {enable}");
+    println!("    nothing to do         {again}");
+    println!("    disable               {disable}");
+}
