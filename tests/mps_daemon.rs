@@ -141,7 +141,10 @@ impl Machine {
 
     /// Another process of this program.
     fn other(&self, uid: u32, gid: u32) -> Command {
-        let mut other = Command::new(std::env::current_exe().unwrap());
+        // With a descriptor that is handed on, and signals that are ignored.
+        const START: &str = r#"exec 9</etc/passwd; trap "" HUP TERM USR1; exec "$0" "$@""#;
+        let mut other = Command::new("/bin/sh");
+        other.args(["-c", START]).arg(std::env::current_exe().unwrap());
         other.args(["--exact", "role", "--nocapture"]).env(ROLE, self.folder.path());
         other.uid(uid).gid(gid);
         other
@@ -179,7 +182,7 @@ fn role() {
         );
         return;
     }
-    let _kept = fs::File::open("/etc/passwd").unwrap();
+    assert!(fs::read_link("/proc/self/fd/9").is_ok(), "there is something to hand on");
     mps.start(&domain(), &Access::Caller).unwrap();
     let uid = fs::metadata("/proc/self").unwrap().uid();
     if uid != 0 {
@@ -297,6 +300,12 @@ fn a_daemon_has_nothing_of_who_started_it_and_outlives_it() {
         assert_eq!(names, four, "{}", machine.major);
         assert!(environment.contains(&format!("VISIBLE_DEVICES={}\0", machine.domain)));
         assert_eq!(fs::read_link(format!("/proc/{pid}/cwd")).unwrap(), Path::new("/"));
+        let status = read(pid, "status");
+        let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:")).unwrap();
+        let ignored = u64::from_str_radix(ignored.trim(), 16).unwrap();
+        // The daemon itself ignores SIGPIPE; 32 and 33 are the C library's.
+        assert_eq!(ignored & !(1 << 12 | 3 << 31), 0, "{ignored:x}");
+        assert!(status.contains("Umask:\t0022"), "{status}");
         let stat = read(pid, "stat");
         let session = stat.rsplit_once(')').unwrap().1.split_whitespace().nth(3).unwrap();
         assert_ne!(session, starter.id().to_string());

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-/// The folders of the drivers that could be fetched, each with `nvidia-smi` and
-/// `libnvidia-ml.so.1`, by major version; or why there are none.
+/// The folders of the drivers that could be fetched, each with `nvidia-smi`, `libnvidia-ml.so.1`,
+/// `nvidia-cuda-mps-control` and `nvidia-cuda-mps-server`, by major version; or why there are none.
 ///
 /// # Errors
 /// Why this machine can't have them.
