@@ -395,6 +395,31 @@ fn a_daemon_with_a_server_is_ended_in_bounded_time() {
         let servers = machine.mps.command(&machine.domain, &Say::Servers).unwrap();
         assert!(matches!(&servers, Reply::Pids(pids) if pids.len() == 1), "{servers:?}");
         machine.stop();
+
+        // One that hears nobody, and whose daemon was killed.
+        let server = machine.folder.path().join("nvidia-cuda-mps-server");
+        let deaf = "trap '' TERM INT HUP; echo deaf > \"${0%/*}/state/deaf\"; while :; do sleep 0.05; done";
+        let write = format!("printf '%s\\n' '#!/bin/sh' \"$1\" > '{}'", server.display());
+        assert!(
+            Command::new("/bin/sh").args(["-c", &write, "sh", deaf]).status().unwrap().success()
+        );
+        // Either takes seconds: one for each driver.
+        let kill = machine.major % 2 == 0;
+        machine.start(&Access::Caller);
+        let daemon = machine.running().pid.unwrap();
+        machine.mps.command(&machine.domain, &Say::StartServer { uid }).unwrap();
+        let heard = machine.folder.path().join("state/deaf");
+        wait_until("the server is deaf", || heard.exists());
+        fs::remove_file(heard).unwrap();
+        if kill {
+            signal("-KILL", daemon);
+        }
+        let before = Instant::now();
+        machine.mps.stop(&machine.domain).unwrap();
+        assert!(before.elapsed() < Duration::from_secs(6), "{:?}", before.elapsed());
+        // Its last `sleep` is nobody's server.
+        std::thread::sleep(Duration::from_millis(100));
+        machine.expect_nothing();
     }
 }
 
@@ -474,6 +499,9 @@ fn daemons_of_others_are_seen_and_ours_are_not_among_them() {
         assert!(all.iter().all(|found| found.pid != own && found.directory != machine.leaf()));
         let pid = found.pid.unwrap();
         assert!(read(pid.get(), "cmdline").contains(CONTROL));
+        // One whose socket cannot be reached from here, as in a container, is known by its process.
+        fs::remove_file(theirs.path().join("control")).unwrap();
+        assert!(machine.mps.foreign().unwrap().contains(found), "{}", machine.major);
         signal("-TERM", pid);
         wait_until("it has ended", || {
             machine.mps.foreign().unwrap().iter().all(|found| found.directory != theirs.path())

@@ -540,7 +540,10 @@ fn long_logs_are_set_aside_and_the_end_of_the_others_is_shown() {
     let place = machine.mps.place(&machine.domain);
     place.make_logs().unwrap();
     let logs = place.logs();
-    let lines: String = (0..100_000).map(|number| format!("line {number}\n")).collect();
+    let mut lines: String = (0..100_000).map(|number| format!("line {number}\n")).collect();
+    lines.push_str(
+        &"[1] User did not send valid credentials\n\n[1] Accepting connection...\n".repeat(99),
+    );
     fs::write(logs.join("control.log"), &lines).unwrap();
     fs::write(logs.join("server.log"), "short\x1b[2J\n").unwrap();
     let shown = place.log();
