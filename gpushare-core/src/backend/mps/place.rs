@@ -59,8 +59,7 @@ const LOG_TAIL: u64 = 64 << 10;
 const LOG_LINES: usize = 6;
 const LOG_LINE: usize = 200;
 
-/// What a daemon writes when somebody looks whether it answers: [`probe`](crate::port::mps::MpsHost)
-/// and CUDA do, and say nothing.
+/// What a daemon writes when somebody looks whether it answers and says nothing: we do, and CUDA.
 const LOOKED_AT: [&str; 2] = ["] User did not send valid credentials", "] Accepting connection..."];
 
 /// What we note is a few bytes.
