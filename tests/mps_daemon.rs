@@ -141,7 +141,10 @@ impl Machine {
 
     /// Another process of this program.
     fn other(&self, uid: u32, gid: u32) -> Command {
-        let mut other = Command::new(std::env::current_exe().unwrap());
+        // With a descriptor that is handed on, and signals that are ignored.
+        const START: &str = r#"exec 9</etc/passwd; trap "" HUP TERM USR1; exec "$0" "$@""#;
+        let mut other = Command::new("/bin/sh");
+        other.args(["-c", START]).arg(std::env::current_exe().unwrap());
         other.args(["--exact", "role", "--nocapture"]).env(ROLE, self.folder.path());
         other.uid(uid).gid(gid);
         other
@@ -179,7 +182,7 @@ fn role() {
         );
         return;
     }
-    let _kept = fs::File::open("/etc/passwd").unwrap();
+    assert!(fs::read_link("/proc/self/fd/9").is_ok(), "there is something to hand on");
     mps.start(&domain(), &Access::Caller).unwrap();
     let uid = fs::metadata("/proc/self").unwrap().uid();
     if uid != 0 {
@@ -297,6 +300,12 @@ fn a_daemon_has_nothing_of_who_started_it_and_outlives_it() {
         assert_eq!(names, four, "{}", machine.major);
         assert!(environment.contains(&format!("VISIBLE_DEVICES={}\0", machine.domain)));
         assert_eq!(fs::read_link(format!("/proc/{pid}/cwd")).unwrap(), Path::new("/"));
+        let status = read(pid, "status");
+        let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:")).unwrap();
+        let ignored = u64::from_str_radix(ignored.trim(), 16).unwrap();
+        // The daemon itself ignores SIGPIPE; 32 and 33 are the C library's.
+        assert_eq!(ignored & !(1 << 12 | 3 << 31), 0, "{ignored:x}");
+        assert!(status.contains("Umask:\t0022"), "{status}");
         let stat = read(pid, "stat");
         let session = stat.rsplit_once(')').unwrap().1.split_whitespace().nth(3).unwrap();
         assert_ne!(session, starter.id().to_string());
@@ -386,6 +395,31 @@ fn a_daemon_with_a_server_is_ended_in_bounded_time() {
         let servers = machine.mps.command(&machine.domain, &Say::Servers).unwrap();
         assert!(matches!(&servers, Reply::Pids(pids) if pids.len() == 1), "{servers:?}");
         machine.stop();
+
+        // One that hears nobody, and whose daemon was killed.
+        let server = machine.folder.path().join("nvidia-cuda-mps-server");
+        let deaf = "trap '' TERM INT HUP; echo deaf > \"${0%/*}/state/deaf\"; while :; do sleep 0.05; done";
+        let write = format!("printf '%s\\n' '#!/bin/sh' \"$1\" > '{}'", server.display());
+        assert!(
+            Command::new("/bin/sh").args(["-c", &write, "sh", deaf]).status().unwrap().success()
+        );
+        // Either takes seconds: one for each driver.
+        let kill = machine.major % 2 == 0;
+        machine.start(&Access::Caller);
+        let daemon = machine.running().pid.unwrap();
+        machine.mps.command(&machine.domain, &Say::StartServer { uid }).unwrap();
+        let heard = machine.folder.path().join("state/deaf");
+        wait_until("the server is deaf", || heard.exists());
+        fs::remove_file(heard).unwrap();
+        if kill {
+            signal("-KILL", daemon);
+        }
+        let before = Instant::now();
+        machine.mps.stop(&machine.domain).unwrap();
+        assert!(before.elapsed() < Duration::from_secs(6), "{:?}", before.elapsed());
+        // Its last `sleep` is nobody's server.
+        std::thread::sleep(Duration::from_millis(100));
+        machine.expect_nothing();
     }
 }
 
@@ -465,6 +499,9 @@ fn daemons_of_others_are_seen_and_ours_are_not_among_them() {
         assert!(all.iter().all(|found| found.pid != own && found.directory != machine.leaf()));
         let pid = found.pid.unwrap();
         assert!(read(pid.get(), "cmdline").contains(CONTROL));
+        // One whose socket cannot be reached from here, as in a container, is known by its process.
+        fs::remove_file(theirs.path().join("control")).unwrap();
+        assert!(machine.mps.foreign().unwrap().contains(found), "{}", machine.major);
         signal("-TERM", pid);
         wait_until("it has ended", || {
             machine.mps.foreign().unwrap().iter().all(|found| found.directory != theirs.path())

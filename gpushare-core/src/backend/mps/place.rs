@@ -55,9 +55,12 @@ const LOGS: [&str; 2] = ["control.log", "server.log"];
 /// A log that is longer than this when a daemon starts is set aside.
 const LONG_LOG: u64 = 1 << 20;
 /// The end of a log that messages show lines of.
-const LOG_TAIL: u64 = 4096;
+const LOG_TAIL: u64 = 64 << 10;
 const LOG_LINES: usize = 6;
 const LOG_LINE: usize = 200;
+
+/// What a daemon writes when somebody looks whether it answers and says nothing: we do, and CUDA.
+const LOOKED_AT: [&str; 2] = ["] User did not send valid credentials", "] Accepting connection..."];
 
 /// What we note is a few bytes.
 const LONGEST_NOTE: u64 = 4096;
@@ -253,13 +256,15 @@ fn tail(mut file: File) -> Vec<String> {
     }
     let text = String::from_utf8_lossy(&bytes);
     // The first line may have begun before.
-    let lines: Vec<_> = text.lines().skip(usize::from(start > 0)).collect();
+    let lines = text.lines().skip(usize::from(start > 0)).map(str::trim_end);
+    let noise = |line: &str| line.is_empty() || LOOKED_AT.iter().any(|end| line.ends_with(end));
+    let lines: Vec<_> = lines.filter(|line| !noise(line)).collect();
     let last = lines.len().saturating_sub(LOG_LINES);
     let shown = lines.iter().skip(last).map(|line| {
-        let line: String = line.trim_end().chars().take(LOG_LINE).collect();
+        let line: String = line.chars().take(LOG_LINE).collect();
         printable(&line).into_owned()
     });
-    shown.filter(|line| !line.is_empty()).collect()
+    shown.collect()
 }
 
 /// The open directory of a domain.
