@@ -288,6 +288,26 @@ fn a_busy_daemon_is_asked_again() {
     }
 }
 
+/// It answers and closes before it has read everything: the reset must not hide the answer, or the
+/// command would be said twice.
+#[test]
+fn an_answer_before_a_reset_counts() {
+    let server = Server::each(|caller| {
+        caller.greet();
+        for _ in 0..4 {
+            caller.hear();
+        }
+        caller.text("7");
+        caller.end();
+    });
+    let session = Session::open(&server.path(), Deadline::after(LIMIT)).ok().unwrap();
+    assert!(session.greeting().is_ok());
+    assert!(session.say(b"ps\n\0", &mut false).is_ok());
+    // By now it has closed.
+    std::thread::sleep(Duration::from_millis(50));
+    assert_eq!(session.answer().ok(), Some(vec!["7".to_owned()]));
+}
+
 #[test]
 fn one_that_is_always_busy_is_frozen() {
     let server = Server::each(|caller| caller.greet());
