@@ -193,7 +193,8 @@ fn silence_after_the_greeting_is_frozen_and_for_the_last_word_no_failure() {
 
 #[test]
 fn what_is_not_known_is_a_strange_handshake() {
-    let garbage: [(&str, fn(&Caller)); 7] = [
+    type Say = fn(&Caller);
+    let garbage: [(&str, Say); 7] = [
         ("another greeting", |caller| caller.send(b"HELLO\0")),
         ("half a greeting", |caller| caller.send(b"OUTB")),
         ("a long greeting", |caller| caller.send(&[b'O'; 4096])),
