@@ -1,6 +1,7 @@
 //! What gpushare says to MPS control daemons and understands of their answers, with NVIDIA's own
 //! daemons of several drivers.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests fail by panics")]
+#![allow(clippy::print_stdout, reason = "times are printed for whoever asks with --nocapture")]
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -9,7 +10,7 @@ use gpushare_core::ErrorCode;
 use gpushare_core::backend::mps::MpsControl;
 use gpushare_core::id::Pid;
 use gpushare_core::mode::Priority;
-use gpushare_core::mps::{Command, MpsSetting, MpsSettings, Reply, ServerStatus};
+use gpushare_core::mps::{Command, Dialect, MpsSetting, MpsSettings, Reply, ServerStatus};
 use gpushare_core::units::{Bytes, ThreadPercentage};
 use gpushare_tests::mps::{
     Daemon, PATIENCE, Server, each_daemon, each_driver, wait_for, wait_until,
@@ -119,6 +120,7 @@ fn every_command_answers_with_its_value_or_that_it_is_unknown() {
 #[test]
 fn the_program_answers_what_the_socket_answers() {
     each_daemon("nvidia-cuda-mps-control", Server::Living, |mut daemon| {
+        assert_eq!(daemon.through_tool().dialect().unwrap(), Dialect::V2);
         let server = start_server(&daemon);
         expect(&daemon, &daemon.through_tool(), getters(server));
         expect(&daemon, &daemon.through_tool(), setters(server));
@@ -204,7 +206,7 @@ fn eight_threads_at_once_lose_no_command_and_say_none_twice() {
 fn a_frozen_daemon_is_a_timeout_and_answers_again_afterwards() {
     each_daemon("frozen MPS daemons", Server::Living, |daemon| {
         let limit = Duration::from_millis(300);
-        let address = SocketAddrUnix::new(&daemon.directory().join("control")).unwrap();
+        let address = SocketAddrUnix::new(daemon.directory().join("control")).unwrap();
         let silent = rustix::net::socket(AddressFamily::UNIX, SocketType::SEQPACKET, None).unwrap();
         rustix::net::connect(&silent, &address).unwrap();
         for control in [daemon.control(), daemon.through_tool()] {

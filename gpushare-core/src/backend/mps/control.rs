@@ -7,7 +7,7 @@ use super::tool;
 use super::wire::{self, Failure, Peer};
 use crate::error::{Error, ErrorCode, Result};
 use crate::id::Pid;
-use crate::mps::{Command, Reply};
+use crate::mps::{Command, Dialect, Reply};
 
 /// Where NVIDIA's installers put the program.
 const DEFAULT_TOOL: &str = "/usr/bin/nvidia-cuda-mps-control";
@@ -86,6 +86,14 @@ impl MpsControl {
     /// Where it listens.
     pub fn directory(&self) -> &Path {
         &self.directory
+    }
+
+    /// What the program speaks, and with it the daemons that it starts.
+    ///
+    /// # Errors
+    /// UNSUPPORTED where it is not there, PERMISSION_DENIED where it is not to be trusted, TIMEOUT, IO.
+    pub fn dialect(&self) -> Result<Dialect> {
+        tool::dialect(&self.tool)
     }
 
     /// The daemon's process, by the kernel's word for its socket, once it has greeted. It is told nothing.

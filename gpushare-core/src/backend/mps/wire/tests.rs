@@ -193,7 +193,8 @@ fn silence_after_the_greeting_is_frozen_and_for_the_last_word_no_failure() {
 
 #[test]
 fn what_is_not_known_is_a_strange_handshake() {
-    let garbage: [(&str, fn(&Caller)); 7] = [
+    type Say = fn(&Caller);
+    let garbage: [(&str, Say); 7] = [
         ("another greeting", |caller| caller.send(b"HELLO\0")),
         ("half a greeting", |caller| caller.send(b"OUTB")),
         ("a long greeting", |caller| caller.send(&[b'O'; 4096])),
@@ -286,6 +287,26 @@ fn a_busy_daemon_is_asked_again() {
             greet(&server.path(), LIMIT).unwrap();
         }
     }
+}
+
+/// It answers and closes before it has read everything: the reset must not hide the answer, or the
+/// command would be said twice.
+#[test]
+fn an_answer_before_a_reset_counts() {
+    let server = Server::each(|caller| {
+        caller.greet();
+        for _ in 0..4 {
+            caller.hear();
+        }
+        caller.text("7");
+        caller.end();
+    });
+    let session = Session::open(&server.path(), Deadline::after(LIMIT)).ok().unwrap();
+    assert!(session.greeting().is_ok());
+    assert!(session.say(b"ps\n\0", &mut false).is_ok());
+    // By now it has closed.
+    std::thread::sleep(Duration::from_millis(50));
+    assert_eq!(session.answer().ok(), Some(vec!["7".to_owned()]));
 }
 
 #[test]
