@@ -5,7 +5,7 @@ use crate::apply::report::Evicted;
 use crate::error::{Error, ErrorCode, Result};
 use crate::id::{GpuUuid, Pid};
 use crate::mode::MpsHealth;
-use crate::mps::{Command, MpsDomain, MpsSetting, MpsSettings, Reply};
+use crate::mps::{Command, MpsDomain, MpsSetting, MpsSettings, Reply, ServerLimits};
 use crate::parameters::MpsConfig;
 use crate::plan::step::MigPlace;
 use crate::port::MpsDaemon;
@@ -119,6 +119,11 @@ impl Executor<'_> {
         let domain = self.domain(gpu, on)?;
         let mps = self.ports().mps.clone();
         for server in mps.command(&domain, &Command::Servers)?.pids()? {
+            // One that still starts shows no limits and takes none; what it will have is seen then.
+            let shown = ServerLimits::read(server, &mut |command| mps.command(&domain, command));
+            if shown.is_err_and(|error| error.code() == ErrorCode::Mps) {
+                continue;
+            }
             let argument = format!("server {server}: {setting}");
             let set = self.tell(gpu, "set MPS server", &argument, || {
                 MpsSettings::set_server(server, setting, &mut |command| {

@@ -58,6 +58,10 @@ fn hardware(gpu: &GpuSnapshot) -> (SharingMode, String) {
     }
     if let Some(mps) = gpu.mps.as_ref().filter(|mps| mps.ours) {
         return match mps.alive {
+            true if mps.health.is_none() => (
+                SharingMode::Mps,
+                "our MPS daemon is on record; this user may not ask it".to_owned(),
+            ),
             true => (SharingMode::Mps, "our MPS daemon serves it".to_owned()),
             false => (SharingMode::Degraded, degraded(mps)),
         };

@@ -44,8 +44,14 @@ fn status(
     domain: &MpsDomain,
     recorded: Option<MpsConfig>,
 ) -> Result<Option<MpsStatus>, Failure> {
-    let found = mps.probe(domain).map_err(|error| Failure::Other(error.of_gpu(gpu)))?;
-    let Some(daemon) = found else { return Ok(recorded.map(MpsStatus::gone)) };
+    let daemon = match mps.probe(domain) {
+        Ok(Some(daemon)) => daemon,
+        Ok(None) => return Ok(recorded.map(MpsStatus::gone)),
+        Err(error) if error.code() == ErrorCode::PermissionDenied => {
+            return Ok(Some(MpsStatus::hidden(recorded, error.message())));
+        }
+        Err(error) => return Err(Failure::Other(error.of_gpu(gpu))),
+    };
     let mut status = MpsStatus {
         ours: true,
         alive: false,
@@ -70,7 +76,7 @@ fn status(
                     ErrorCode::NotFound => MpsHealth::Gone,
                     ErrorCode::Timeout => MpsHealth::Frozen,
                     ErrorCode::PermissionDenied => {
-                        return Err(Failure::Other(error.of_gpu(gpu)));
+                        return Ok(Some(MpsStatus::hidden(recorded, error.message())));
                     }
                     _ => MpsHealth::Unknown,
                 });

@@ -240,6 +240,22 @@ impl MpsStatus {
         }
     }
 
+    /// A daemon of ours that this user may not ask: what our record says of it is shown.
+    pub(crate) fn hidden(recorded: Option<MpsConfig>, why: &str) -> Self {
+        tracing::debug!(target: "gpushare::mps", why, "an MPS daemon is not asked");
+        Self {
+            ours: true,
+            alive: recorded.is_some(),
+            config: recorded,
+            pid: None,
+            health: None,
+            directory: None,
+            admitted: false,
+            servers: Vec::new(),
+            changed: None,
+        }
+    }
+
     /// Whether something of ours is there that serves nobody: a daemon that does not answer, or one
     /// whose start or end was not finished.
     pub fn is_unready(&self) -> bool {

@@ -18,7 +18,7 @@ use crate::backend::command::trust;
 use crate::error::{Error, ErrorCode, Result};
 use crate::id::Pid;
 use crate::mode::MpsHealth;
-use crate::mps::{Command, MpsDomain};
+use crate::mps::{Command, MpsDomain, Reply, ServerStatus};
 use crate::parameters::Access;
 
 /// How long a daemon may take to greet: it takes less than a millisecond.
@@ -33,6 +33,8 @@ pub(super) const TURN: Duration = Duration::from_secs(15);
 const LOOK: Duration = Duration::from_millis(1);
 /// How often a starting daemon is looked at.
 const STEP: Duration = Duration::from_millis(5);
+/// How long a server that was started is watched: without a GPU it ends within 50 ms.
+const SERVER: Duration = Duration::from_millis(200);
 
 /// How long a daemon may take to hear `quit`.
 const QUIT_ANSWER: Duration = Duration::from_millis(500);
@@ -235,6 +237,44 @@ fn written(access: &Access) -> Result<String> {
     serde_json::to_string(access).map_err(|error| {
         Error::new(ErrorCode::Io, format!("an access cannot be noted: {error}")).with_source(error)
     })
+}
+
+/// Starts a server and sees whether it stays: daemons answer that all went well also where it dies at
+/// once (measured on drivers 470 to 555).
+///
+/// # Errors
+/// MPS with the last lines of the logs when it has ended within [`SERVER`]; those of the commands.
+pub(super) fn start_server(place: &Place, control: &MpsControl, uid: u32) -> Result<Reply> {
+    let servers = || control.command(&Command::Servers).and_then(Reply::pids);
+    let before = servers()?;
+    let reply = control.command(&Command::StartServer { uid })?;
+    let deadline = Instant::now() + SERVER;
+    let mut started = None;
+    while Instant::now() < deadline {
+        let now = servers()?;
+        match started {
+            None => started = now.into_iter().find(|pid| !before.contains(pid)),
+            Some(pid) if !now.contains(&pid) => {
+                return Err(Error::new(
+                    ErrorCode::Mps,
+                    format!(
+                        "the MPS server {pid} of user {uid} was started and has ended; the logs in \
+                         {} end with: {}",
+                        place.logs().display(),
+                        place.log()
+                    ),
+                ));
+            }
+            Some(server) => {
+                let status = control.command(&Command::ServerStatus { server });
+                if matches!(status, Ok(Reply::Status(ServerStatus::Active))) {
+                    break;
+                }
+            }
+        }
+        std::thread::sleep(STEP);
+    }
+    Ok(reply)
 }
 
 /// Waits until a daemon answers that is being started; says how it failed.

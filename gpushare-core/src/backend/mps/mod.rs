@@ -150,6 +150,7 @@ impl MpsHost for RealMps {
             let admitted = access.is_some() && leaf.read(ADMITTED)?.is_some();
             let changed = leaf.read(CHANGED)?.and_then(|text| text.trim().parse().ok());
             let Found { health, pid } = find(&place)?;
+            place.bound_logs();
             Ok(Some(MpsDaemon {
                 access: access.unwrap_or_default(),
                 admitted,
@@ -202,7 +203,11 @@ impl MpsHost for RealMps {
                 // Before it: who came after that moment may have got either.
                 leaf.write(CHANGED, &ticks().to_string())?;
             }
-            self.control(&place).command(command)
+            let control = self.control(&place);
+            match command {
+                Command::StartServer { uid } => daemon::start_server(&place, &control, *uid),
+                command => control.command(command),
+            }
         };
         tell().map_err(of_domain(domain))
     }

@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags};
+use rustix::fs::{AtFlags, FallocateFlags, FileType, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::backend::directory::{Directory, PRIVATE, open_below, open_file};
@@ -54,6 +54,8 @@ const NEW: &str = ".gpushare-new.";
 const LOGS: [&str; 2] = ["control.log", "server.log"];
 /// A log that is longer than this when a daemon starts is set aside.
 const LONG_LOG: u64 = 1 << 20;
+/// A log that takes more than this on disk, in blocks of 512 bytes, loses its beginning.
+const LONGEST_LOG_BLOCKS: i64 = (8 << 20) / 512;
 /// The end of a log that messages show lines of.
 const LOG_TAIL: u64 = 64 << 10;
 const LOG_LINES: usize = 6;
@@ -157,6 +159,26 @@ impl Place {
             }
         }
         Ok(())
+    }
+
+    /// Gives the disk back what the beginnings of long logs take, while daemons write them: each
+    /// look at a daemon adds two lines to its log. Where that cannot be done the logs grow.
+    pub(super) fn bound_logs(&self) {
+        let Ok(Some(logs)) = self.logs.open(false) else { return };
+        for name in LOGS {
+            let stat = rustix::fs::statat(&logs, name, AtFlags::SYMLINK_NOFOLLOW);
+            let Some(stat) = stat.ok().filter(|stat| stat.st_blocks > LONGEST_LOG_BLOCKS) else {
+                continue;
+            };
+            let path = self.logs.path().join(name);
+            let Ok(Some(file)) = open_file(&logs, name, &path, OFlags::WRONLY, 0) else { continue };
+            let size = u64::try_from(stat.st_size).unwrap_or(0);
+            let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+            if let Err(errno) = rustix::fs::fallocate(&file, flags, 0, size.saturating_sub(LOG_TAIL)) {
+                let log = path.display();
+                tracing::debug!(target: "gpushare::mps", %errno, %log, "a long log is left as it is");
+            }
+        }
     }
 
     /// The last lines of the logs, those of the servers last. Empty where there are none or they
