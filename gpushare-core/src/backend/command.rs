@@ -19,6 +19,8 @@ use crate::error::{Error, ErrorCode, Result};
 const MOST_OUTPUT: usize = 64 * 1024;
 /// How often a program that says nothing is looked at.
 const STEP: Duration = Duration::from_millis(20);
+/// How often one that can say nothing more is looked at.
+const LAST_STEP: Duration = Duration::from_micros(200);
 /// How long a killed program may take to die before it is left to the kernel.
 const BURIAL: Duration = Duration::from_secs(2);
 
@@ -182,6 +184,10 @@ fn listen(
         // started holds them open.
         let wait = match status {
             Some(_) => Duration::ZERO,
+            // It has closed its output: it is about to end.
+            None if out.is_none() && err.is_none() => {
+                LAST_STEP.min(deadline.saturating_duration_since(Instant::now()))
+            }
             None => STEP.min(deadline.saturating_duration_since(Instant::now())),
         };
         let mut heard = false;
