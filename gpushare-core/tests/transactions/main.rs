@@ -5,6 +5,7 @@
 
 mod consent;
 mod crash;
+mod mps;
 mod observation;
 mod recovery;
 mod scenario;

@@ -174,7 +174,9 @@ impl Place {
             let Ok(Some(file)) = open_file(&logs, name, &path, OFlags::WRONLY, 0) else { continue };
             let size = u64::try_from(stat.st_size).unwrap_or(0);
             let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-            if let Err(errno) = rustix::fs::fallocate(&file, flags, 0, size.saturating_sub(LOG_TAIL)) {
+            if let Err(errno) =
+                rustix::fs::fallocate(&file, flags, 0, size.saturating_sub(LOG_TAIL))
+            {
                 let log = path.display();
                 tracing::debug!(target: "gpushare::mps", %errno, %log, "a long log is left as it is");
             }
