@@ -14,6 +14,8 @@ use crate::backend::nvml::RealNvml;
 use crate::backend::sim::Simulator;
 use crate::backend::system::{SystemClock, SystemProcesses, environment};
 use crate::error::{Error, ErrorCode, Result};
+use crate::id::Pid;
+use crate::mps::Attachment;
 use crate::observe::{Observer, Scope};
 use crate::plan::{self, Plan, Request, select};
 use crate::port::Ports;
@@ -335,6 +337,17 @@ impl Node {
     /// NOT_FOUND without a driver; DRIVER; IO.
     pub fn snapshot(&self) -> Result<Snapshot> {
         self.observer()?.snapshot(&Scope::all())
+    }
+
+    /// Whether a process is a client of an MPS daemon of ours, and what holds it there: judged by what
+    /// the daemon and the driver say, never by what the process was told.
+    ///
+    /// Needs no privilege to say `unknown`; to see daemons of others and their clients, root.
+    ///
+    /// # Errors
+    /// NOT_FOUND when there is no such process; as [`snapshot`](Self::snapshot).
+    pub fn verify_mps(&self, pid: Pid) -> Result<Attachment> {
+        self.observer()?.verify_mps(pid)
     }
 
     /// Plans the way to a spec. Changes nothing and needs no privilege, except on a GPU with MIG on.

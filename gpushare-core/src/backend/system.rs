@@ -114,6 +114,22 @@ impl Processes for SystemProcesses {
         caller(self.own_uid(), environment("SUDO_UID").as_deref())
     }
 
+    fn environment(&self, pid: Pid, names: &[&str]) -> Option<Vec<(String, String)>> {
+        let bytes = fs::read(format!("/proc/{pid}/environ")).ok()?;
+        let entries = bytes.split(|byte| *byte == 0).map(String::from_utf8_lossy);
+        let pairs = entries.filter_map(|entry| {
+            let (name, value) = entry.split_once('=')?;
+            names.contains(&name).then(|| (name.to_owned(), value.to_owned()))
+        });
+        Some(pairs.collect())
+    }
+
+    /// The kernel gives the first pid namespace this inode on every machine (`PROC_PID_INIT_INO`).
+    fn in_first_pid_namespace(&self) -> bool {
+        const FIRST: u64 = 0xEFFF_FFFC;
+        fs::metadata("/proc/self/ns/pid").is_ok_and(|namespace| namespace.ino() == FIRST)
+    }
+
     /// A pidfd holds the process, so the start time that is read after it was opened is that of
     /// the process that the signal goes to. One that has ended meanwhile needs no signal.
     fn signal(&self, pid: Pid, start_time: u64, signal: Signal) -> Result<()> {

@@ -10,12 +10,15 @@ use clap::{Args, Parser, Subcommand};
 use crate::apply::ApplyOptions;
 use crate::error::{Error, ErrorCode};
 use crate::hazard::HazardName;
+use crate::id::Pid;
 use crate::mig::ProfileName;
-use crate::mode::Interval;
+use crate::mode::{Interval, Priority};
+use crate::parameters::MpsComputeMode;
+use crate::units::{Bytes, ThreadPercentage};
 
 use super::simulate::SimCommand;
 
-/// Share NVIDIA GPUs by time-slicing and MIG, as transactions.
+/// Share NVIDIA GPUs by time-slicing, MPS and MIG, as transactions.
 ///
 /// Everything that changes something is planned first, refused before anything is touched when it
 /// cannot be done or was not allowed, and undone when it fails on the way.
@@ -91,6 +94,11 @@ pub(super) enum Command {
         #[command(flatten)]
         consent: Consent,
     },
+    /// Several processes run at once, through an MPS daemon
+    Mps {
+        #[command(subcommand)]
+        command: MpsCommand,
+    },
     /// Cut GPUs into instances
     Mig {
         #[command(subcommand)]
@@ -110,6 +118,78 @@ pub(super) enum Command {
         #[command(subcommand)]
         command: SimCommand,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum MpsCommand {
+    /// Start an MPS daemon on GPUs, or tell the one that runs; MIG devices get theirs by a spec
+    Enable {
+        #[command(flatten)]
+        limits: MpsLimits,
+        #[command(flatten)]
+        select: Select,
+        #[command(flatten)]
+        consent: Consent,
+    },
+    /// End the MPS daemon, and return to what was there before
+    #[command(mut_arg("grace", |grace| {
+        grace.help("Give clients that many seconds to go by themselves, then end them")
+    }))]
+    Disable {
+        #[command(flatten)]
+        select: Select,
+        #[command(flatten)]
+        consent: Consent,
+    },
+    /// Show the MPS daemons, what they give, their clients, and who runs beside them
+    Status {
+        #[command(flatten)]
+        select: Select,
+    },
+    /// Whether a process is a client of an MPS daemon of gpushare's; exit status 2 when it is not, or
+    /// nobody can tell
+    Verify {
+        /// The process
+        #[arg(value_parser = pid)]
+        pid: Pid,
+    },
+    /// Equal parts for that many clients, which corrupt nothing
+    Split {
+        /// How many clients
+        #[arg(value_name = "N")]
+        parts: u32,
+        #[command(flatten)]
+        select: Select,
+    },
+}
+
+/// What each client of an MPS daemon gets, and who may be one.
+#[derive(Debug, Args)]
+pub(super) struct MpsLimits {
+    /// The share of threads that each client gets at most, in percent
+    #[arg(long, value_name = "P", default_value = "100", value_parser = percentage)]
+    pub(super) thread_percentage: ThreadPercentage,
+    /// The device memory that each client gets at most, its CUDA context included: 2GiB
+    #[arg(long, value_name = "SIZE", value_parser = limit)]
+    pub(super) pinned_memory_limit: Option<Bytes>,
+    /// How many leases the daemon admits
+    #[arg(long, value_name = "N")]
+    pub(super) max_clients: Option<NonZeroU32>,
+    /// The priority of its clients: normal or below_normal
+    #[arg(long, value_name = "P", default_value = "normal")]
+    pub(super) priority: Priority,
+    /// Let in that user; by default the caller alone, under sudo the user behind it
+    #[arg(long, value_name = "U", conflicts_with_all = ["group", "any_user"])]
+    pub(super) user: Option<String>,
+    /// Let in the members of that group
+    #[arg(long, value_name = "G", conflicts_with = "any_user")]
+    pub(super) group: Option<String>,
+    /// Let in every user; up to driver 535 they can change the daemon's settings
+    #[arg(long)]
+    pub(super) any_user: bool,
+    /// exclusive_process, or unchanged (hazard bypass-possible; needs no root)
+    #[arg(long, value_name = "M", default_value = "exclusive_process", value_parser = compute_mode)]
+    pub(super) compute_mode: MpsComputeMode,
 }
 
 #[derive(Debug, Subcommand)]
@@ -172,7 +252,7 @@ pub(super) struct Select {
 }
 
 /// What a change may do, and how long it may wait.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub(super) struct Consent {
     /// Show what would be done; exit status 2 when that is something
     #[arg(long)]
@@ -192,9 +272,9 @@ pub(super) struct Consent {
     /// Wait that long for another apply: seconds, or none for ever
     #[arg(long, value_name = "S", default_value = "0", value_parser = timeout)]
     timeout: Timeout,
-    /// Seconds between SIGTERM and SIGKILL of an evicted process
-    #[arg(long, value_name = "S", default_value = "30", value_parser = seconds)]
-    grace: Duration,
+    /// Seconds between SIGTERM and SIGKILL of an evicted process [default: 30]
+    #[arg(long, value_name = "S", value_parser = seconds)]
+    pub(super) grace: Option<Duration>,
 }
 
 impl Consent {
@@ -205,10 +285,27 @@ impl Consent {
             .allow_reset(self.allow_reset)
             .drain(self.drain)
             .timeout(self.timeout.0)
-            .grace(self.grace);
+            .grace(self.grace.unwrap_or(GRACE));
         self.allow_hazard.iter().fold(options, |options, &hazard| options.allow_hazard(hazard))
     }
 }
+
+impl Consent {
+    /// Of `mps disable`: the grace is that of clients, which are ended by their daemon after it.
+    pub(super) fn of_mps_disable(&self) -> Self {
+        let mut consent = self.clone();
+        if let Some(grace) = consent.grace.take() {
+            consent.allow_evict = true;
+            consent.drain = consent.drain.max(grace);
+            // For a daemon that is frozen and ends nobody.
+            consent.grace = Some(grace.min(GRACE));
+        }
+        consent
+    }
+}
+
+/// What an evicted process has between SIGTERM and SIGKILL where nobody says.
+const GRACE: Duration = Duration::from_secs(30);
 
 /// How long to wait; none for ever.
 #[derive(Clone, Copy, Debug)]
@@ -292,6 +389,40 @@ fn hazard(text: &str) -> Result<HazardName, Error> {
         let names: Vec<_> = HazardName::ALL.iter().map(|name| name.as_str()).collect();
         Error::new(ErrorCode::InvalidArgument, format!("one of {}", names.join(", ")))
     })
+}
+
+fn percentage(text: &str) -> Result<ThreadPercentage, Error> {
+    let plain = text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+    match text.parse().ok().filter(|_| plain) {
+        Some(percent) => ThreadPercentage::new(percent),
+        None => refuse("a number above 0 and at most 100, such as 25 or 12.5".to_owned()),
+    }
+}
+
+fn limit(text: &str) -> Result<Bytes, Error> {
+    let limit = Bytes::parse_with_unit(text)?;
+    if limit.get() == 0 || limit.get() % (1 << 20) != 0 {
+        return refuse(format!(
+            "{limit} is no whole number of MiB above 0; leave the option out for no limit"
+        ));
+    }
+    Ok(limit)
+}
+
+fn compute_mode(text: &str) -> Result<MpsComputeMode, Error> {
+    match text {
+        "exclusive_process" => Ok(MpsComputeMode::ExclusiveProcess),
+        "unchanged" => Ok(MpsComputeMode::Unchanged),
+        _ => refuse("exclusive_process or unchanged".to_owned()),
+    }
+}
+
+fn pid(text: &str) -> Result<Pid, Error> {
+    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+    match text.parse::<u32>().ok().filter(|&pid| digits && pid > 0) {
+        Some(pid) => Ok(Pid::new(pid)),
+        None => refuse("the number of a process".to_owned()),
+    }
 }
 
 fn seconds(text: &str) -> Result<Duration, Error> {

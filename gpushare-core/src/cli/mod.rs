@@ -9,6 +9,7 @@ mod change;
 mod colour;
 mod interrupt;
 mod mig;
+mod mps;
 mod output;
 mod progress;
 mod selection;
@@ -32,7 +33,7 @@ use crate::snapshot::Snapshot;
 use crate::snapshot::draw::{draw, page::Page};
 use crate::spec::Want;
 
-use arguments::{Arguments, Command, Global, MigCommand, Select};
+use arguments::{Arguments, Command, Global, MigCommand, MpsCommand, Select};
 use change::Change;
 use interrupt::Interrupt;
 use output::{Known, Output};
@@ -157,12 +158,45 @@ fn command(node: &Node, output: &Output, command: &Command) -> Result<Answer> {
             let slicing = TimeSlicing::new(*replicas).with_interval(*interval);
             want(Change { node, output, consent }, select, &Want::TimeSliced(slicing))
         }
+        Command::Mps { command } => mps_command(node, output, command),
         Command::Mig { command } => mig_command(node, output, command),
         Command::Recover { discard, timeout } => {
             let options = ApplyOptions::new().timeout(timeout.0);
             change::recover(node, output, discard.as_deref(), &options)
         }
         Command::Sim { command } => simulate::run(node, output, command),
+    }
+}
+
+fn mps_command(node: &Node, output: &Output, command: &MpsCommand) -> Result<Answer> {
+    match command {
+        MpsCommand::Enable { limits, select, consent } => {
+            let gpus = select.to_change(&node.snapshot()?)?;
+            let change = Change { node, output, consent };
+            let answer = change.want(&gpus, &Want::Mps(limits.config()))?;
+            if !consent.dry_run {
+                mps::show_how_to_use(node, output, &gpus)?;
+            }
+            Ok(answer)
+        }
+        MpsCommand::Disable { select, consent } => {
+            let gpus = select.to_change(&node.snapshot()?)?;
+            let request = Request::Leave { mode: Mode::Mps, gpus };
+            let consent = &consent.of_mps_disable();
+            Change { node, output, consent }.request(&request, None).map_err(|error| {
+                match error.code() {
+                    ErrorCode::Busy if consent.grace.is_none() => error.context(
+                        "--grace S gives clients S seconds to go by themselves and then ends them",
+                    ),
+                    _ => error,
+                }
+            })
+        }
+        MpsCommand::Status { select } => mps::status(node, output, select),
+        MpsCommand::Verify { pid } => mps::verify(node, output, *pid),
+        MpsCommand::Split { parts, select } => {
+            mps::split_into(&node.snapshot()?, output, select, *parts)
+        }
     }
 }
 

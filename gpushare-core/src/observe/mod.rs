@@ -4,6 +4,7 @@
 //! for as long as you look often, drop it when you are done. What cannot change while it is open
 //! (names, addresses, profile tables) it asks once.
 
+mod attach;
 mod classify;
 mod mig;
 mod mps;

@@ -89,6 +89,12 @@ pub trait Processes: Send + Sync + fmt::Debug {
     fn caller_uid(&self) -> u32 {
         self.own_uid()
     }
+    /// These variables of a process's environment, as far as they are set; none where it may not be
+    /// read.
+    fn environment(&self, pid: Pid, names: &[&str]) -> Option<Vec<(String, String)>>;
+    /// Whether this process sees the pids that the driver speaks of: it is in the machine's first
+    /// pid namespace.
+    fn in_first_pid_namespace(&self) -> bool;
     /// Signals exactly that process, not one that got its pid since.
     fn signal(&self, pid: Pid, start_time: u64, signal: Signal) -> Result<()>;
 }

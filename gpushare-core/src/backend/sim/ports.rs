@@ -196,6 +196,22 @@ impl Processes for SimulatedPorts {
         self.simulator.acting_uid().unwrap_or(0)
     }
 
+    fn environment(&self, pid: Pid, names: &[&str]) -> Option<Vec<(String, String)>> {
+        if let Some(beneath) = self.beneath.as_ref().filter(|_| pid.get() < FIRST_PID) {
+            return beneath.environment(pid, names);
+        }
+        let variables = self.simulator.read(|node| {
+            let process = node.processes.iter().find(|p| p.pid == pid && !p.invisible)?;
+            process.environment.clone()
+        });
+        let variables = variables.ok().flatten()?;
+        Some(variables.into_iter().filter(|(name, _)| names.contains(&name.as_str())).collect())
+    }
+
+    fn in_first_pid_namespace(&self) -> bool {
+        true
+    }
+
     fn signal(&self, pid: Pid, start_time: u64, signal: Signal) -> Result<()> {
         if let Some(beneath) = self.beneath.as_ref().filter(|_| pid.get() < FIRST_PID) {
             return beneath.signal(pid, start_time, signal);

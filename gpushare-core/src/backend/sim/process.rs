@@ -70,6 +70,9 @@ pub struct Process {
     pub stubborn: bool,
     /// It holds the GPU and nobody can see it.
     pub invisible: bool,
+    /// Its environment; none where nobody may read it.
+    #[serde(default)]
+    pub environment: Option<Vec<(String, String)>>,
 }
 
 /// Where a process stands: a GPU, or an instance of it.
@@ -118,6 +121,8 @@ pub struct ProcessSpec {
     pub stubborn: bool,
     /// It holds the GPU or instance and nobody can see it.
     pub invisible: bool,
+    /// Its environment; none where nobody may read it.
+    pub environment: Option<Vec<(String, String)>>,
 }
 
 impl ProcessSpec {
@@ -130,7 +135,15 @@ impl ProcessSpec {
             memory: Bytes::from_mebibytes(1024),
             stubborn: false,
             invisible: false,
+            environment: None,
         }
+    }
+
+    /// The same, with that environment, which everybody may read.
+    #[must_use]
+    pub fn with_environment(self, variables: &[(&str, &str)]) -> Self {
+        let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+        Self { environment: Some(variables.iter().map(owned).collect()), ..self }
     }
 
     /// The same, run by that user.
@@ -223,6 +236,7 @@ impl NodeState {
             memory: spec.memory,
             stubborn: spec.stubborn,
             invisible: spec.invisible,
+            environment: spec.environment,
         };
         let domain = match target {
             Target::MigDevice(device) => device.clone().into(),

@@ -1,5 +1,6 @@
 //! A snapshot for people: a block for each GPU. The command `gpushare status` adds colours.
 
+pub(crate) mod daemons;
 pub(crate) mod page;
 mod slots;
 
@@ -9,11 +10,9 @@ use self::page::{Page, Role, Table, gibibytes, memory};
 use crate::id::{ComputeInstanceId, GpuInstanceId};
 use crate::mig::fit::fits;
 use crate::mode::SharingMode;
-use crate::parameters::MpsConfig;
 use crate::snapshot::{
     GpuProcess, GpuSnapshot, InstanceRecord, MigStatus, MpsStatus, Snapshot, Usage, Visibility,
 };
-use crate::units::ThreadPercentage;
 
 const INDENT: usize = 2;
 
@@ -146,7 +145,7 @@ const fn mode_role(mode: SharingMode) -> Role {
 /// The parameters of the mode that somebody set.
 fn parameters(gpu: &GpuSnapshot) -> Option<String> {
     if let Some(MpsStatus { config: Some(config), .. }) = &gpu.mps {
-        return Some(mps(config));
+        return Some(daemons::limits(config, gpu.sm_count));
     }
     let slicing = gpu.time_sliced.as_ref()?;
     let replicas = match slicing.replicas? {
@@ -156,16 +155,6 @@ fn parameters(gpu: &GpuSnapshot) -> Option<String> {
     let interval =
         slicing.interval.map(|interval| format!(", {interval} interval")).unwrap_or_default();
     Some(replicas + &interval)
-}
-
-fn mps(config: &MpsConfig) -> String {
-    let mut parts = Vec::new();
-    if config.thread_percentage < ThreadPercentage::FULL {
-        parts.push(format!("{} % of the threads for each client", config.thread_percentage));
-    }
-    parts.extend(config.pinned_memory_limit.map(|limit| format!("{limit} for each client")));
-    parts.extend(config.max_clients.map(|most| format!("at most {most} clients")));
-    if parts.is_empty() { "no limits".to_owned() } else { parts.join(", ") }
 }
 
 /// The MIG devices, with who uses each; GPU instances that nobody can use among them.

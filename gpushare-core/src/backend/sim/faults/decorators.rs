@@ -217,6 +217,18 @@ impl Processes for Faulty {
         self.ports.processes.own_uid()
     }
 
+    fn caller_uid(&self) -> u32 {
+        self.ports.processes.caller_uid()
+    }
+
+    fn environment(&self, pid: Pid, names: &[&str]) -> Option<Vec<(String, String)>> {
+        self.ports.processes.environment(pid, names)
+    }
+
+    fn in_first_pid_namespace(&self) -> bool {
+        self.ports.processes.in_first_pid_namespace()
+    }
+
     fn signal(&self, pid: Pid, start_time: u64, signal: Signal) -> Result<()> {
         let send = || self.ports.processes.signal(pid, start_time, signal);
         self.call("processes.signal", CHANGE, send)

@@ -105,6 +105,12 @@ fn real_pids_are_answered_from_beneath() {
         fn own_uid(&self) -> u32 {
             1
         }
+        fn environment(&self, _: Pid, _: &[&str]) -> Option<Vec<(String, String)>> {
+            None
+        }
+        fn in_first_pid_namespace(&self) -> bool {
+            false
+        }
         fn signal(&self, _: Pid, _: u64, _: Signal) -> Result<()> {
             Ok(())
         }

@@ -1,0 +1,134 @@
+//! `mps`: what a client needs, and what is known of one.
+
+use std::fmt::Write as _;
+
+use crate::error::{Error, ErrorCode, Result};
+use crate::hazard::{MpsTarget, Split, split};
+use crate::id::{GpuUuid, Pid};
+use crate::mode::Verdict;
+use crate::node::Node;
+use crate::parameters::{Access, MpsConfig};
+use crate::snapshot::Snapshot;
+use crate::snapshot::draw::daemons::daemons;
+
+use super::arguments::{MpsLimits, Select};
+use super::output::{Output, say};
+use super::{Answer, colour};
+
+impl MpsLimits {
+    /// The same as a configuration.
+    pub(super) fn config(&self) -> MpsConfig {
+        let access = match (&self.user, &self.group) {
+            (Some(user), _) => Access::User(user.clone()),
+            (_, Some(group)) => Access::Group(group.clone()),
+            _ if self.any_user => Access::Any,
+            _ => Access::Caller,
+        };
+        MpsConfig {
+            thread_percentage: self.thread_percentage,
+            pinned_memory_limit: self.pinned_memory_limit,
+            max_clients: self.max_clients,
+            priority: self.priority,
+            access,
+            compute_mode: self.compute_mode,
+        }
+    }
+}
+
+/// After `mps enable`: what a client needs, ready to paste.
+pub(super) fn show_how_to_use(node: &Node, output: &Output, gpus: &[GpuUuid]) -> Result<()> {
+    if output.json {
+        return Ok(());
+    }
+    let snapshot = match node.snapshot() {
+        Ok(snapshot) => snapshot,
+        Err(error) => {
+            // The change is done: that it cannot be shown is no error.
+            say(&format!("gpushare: warning: the daemon cannot be shown: {error}"));
+            return Ok(());
+        }
+    };
+    let mut text = String::new();
+    for gpu in gpus.iter().filter_map(|uuid| snapshot.gpu(uuid)) {
+        let Some(mps) = gpu.mps.as_ref().filter(|mps| mps.ours && mps.alive) else { continue };
+        let (Some(directory), Some(config)) = (&mps.directory, &mps.config) else { continue };
+        // Writing to a string cannot fail.
+        let _ = write!(
+            text,
+            "\nClients of GPU {}, {}, need\n  export CUDA_MPS_PIPE_DIRECTORY={}\n  export CUDA_VISIBLE_DEVICES={}\n",
+            gpu.index.map_or_else(|| "?".to_owned(), |index| index.to_string()),
+            match &config.access {
+                Access::Any => "of every user".to_owned(),
+                access => format!("of {access} alone"),
+            },
+            directory.display(),
+            gpu.uuid,
+        );
+    }
+    output.text(&text)?;
+    Ok(())
+}
+
+/// `mps status`.
+pub(super) fn status(node: &Node, output: &Output, select: &Select) -> Result<Answer> {
+    let mut snapshot = node.snapshot()?;
+    select.to_show(&mut snapshot)?;
+    if output.json {
+        output.document(&snapshot)?;
+        return Ok(Answer::Yes);
+    }
+    let mut page = colour::page(output);
+    daemons(&mut page, &snapshot);
+    let mut text = page.into_text();
+    for foreign in node.ports().mps.foreign()? {
+        let pid = foreign.pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default();
+        let sees = foreign.visible.map_or("every GPU".to_owned(), |visible| visible);
+        let _ = writeln!(
+            text,
+            "\nAn MPS daemon{pid} that is not gpushare's listens in {}; it sees {sees}. It is never told anything.",
+            crate::terminal::printable(&foreign.directory.display().to_string())
+        );
+    }
+    output.text(&text)?;
+    Ok(Answer::Yes)
+}
+
+/// `mps verify`.
+pub(super) fn verify(node: &Node, output: &Output, pid: Pid) -> Result<Answer> {
+    let attachment = node.verify_mps(pid)?;
+    output.show(&attachment)?;
+    Ok(match attachment.verdict {
+        Verdict::Attached => Answer::Yes,
+        _ => Answer::No,
+    })
+}
+
+/// `mps split`: of GPUs that give one answer.
+pub(super) fn split_into(
+    snapshot: &Snapshot,
+    output: &Output,
+    select: &Select,
+    parts: u32,
+) -> Result<Answer> {
+    let mut shown = snapshot.clone();
+    select.to_show(&mut shown)?;
+    let mut answer = None;
+    for gpu in &shown.gpus {
+        let split: Split = split(&MpsTarget::of_gpu(gpu), &snapshot.driver, parts)
+            .map_err(|error| error.of_gpu(&gpu.uuid))?
+            .simulated(snapshot.simulated);
+        match &answer {
+            None => answer = Some(split),
+            Some(there) if (Split { gpu: there.gpu.clone(), ..split }) == *there => {}
+            Some(_) => {
+                return Err(Error::new(
+                    ErrorCode::InvalidArgument,
+                    "the GPUs of this node differ: say which one to split with --gpu",
+                ));
+            }
+        }
+    }
+    let split = answer.ok_or_else(|| Error::new(ErrorCode::NotFound, "this node has no GPU"))?;
+    output.show(&split)?;
+    Ok(Answer::Yes)
+}

@@ -1,0 +1,140 @@
+//! The MPS daemons of a snapshot, their limits, servers and clients, for people.
+
+use super::page::{Page, Role, Table, memory};
+use super::{INDENT, name, or_dash};
+use crate::id::Pid;
+use crate::mode::MpsHealth;
+use crate::mps::sm_count;
+use crate::parameters::MpsConfig;
+use crate::process::HolderKind;
+use crate::snapshot::{GpuSnapshot, MigDevice, MpsServer, MpsStatus, Snapshot};
+use crate::units::ThreadPercentage;
+
+/// Draws the daemons of each GPU: `gpushare mps status`.
+#[cfg(feature = "cli")]
+pub(crate) fn daemons(page: &mut Page, snapshot: &Snapshot) {
+    if snapshot.simulated {
+        page.line(Role::Alarm, "SIMULATED");
+    }
+    for gpu in &snapshot.gpus {
+        page.end();
+        name(page, gpu);
+        page.line(Role::Plain, &format!("{:INDENT$}{}", "", gpu.reason));
+        if let Some(mps) = gpu.mps.as_ref().filter(|mps| mps.ours) {
+            daemon(page, gpu, mps, None);
+        }
+        for device in &gpu.mig_devices {
+            let Some(mps) = &device.mps else { continue };
+            page.end();
+            page.line(Role::Plain, &format!("{:INDENT$}{}  {}", "", device.uuid, device.profile));
+            daemon(page, gpu, mps, Some(device));
+        }
+    }
+}
+
+/// One daemon: how it is, what it gives, whom it serves.
+fn daemon(page: &mut Page, gpu: &GpuSnapshot, mps: &MpsStatus, device: Option<&MigDevice>) {
+    let health = mps.health.map_or("not to be seen by this user", |health| match health {
+        MpsHealth::Answers if mps.admitted => "serves",
+        MpsHealth::Answers => "is closed to its clients",
+        MpsHealth::Frozen => "is frozen: it takes connections and says nothing",
+        MpsHealth::Unknown => "answers in a way that gpushare does not know",
+        MpsHealth::Gone => "is gone",
+    });
+    let pid = mps.pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default();
+    let role = if mps.alive { Role::Plain } else { Role::Alarm };
+    page.line(role, &format!("  daemon{pid} {health}"));
+    if let Some(config) = &mps.config {
+        let total = device.map_or(gpu.sm_count, |device| device.sm_count);
+        page.line(Role::Plain, &format!("  for {}: {}", config.access, limits(config, total)));
+    }
+    if let Some(directory) = &mps.directory {
+        page.line(Role::Faint, &format!("  CUDA_MPS_PIPE_DIRECTORY={}", directory.display()));
+    }
+    let mut table = Table::new(&[">PID", ">user", ">memory", "what", "command"]);
+    for server in &mps.servers {
+        table.row(
+            Role::Plain,
+            vec![
+                server.pid.to_string(),
+                "-".to_owned(),
+                "-".to_owned(),
+                "server".to_owned(),
+                server_line(server),
+            ],
+        );
+        for client in &server.clients {
+            table.row(Role::Busy, process(gpu, *client, "client"));
+        }
+    }
+    let listed = |pid: Pid| mps.server_of(pid).is_some();
+    let beside: Vec<Pid> = gpu
+        .processes
+        .iter()
+        .filter(|process| {
+            let on_device = device.is_none_or(|device| {
+                process.gi.is_none_or(|gi| gi == device.gi)
+                    && process.ci.is_none_or(|ci| ci == device.ci)
+            });
+            on_device
+                && matches!(process.holder.kind, HolderKind::Compute | HolderKind::ForeignMps)
+                && !listed(process.holder.pid)
+        })
+        .map(|process| process.holder.pid)
+        .collect();
+    for pid in &beside {
+        table.row(Role::Alarm, process(gpu, *pid, "beside"));
+    }
+    if !table.is_empty() {
+        page.end();
+        table.print(page, INDENT);
+    }
+    if !beside.is_empty() {
+        page.line(
+            Role::Alarm,
+            "  beside the daemon: no limit holds for these; `gpushare mps verify PID` says why",
+        );
+    }
+}
+
+fn server_line(server: &MpsServer) -> String {
+    let status = server.status.map(|status| match serde_json::to_value(status) {
+        Ok(serde_json::Value::String(word)) => word,
+        _ => String::new(),
+    });
+    let limits = server.thread_percentage.map(|percentage| {
+        let memory = server.pinned_memory_limit;
+        let memory = memory.map(|limit| format!(" and {limit}")).unwrap_or_default();
+        format!("gives clients to come {percentage} %{memory}")
+    });
+    let parts: Vec<_> = status.into_iter().chain(limits).collect();
+    if parts.is_empty() { "-".to_owned() } else { parts.join(", ") }
+}
+
+fn process(gpu: &GpuSnapshot, pid: Pid, what: &str) -> Vec<String> {
+    let process = gpu.processes.iter().find(|process| process.holder.pid == pid);
+    let command = process.map(|process| process.holder.command.as_str()).unwrap_or_default();
+    vec![
+        pid.to_string(),
+        or_dash(process.and_then(|process| process.holder.uid)),
+        process.and_then(|process| process.memory).map_or("-".to_owned(), memory),
+        what.to_owned(),
+        if command.is_empty() { "?".to_owned() } else { command.to_owned() },
+    ]
+}
+
+/// What each client gets, in words.
+pub(super) fn limits(config: &MpsConfig, total: Option<u32>) -> String {
+    let mut parts = Vec::new();
+    if config.thread_percentage < ThreadPercentage::FULL {
+        let sms = total.map(|total| sm_count(config.thread_percentage, total));
+        let sms = sms.map(|sms| format!(" ({sms} SMs)")).unwrap_or_default();
+        parts.push(format!("{} % of the threads{sms} for each client", config.thread_percentage));
+    }
+    parts.extend(config.pinned_memory_limit.map(|limit| format!("{limit} for each client")));
+    parts.extend(config.max_clients.map(|most| format!("at most {most} clients")));
+    if config.priority != crate::mode::Priority::Normal {
+        parts.push("priority below normal".to_owned());
+    }
+    if parts.is_empty() { "no limits".to_owned() } else { parts.join(", ") }
+}
