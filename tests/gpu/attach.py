@@ -58,8 +58,8 @@ def two_clients(session, report, total):
                      most.get("sm_count") == expected and most.get("thread_percentage") == PERCENT
                      and most.get("memory_bytes") == LIMIT, most)
         report.check("verify has server and memory",
-                     verdict.get("server") and (verdict.get("memory_bytes") or 0) >= 256 * MIB,
-                     [verdict.get("server"), verdict.get("memory_bytes")])
+                     verdict.get("server_pid") and (verdict.get("memory_bytes") or 0) >= 256 * MIB,
+                     [verdict.get("server_pid"), verdict.get("memory_bytes")])
         report.say(f"declared: {verdict.get('declared')}, reasons: {verdict.get('reasons')}")
 
     missed = session.worker("hold", "50", pipe=pipe + "x")
