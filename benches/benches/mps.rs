@@ -2,8 +2,8 @@
 //! program, eight threads at once, and how long a GPU takes into mode `mps` and out of it.
 //!
 //! The daemon is `GPUSHARE_MPS_CONTROL`, else that of the driver that is installed, else the newest
-//! that the tests fetch. It runs in a directory of its own. The GPUs are simulated: nothing of a real
-//! GPU is changed. Without a GPU a script takes the server's place.
+//! that the tests fetch. It runs in a directory of its own. On a machine with a GPU its first one is
+//! used, with its compute mode unchanged; elsewhere the GPU is simulated.
 
 #![allow(clippy::print_stdout, reason = "a benchmark prints its figures")]
 
@@ -16,6 +16,8 @@ use gpushare_core::apply::Source;
 use gpushare_core::backend::files::FileStore;
 use gpushare_core::backend::mps::{MpsControl, RealMps};
 use gpushare_core::backend::sim::Simulator;
+use gpushare_core::hazard::HazardName;
+use gpushare_core::id::GpuUuid;
 use gpushare_core::mode::Mode;
 use gpushare_core::mps::{Command, MpsDomain};
 use gpushare_core::parameters::Access;
@@ -36,13 +38,31 @@ fn main() {
     let folder = tempfile::tempdir().expect("a folder");
     let store = FileStore::below(&folder.path().join("state")).expect("a store");
     let mps = RealMps::new(&store, Some(program.clone()));
-    let domain: MpsDomain = "GPU-00000000-0000-0000-0000-000000000000".parse().expect("a uuid");
+    let node = node(folder.path(), &store, &program);
+    let snapshot = node.snapshot().expect("a node");
+    let gpu = snapshot.gpus.first().expect("a GPU");
+    println!("GPU: {}{}", gpu.model, if snapshot.simulated { ", simulated" } else { "" });
+    let domain: MpsDomain = gpu.uuid.clone().into();
     mps.start(&domain, &Access::Caller).expect("a daemon");
     let directory = mps.probe(&domain).expect("it answers").expect("a daemon").directory;
     commands(&directory, &program);
     threads(&directory);
     mps.stop(&domain).expect("it ends");
-    modes(&store, &program);
+    modes(&node, &gpu.uuid);
+}
+
+/// The GPUs of this machine, or a simulated one.
+fn node(folder: &Path, store: &FileStore, program: &Path) -> Node {
+    let real = Node::builder().state_dir(folder.join("state")).mps_control(program).open();
+    if let Ok(node) = real {
+        if node.snapshot().is_ok_and(|snapshot| !snapshot.gpus.is_empty()) {
+            return node;
+        }
+    }
+    let simulator = Simulator::new("H200-141GB".parse().expect("a fleet")).expect("a node");
+    let mut ports = simulator.ports(Arc::new(store.clone()));
+    ports.mps = Arc::new(RealMps::new(store, Some(program.to_owned())));
+    Node::with_ports(ports, true)
 }
 
 fn program() -> Option<PathBuf> {
@@ -113,18 +133,14 @@ fn threads(directory: &Path) {
 }
 
 /// A GPU into mode `mps`, limits read back, and out of it again.
-fn modes(store: &FileStore, program: &Path) {
-    let simulator = Simulator::new("H200-141GB".parse().expect("a fleet")).expect("a node");
-    let mut ports = simulator.ports(Arc::new(store.clone()));
-    ports.mps = Arc::new(RealMps::new(store, Some(program.to_owned())));
-    let node = Node::with_ports(ports, true);
-    let spec: Spec = r#"{"version": "gpushare/v1", "gpus": [
-        {"select": "all", "mode": "mps", "mps": {"thread_percentage": 25}}]}"#
-        .parse()
-        .expect("a spec");
-    let options = ApplyOptions::new();
-    let gpus = simulator.gpus().expect("GPUs");
-    let leave = Request::Leave { mode: Mode::Mps, gpus };
+fn modes(node: &Node, gpu: &GpuUuid) {
+    let spec = format!(
+        r#"{{"version": "gpushare/v1", "gpus": [{{"select": "{gpu}", "mode": "mps",
+            "mps": {{"thread_percentage": 25, "compute_mode": "unchanged"}}}}]}}"#
+    );
+    let spec: Spec = spec.parse().expect("a spec");
+    let options = ApplyOptions::new().allow_hazard(HazardName::BypassPossible);
+    let leave = Request::Leave { mode: Mode::Mps, gpus: vec![gpu.clone()] };
     let (mut enable, mut again, mut disable) =
         (Times::default(), Times::default(), Times::default());
     for _ in 0..ROUNDS {

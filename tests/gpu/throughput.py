@@ -1,8 +1,11 @@
 #!/usr/bin/env python3
-"""Products of 512 x 512 fp32 matrices per second by 1, 2, 4 and 8 processes at once, without MPS and
-as clients of gpushare's daemon at 100 %. Needs PyTorch."""
+"""Products of 512 x 512 fp32 matrices per second by 1, 2, 4 and 8 processes at once: without MPS, as
+clients of a daemon that was started by hand, and of gpushare's at 100 %. Needs PyTorch."""
 
+import contextlib
 import json
+import os
+import subprocess
 import sys
 import time
 
@@ -42,21 +45,37 @@ def child():
     print(json.dumps({"event": "rate", "per_s": rate, "time_s": time.time()}), flush=True)
 
 
-def together(session, report, count, window, pipe):
+@contextlib.contextmanager
+def by_hand(session):
+    """NVIDIA's daemon as its guide starts it, in a directory of its own."""
+    pipe = session.root + "/hand"
+    os.mkdir(pipe)
+    environment = {**session.environment(), "CUDA_MPS_PIPE_DIRECTORY": pipe,
+                   "CUDA_MPS_LOG_DIRECTORY": pipe, "CUDA_VISIBLE_DEVICES": session.uuid}
+    control = [os.environ.get("GPUSHARE_MPS_CONTROL", "nvidia-cuda-mps-control")]
+    subprocess.run(control + ["-d"], env=environment, check=True, timeout=30)
+    try:
+        yield pipe
+    finally:
+        subprocess.run(control, input="quit -t 5\n", text=True, env=environment, timeout=60,
+                       capture_output=True)
+        time.sleep(1)
+
+
+def together(session, report, count, window, pipe, how):
     """The rates of so many processes in one common window."""
     environment = {"CUDA_VISIBLE_DEVICES": session.uuid,
                    "CUDA_MPS_PIPE_DIRECTORY": pipe or session.root + "/nobody-is-here"}
     command = [sys.executable, str(HERE / "throughput.py"), "--child"]
     workers = [session.child(command, environment) for _ in range(count)]
     ready = [worker.first(90) for worker in workers]
-    how = "MPS" if pipe else "no MPS"
     fine = all(line["event"] == "ready" and line.get("right") for line in ready)
     if not report.check(f"{count} with {how}: ready, and their products are right", fine,
                         "" if fine else [line for line in ready if line["event"] != "ready"][:1]):
         for worker in workers:
             worker.kill()
         return None
-    if pipe:
+    if how == "gpushare's MPS":
         clients = client_pids(session.mps())
         pids = {worker.pid for worker in workers}
         report.check(f"{count} with MPS: all are clients", pids <= clients, sorted(pids - clients))
@@ -75,25 +94,33 @@ def together(session, report, count, window, pipe):
 def body(session, report):
     options = session.options
     table = {}
-    for how in ("no_mps", "mps"):
-        pipe = session.enable()["directory"] if how == "mps" else None
+    for count in options.processes:
+        table["no_mps", count] = together(session, report, count, options.window, None, "no MPS")
+    with by_hand(session) as pipe:
         for count in options.processes:
-            table[how, count] = together(session, report, count, options.window, pipe)
+            table["hand", count] = together(session, report, count, options.window, pipe, "MPS by hand")
+    pipe = session.enable()["directory"]
+    for count in options.processes:
+        table["mps", count] = together(session, report, count, options.window, pipe, "gpushare's MPS")
     answer = session.disable("--grace", "10")
     report.check("mps disable", answer.rc == 0, answer)
 
-    report.say("processes   no MPS each             sum      MPS each                sum     ratio  before")
-    ratios = {}
+    report.say("processes   no MPS, together   MPS by hand   gpushare's MPS   MPS/none   gpushare/hand   by hand before")
+    ratios, kept = {}, {}
     for count in options.processes:
-        plain, shared = table["no_mps", count], table["mps", count]
-        if not report.check(f"{count} were measured with and without MPS", plain and shared):
+        plain, hand, shared = (table[how, count] for how in ("no_mps", "hand", "mps"))
+        if not report.check(f"{count} were measured in each way", plain and hand and shared):
             continue
         ratios[count] = round(sum(shared) / sum(plain), 3)
-        spans = [f"{min(r) / 1000:6.1f}k - {max(r) / 1000:5.1f}k   {sum(r) / 1000:7.1f}k" for r in (plain, shared)]
-        report.say(f"{count:9}   {spans[0]}   {spans[1]}   {ratios[count]:5.2f}   {MEASURED.get(count, '')}")
-        for how, rates in (("no_mps", plain), ("mps", shared)):
+        kept[count] = round(sum(shared) / sum(hand), 3)
+        sums = "   ".join(f"{sum(rates) / 1000:8.1f}k" for rates in (plain, hand, shared))
+        report.say(f"{count:9}   {sums}   {ratios[count]:5.2f}   {kept[count]:5.2f}   {MEASURED.get(count, '')}")
+        for how, rates in (("no_mps", plain), ("hand", hand), ("mps", shared)):
             report.figure(f"{how}_{count}_per_s", [round(rate) for rate in rates])
     report.figure("ratios", ratios)
+    report.figure("gpushare_to_hand", kept)
+    for count, ratio in kept.items():
+        report.check(f"{count} processes lose at most 10 % to a daemon started by hand", ratio >= 0.9, ratio)
     # Not the figures themselves, which are this machine's: only that MPS is what it is for.
     if 1 in ratios:
         report.check("one process loses at most 15 % by MPS", ratios[1] >= 0.85, ratios[1])

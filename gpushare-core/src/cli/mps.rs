@@ -35,33 +35,34 @@ impl MpsLimits {
     }
 }
 
-/// After `mps enable`: what a client needs, ready to paste.
-pub(super) fn show_how_to_use(node: &Node, output: &Output, gpus: &[GpuUuid]) -> Result<()> {
+/// After `mps enable`: what a client needs, ready to paste. The change is done: that a daemon cannot
+/// be shown is no error.
+pub(super) fn show_how_to_use(
+    node: &Node,
+    output: &Output,
+    snapshot: &Snapshot,
+    gpus: &[GpuUuid],
+) -> Result<()> {
     if output.json {
         return Ok(());
     }
-    let snapshot = match node.snapshot() {
-        Ok(snapshot) => snapshot,
-        Err(error) => {
-            // The change is done: that it cannot be shown is no error.
-            say(&format!("gpushare: warning: the daemon cannot be shown: {error}"));
-            return Ok(());
-        }
-    };
     let mut text = String::new();
     for gpu in gpus.iter().filter_map(|uuid| snapshot.gpu(uuid)) {
-        let Some(mps) = gpu.mps.as_ref().filter(|mps| mps.ours && mps.alive) else { continue };
-        let (Some(directory), Some(config)) = (&mps.directory, &mps.config) else { continue };
+        let daemon = match node.ports().mps.probe(&gpu.uuid.clone().into()) {
+            Ok(Some(daemon)) => daemon,
+            Ok(None) => continue,
+            Err(error) => {
+                say(&format!("gpushare: warning: the daemon cannot be shown: {error}"));
+                continue;
+            }
+        };
         // Writing to a string cannot fail.
         let _ = write!(
             text,
-            "\nClients of GPU {}, {}, need\n  export CUDA_MPS_PIPE_DIRECTORY={}\n  export CUDA_VISIBLE_DEVICES={}\n",
+            "\nClients of GPU {}, of {}, need\n  export CUDA_MPS_PIPE_DIRECTORY={}\n  export CUDA_VISIBLE_DEVICES={}\n",
             gpu.index.map_or_else(|| "?".to_owned(), |index| index.to_string()),
-            match &config.access {
-                Access::Any => "of every user".to_owned(),
-                access => format!("of {access} alone"),
-            },
-            directory.display(),
+            daemon.access,
+            daemon.directory.display(),
             gpu.uuid,
         );
     }

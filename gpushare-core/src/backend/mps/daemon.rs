@@ -225,9 +225,11 @@ impl Start<'_> {
             format!("{} ends with:\n{log}", logs.display())
         };
         let (domain, program) = (self.domain, self.program.display());
+        // CUDA's own number for it, which the daemon of driver 580 ends with.
+        let blind = if how.ends_with("exit status: 100") { ": it sees no such device" } else { "" };
         Error::new(
             ErrorCode::Mps,
-            format!("no MPS daemon of {domain}: `{program} -d` {how}; {said}; {log}"),
+            format!("no MPS daemon of {domain}: `{program} -d` {how}{blind}; {said}; {log}"),
         )
     }
 }

@@ -1,17 +1,13 @@
 //! The MPS daemons of a snapshot, their limits, servers and clients, for people.
 
 use super::page::{Page, Role, Table, memory};
-use super::{INDENT, name, or_dash};
+use super::{INDENT, limits, name, or_dash};
 use crate::id::Pid;
 use crate::mode::MpsHealth;
-use crate::mps::sm_count;
-use crate::parameters::MpsConfig;
 use crate::process::HolderKind;
 use crate::snapshot::{GpuSnapshot, MigDevice, MpsServer, MpsStatus, Snapshot};
-use crate::units::ThreadPercentage;
 
 /// Draws the daemons of each GPU: `gpushare mps status`.
-#[cfg(feature = "cli")]
 pub(crate) fn daemons(page: &mut Page, snapshot: &Snapshot) {
     if snapshot.simulated {
         page.line(Role::Alarm, "SIMULATED");
@@ -121,20 +117,4 @@ fn process(gpu: &GpuSnapshot, pid: Pid, what: &str) -> Vec<String> {
         what.to_owned(),
         if command.is_empty() { "?".to_owned() } else { command.to_owned() },
     ]
-}
-
-/// What each client gets, in words.
-pub(super) fn limits(config: &MpsConfig, total: Option<u32>) -> String {
-    let mut parts = Vec::new();
-    if config.thread_percentage < ThreadPercentage::FULL {
-        let sms = total.map(|total| sm_count(config.thread_percentage, total));
-        let sms = sms.map(|sms| format!(" ({sms} SMs)")).unwrap_or_default();
-        parts.push(format!("{} % of the threads{sms} for each client", config.thread_percentage));
-    }
-    parts.extend(config.pinned_memory_limit.map(|limit| format!("{limit} for each client")));
-    parts.extend(config.max_clients.map(|most| format!("at most {most} clients")));
-    if config.priority != crate::mode::Priority::Normal {
-        parts.push("priority below normal".to_owned());
-    }
-    if parts.is_empty() { "no limits".to_owned() } else { parts.join(", ") }
 }
