@@ -241,3 +241,22 @@ fn mig_devices_are_shared_with_a_hazard_that_has_a_name() {
     world.node.apply(&report.previous, &options()).unwrap();
     assert!(plan(&world, &text).noop);
 }
+
+#[test]
+fn instances_that_are_alike_stay_where_their_daemons_are() {
+    let world = World::new("1xA100-40GB");
+    let mps = r#"{"profile": "1g", "mps": {"thread_percentage": 75}}"#;
+    let list = |items: &[&str]| spec("mig", &format!(r#"{{"instances": [{}]}}"#, items.join(", ")));
+    let plain = r#"{"profile": "1g"}"#;
+    world.apply(&list(&[plain, mps, plain])).unwrap();
+    world.serve(1);
+    // The same in another order, and one fewer of those that have none.
+    for items in [&[mps, plain, plain][..], &[plain, plain, mps], &[mps, plain]] {
+        let planned = plan(&world, &list(items));
+        assert!(planned.needs.evict.is_empty(), "{planned}");
+        world.apply(&list(items)).unwrap();
+        let devices = world.snapshot().gpus.remove(0).mig_devices;
+        let served: Vec<_> = devices.iter().filter_map(|device| device.mps.as_ref()).collect();
+        assert_eq!((served.len(), served[0].servers[0].clients.len()), (1, 1));
+    }
+}
