@@ -5,6 +5,7 @@
 //! to the spec, the plan lists it in [`Needs`], and apply without that consent refuses before
 //! anything is touched.
 
+mod alike;
 mod explain;
 mod layout;
 mod mps;

@@ -1,0 +1,132 @@
+//! MPS daemons as they were observed.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::id::Pid;
+use crate::mode::MpsHealth;
+use crate::mps::ServerStatus;
+use crate::parameters::MpsConfig;
+use crate::units::{Bytes, ThreadPercentage};
+
+/// An MPS daemon.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct MpsStatus {
+    /// Whether it is ours.
+    pub ours: bool,
+    /// Whether it answers and lets its clients in.
+    pub alive: bool,
+    /// Its parameters, where it is ours: limits and priority as it says itself, whom it is for as its
+    /// directory says, the rest from our record.
+    pub config: Option<MpsConfig>,
+    /// Its process, where it is known.
+    pub pid: Option<Pid>,
+    /// How it is, where it is ours.
+    #[serde(default)]
+    pub health: Option<MpsHealth>,
+    /// Where it listens, where it is ours and has a directory: what its clients have in
+    /// `CUDA_MPS_PIPE_DIRECTORY`.
+    #[serde(default)]
+    pub directory: Option<PathBuf>,
+    /// Whether its directory is open to its clients.
+    #[serde(default)]
+    pub admitted: bool,
+    /// Its servers, where it is ours and answers: one for each user with clients, or one for all.
+    #[serde(default)]
+    pub servers: Vec<MpsServer>,
+    /// When a setting of it was last changed through gpushare, in clock ticks since boot.
+    #[serde(default)]
+    pub changed: Option<u64>,
+}
+
+impl MpsStatus {
+    /// A daemon that is not ours.
+    pub const fn foreign(pid: Pid) -> Self {
+        Self {
+            ours: false,
+            alive: true,
+            config: None,
+            pid: Some(pid),
+            health: None,
+            directory: None,
+            admitted: true,
+            servers: Vec::new(),
+            changed: None,
+        }
+    }
+
+    /// A daemon of ours that is on record and gone.
+    pub const fn gone(config: MpsConfig) -> Self {
+        Self {
+            ours: true,
+            alive: false,
+            config: Some(config),
+            pid: None,
+            health: Some(MpsHealth::Gone),
+            directory: None,
+            admitted: false,
+            servers: Vec::new(),
+            changed: None,
+        }
+    }
+
+    /// A daemon of ours that this user may not ask: what our record says of it is shown.
+    pub(crate) fn hidden(recorded: Option<MpsConfig>, why: &str) -> Self {
+        tracing::debug!(target: "gpushare::mps", why, "an MPS daemon is not asked");
+        Self {
+            ours: true,
+            alive: recorded.is_some(),
+            config: recorded,
+            pid: None,
+            health: None,
+            directory: None,
+            admitted: false,
+            servers: Vec::new(),
+            changed: None,
+        }
+    }
+
+    /// Whether something of ours is there that serves nobody: a daemon that does not answer, or one
+    /// whose start or end was not finished.
+    pub fn is_unready(&self) -> bool {
+        let nothing_left = self.admitted && self.health == Some(MpsHealth::Gone);
+        self.ours && !self.alive && self.directory.is_some() && !nothing_left
+    }
+
+    /// The server that has a client.
+    pub fn server_of(&self, client: Pid) -> Option<&MpsServer> {
+        self.servers.iter().find(|server| server.clients.contains(&client))
+    }
+}
+
+/// A server of an MPS daemon of ours.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct MpsServer {
+    /// Its process.
+    pub pid: Pid,
+    /// How it is, where the daemon can say that (from driver 550 on).
+    pub status: Option<ServerStatus>,
+    /// The share of threads that clients to come get at most; none where it could not be read.
+    pub thread_percentage: Option<ThreadPercentage>,
+    /// The device memory that clients to come get at most; none for no limit.
+    #[serde(rename = "pinned_memory_limit_bytes")]
+    pub pinned_memory_limit: Option<Bytes>,
+    /// Its clients.
+    pub clients: Vec<Pid>,
+}
+
+impl MpsServer {
+    /// A server of which only the pid is known.
+    pub const fn new(pid: Pid) -> Self {
+        Self {
+            pid,
+            status: None,
+            thread_percentage: None,
+            pinned_memory_limit: None,
+            clients: Vec::new(),
+        }
+    }
+}
