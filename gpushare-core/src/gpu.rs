@@ -343,10 +343,13 @@ macro_rules! transitions {
         }
     };
     (@ mps) => {
-        /// Starts an MPS daemon of ours for the GPU.
+        /// Starts an MPS daemon of ours for the GPU, and lets clients in when its limits are set and
+        /// read back. Setting the compute mode, and letting in others than the caller, takes root.
         ///
         /// # Errors
-        /// Every code of apply; the error hands the GPU back.
+        /// Every code of apply; the error hands the GPU back. HAZARD for limits that harm, with safe
+        /// ones; UNSUPPORTED without `nvidia-cuda-mps-control`, and for limits that the card or driver
+        /// does not have.
         pub fn into_mps(self, config: MpsConfig) -> Result<Gpu<Mps>, TransitionError> {
             self.transition(Want::Mps(config))
         }
@@ -396,10 +399,11 @@ impl Gpu<Mps> {
         Ok(self.snapshot()?.mps.and_then(|mps| mps.config))
     }
 
-    /// Ends the daemon and returns to what was there before the first managed change.
+    /// Ends the daemon and returns to what was there before the first managed change. Clients are
+    /// ended by the daemon where eviction is allowed, once nobody new can come in.
     ///
     /// # Errors
-    /// Every code of apply; the error hands the GPU back.
+    /// Every code of apply; the error hands the GPU back. BUSY while it has clients.
     pub fn disable(self) -> Result<AnyGpu, TransitionError> {
         self.leave()
     }

@@ -15,16 +15,19 @@ allowed, does them one by one with a journal, and undoes them when one fails.
 | a node and a spec | what it would take | [`Node::plan`], which changes nothing |
 | a plan, and consent | the GPUs to be so | [`Plan::apply`] |
 | one GPU | to go from mode to mode, with types | [`Node::gpu`], [`gpu::Gpu`] |
+| several processes that shall run at once | an MPS daemon with limits | [`Want::Mps`](spec::Want::Mps) in a spec, or [`Gpu::into_mps`](gpu::Gpu::into_mps) |
+| a process | to know whether it is a client of that daemon, and within what | [`Node::verify_mps`] |
+| a number of clients | equal parts that corrupt nothing | [`hazard::split`] |
 | a process that was killed while it applied | the GPUs to be in one state or the other | [`Node::recover`] |
 | tests, and no GPU | all of the above | [`NodeBuilder::sim`](node::NodeBuilder::sim) |
 
 Everything else is in these or below them. The modules from the ground up are [`units`], [`id`], [`error`]; [`mode`],
-[`parameters`]; [`mig`]; [`spec`], [`snapshot`], [`hazard`], [`plan`]: values without I/O. Then [`port`], the traits to the outside;
+[`parameters`]; [`mig`], [`mps`]; [`spec`], [`snapshot`], [`hazard`], [`plan`]: values without I/O. Then [`port`], the traits to the outside;
 [`observe`], [`apply`]; and [`node`] and [`gpu`], which programs use.
 [`_documentation::design`] says why.
 
-What is verified on hardware and what on the simulator alone is in the README, [`_documentation::readme`]. In short: reading on
-one H200; everything that changes something on the simulator alone.
+What is verified on hardware and what on the simulator alone is in the README, [`_documentation::readme`]. In short: reading, and MPS with
+the compute mode unchanged, on an H200; what changes the GPU itself (MIG, compute mode, interval, resets) on the simulator alone.
 
 # What holds
 
@@ -123,6 +126,54 @@ assert_eq!(error.code(), ErrorCode::Stale);
 # }
 # Ok::<(), gpushare_core::Error>(())
 ```
+
+## Share by MPS
+
+A daemon in a directory of its own lets several processes run at once. It starts with the directory closed; clients come in when its limits are set and read back. What a client needs
+is in the snapshot. [`verify_mps`](Node::verify_mps) says whether a process really is one: with a misspelt directory CUDA gives it the whole GPU without an error.
+
+```
+# #[cfg(feature = "sim")] {
+use gpushare_core::backend::sim::{ProcessKind, ProcessSpec};
+use gpushare_core::hazard::{MpsTarget, split};
+use gpushare_core::mode::Verdict;
+use gpushare_core::{ApplyOptions, ErrorCode, Node, Spec};
+
+let node = Node::builder().sim("H200-141GB").open()?;
+let before = node.snapshot()?;
+
+// A third of the card for each of three clients would leave products of cuBLAS unwritten.
+let thirds: Spec = r#"{"version": "gpushare/v1", "gpus": [
+    {"select": 0, "mode": "mps", "mps": {"thread_percentage": 33}}]}"#.parse()?;
+let refused = node.apply(&thirds, &ApplyOptions::new()).unwrap_err();
+assert_eq!(refused.code(), ErrorCode::Hazard);
+let parts = split(&MpsTarget::of_gpu(&before.gpus[0]), &before.driver, 3)?;
+assert_eq!((parts.thread_percentage.get(), parts.sm_count), (27.0, 34));
+
+let spec: Spec = r#"{"version": "gpushare/v1", "gpus": [{"select": 0, "mode": "mps",
+    "mps": {"thread_percentage": 27, "pinned_memory_limit": "40GiB", "max_clients": 3}}]}"#.parse()?;
+let report = node.apply(&spec, &ApplyOptions::new())?;
+let gpu = &node.snapshot()?.gpus[0];
+let directory = gpu.mps.as_ref().and_then(|mps| mps.directory.as_deref()).expect("a daemon of ours");
+println!("CUDA_MPS_PIPE_DIRECTORY={}", directory.display());
+println!("CUDA_VISIBLE_DEVICES={}", gpu.uuid);
+
+# let simulator = node.simulator().expect("it is simulated");
+let pid = simulator.busy(&gpu.uuid, ProcessSpec::new("python serve.py").doing(ProcessKind::MpsClient))?;
+let attachment = node.verify_mps(pid)?;
+assert_eq!(attachment.verdict, Verdict::Attached);
+assert_eq!(attachment.at_most.sm_count, Some(34));
+
+// A daemon with clients is not ended unless that is allowed; then it ends them itself.
+let busy = node.apply(&report.previous, &ApplyOptions::new()).unwrap_err();
+assert_eq!(busy.code(), ErrorCode::Busy);
+node.apply(&report.previous, &ApplyOptions::new().allow_evict(true))?;
+# }
+# Ok::<(), gpushare_core::Error>(())
+```
+
+On a real GPU EXCLUSIVE_PROCESS, which keeps others from going past the daemon, takes root. Without it there is `"compute_mode": "unchanged"`, and the hazard
+[`BypassPossible`](hazard::HazardName::BypassPossible) to be allowed.
 
 ## Look often
 
@@ -252,6 +303,19 @@ None is on by default.
 | `cli` | the command `gpushare`; implies `yaml` and `sim` | clap, anstyle, signal-hook, tracing-subscriber |
 
 Linux only. Rust 1.85 or newer. NVIDIA's library is loaded when it is needed: a program that links this crate starts on machines without a GPU, and gets NOT_FOUND.
+MPS needs the driver's `nvidia-cuda-mps-control`; without it that mode is UNSUPPORTED.
+
+# Environment
+
+What a [`NodeBuilder`](node::NodeBuilder) was not told it takes from the environment, unless the program is set-id:
+
+| variable | instead of |
+|---|---|
+| `GPUSHARE_SIM` | [`sim`](node::NodeBuilder::sim) |
+| `GPUSHARE_STATE_DIR` | [`state_dir`](node::NodeBuilder::state_dir) |
+| `GPUSHARE_NVML_PATH` | [`nvml_path`](node::NodeBuilder::nvml_path) |
+| `GPUSHARE_NVIDIA_SMI` | [`nvidia_smi`](node::NodeBuilder::nvidia_smi) |
+| `GPUSHARE_MPS_CONTROL` | [`mps_control`](node::NodeBuilder::mps_control) |
 */
 #![deny(missing_docs)]
 #![warn(missing_debug_implementations)]

@@ -109,7 +109,8 @@ impl NodeBuilder {
         self
     }
 
-    /// `nvidia-cuda-mps-control`, instead of `/usr/bin/nvidia-cuda-mps-control`.
+    /// `nvidia-cuda-mps-control`, which starts MPS daemons, instead of
+    /// `/usr/bin/nvidia-cuda-mps-control`. The daemon looks for `nvidia-cuda-mps-server` beside it first.
     #[must_use]
     pub fn mps_control(mut self, path: impl Into<PathBuf>) -> Self {
         self.mps_control = Some(path.into());

@@ -72,23 +72,31 @@ impl fmt::Display for Access {
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum MpsComputeMode {
-    /// Sets EXCLUSIVE_PROCESS, so that nobody gets past the daemon.
+    /// Sets EXCLUSIVE_PROCESS, so that nobody gets past the daemon. Takes root; not on a MIG device,
+    /// which has none.
     #[default]
     ExclusiveProcess,
     /// Leaves it alone: a process that misses the daemon gets the whole GPU (hazard `bypass-possible`).
     Unchanged,
 }
 
-/// Parameters of `mps`.
+/// Parameters of `mps`, of a GPU or of a MIG device.
+///
+/// The daemon enforces thread percentage and memory limit on every client, and the rights of its
+/// directory say who may come in. The priority is a hint to the driver. `max_clients` is declared: it
+/// is on record and shown.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct MpsConfig {
-    /// The share of threads that each client gets at most.
+    /// The share of threads that each client gets at most: a ceiling, nothing is reserved.
+    /// [`sm_count`](crate::hazard::sm_count) says how many SMs that is.
     pub thread_percentage: ThreadPercentage,
-    /// The device memory that each client gets at most, its CUDA context included.
+    /// The device memory that each client gets at most, its CUDA context included, in whole MiB; none
+    /// for no limit.
     #[serde(rename = "pinned_memory_limit_bytes")]
     pub pinned_memory_limit: Option<Bytes>,
     /// How many leases the daemon admits; none for as many as the driver takes.
+    /// Declared.
     pub max_clients: Option<NonZeroU32>,
     /// The priority of its clients.
     pub priority: Priority,

@@ -8,9 +8,9 @@ pub const MINIMUM_SM: u32 = 8;
 /// Multiprocessors that a client sees under a percentage of a device with `total` of them:
 /// `max(8, 2 * floor(percentage * total / 200))`, and never more than there are.
 ///
-/// Exact for all 100 whole percentages on an H200 (132 SMs, driver 580.159.04, measured:
-/// `data/h200-percent-to-sms.tsv`). Percentages between whole ones and other cards were not
-/// measured. 100 % is no limit.
+/// Exact on an H200 (132 SMs, driver 580.159.04, measured) for all 100 whole percentages
+/// (`data/h200-percent-to-sms.tsv`) and for 109 between them (`tests/gpu/percent.py`). Other cards
+/// were not measured. 100 % is no limit.
 pub fn sm_count(percentage: ThreadPercentage, total: u32) -> u32 {
     if percentage == ThreadPercentage::FULL {
         return total;

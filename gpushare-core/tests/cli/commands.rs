@@ -35,6 +35,25 @@ fn the_example_is_planned_applied_and_then_there() {
 }
 
 #[test]
+fn the_mps_example_needs_its_hazard_and_is_then_there() {
+    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/mps.yaml");
+    let place = Place::new("4xH200-141GB");
+    place.run(&["apply", example]).expect_error("HAZARD");
+    place.done(&["apply", example, "--allow-hazard", "bypass-possible"]);
+    let again = place.done(&["apply", example]);
+    assert!(again.stdout.starts_with("SIMULATED\nNothing to do.\n"), "{}", again.stdout);
+    let status = place.json(&["mps", "status"]);
+    let daemons = [&status["gpus"][0], &status["gpus"][1], &status["gpus"][2]["mig_devices"][1]];
+    for daemon in daemons {
+        assert_eq!(daemon["mps"]["alive"], true, "{daemon}");
+    }
+    // Its equal parts are those that `mps split` says.
+    let split = place.json(&["mps", "split", "3", "-i", "0"]);
+    assert_eq!(split["thread_percentage"], status["gpus"][0]["mps"]["config"]["thread_percentage"]);
+    assert_eq!(place.layout(3).0, "exclusive");
+}
+
+#[test]
 fn an_expected_digest_that_is_another_is_stale() {
     let place = Place::new("1xH100-80GB");
     let spec = place.spec("mig.json", MIG);
@@ -229,7 +248,7 @@ fn hazards_are_allowed_by_name() {
     place.done(&["apply", &spec, "--allow-hazard", "hopper-partial-sm"]);
     assert_eq!(place.layout(0).0, "mps");
     let text = place.done(&["status"]).stdout;
-    assert!(text.contains("40 % of the threads for each client"), "{text}");
+    assert!(text.contains("40 % of the threads (52 SMs) for each client"), "{text}");
     place.done(&["sim", "kill-mps"]);
     assert_eq!(place.layout(0).0, "degraded");
 }

@@ -276,8 +276,11 @@ fn the_command_prints_the_documents_of_the_library() {
 }
 
 #[test]
-fn the_example_is_a_spec() {
-    let text = include_str!("../../../examples/mig.yaml");
-    let spec: Spec = text.parse().unwrap();
-    Schema::named("spec").expect(&serde_json::to_value(spec).unwrap());
+fn the_examples_are_specs() {
+    let mig = include_str!("../../../examples/mig.yaml");
+    let mps = include_str!("../../../examples/mps.yaml");
+    for text in [mig, mps] {
+        let spec: Spec = text.parse().unwrap();
+        Schema::named("spec").expect(&serde_json::to_value(spec).unwrap());
+    }
 }
