@@ -15,7 +15,7 @@ use gpushare_core::backend::files::FileStore;
 use gpushare_core::backend::mps::RealMps;
 use gpushare_core::id::Pid;
 use gpushare_core::mode::MpsHealth;
-use gpushare_core::mps::{Command as Say, MpsDomain, Reply};
+use gpushare_core::mps::{Command as Say, MpsDomain, MpsSettings, Reply};
 use gpushare_core::parameters::Access;
 use gpushare_core::port::{MpsDaemon, MpsHost as _};
 use gpushare_core::units::ThreadPercentage;
@@ -99,7 +99,7 @@ impl Machine {
 
     fn start(&self, access: &Access) {
         self.mps.expect_startable(&self.domain, access).unwrap();
-        self.mps.start(&self.domain, access).unwrap();
+        self.mps.start(&self.domain, access, &MpsSettings::UNLIMITED).unwrap();
     }
 
     #[track_caller]
@@ -183,7 +183,7 @@ fn role() {
         return;
     }
     assert!(fs::read_link("/proc/self/fd/9").is_ok(), "there is something to hand on");
-    mps.start(&domain(), &Access::Caller).unwrap();
+    mps.start(&domain(), &Access::Caller, &MpsSettings::UNLIMITED).unwrap();
     let uid = fs::metadata("/proc/self").unwrap().uid();
     if uid != 0 {
         as_somebody(&mps, uid);
@@ -202,12 +202,12 @@ fn as_somebody(mps: &RealMps, uid: u32) {
     assert_eq!(mps.command(&domain, &Say::Servers).unwrap(), Reply::Pids(Vec::new()));
     mps.stop(&domain).unwrap();
     for refused in [Access::User("0".into()), Access::Group("0".into())] {
-        let error = mps.start(&domain, &refused).unwrap_err();
+        let error = mps.start(&domain, &refused, &MpsSettings::UNLIMITED).unwrap_err();
         assert_eq!(error.code(), ErrorCode::PermissionDenied);
         assert!(mps.expect_startable(&domain, &refused).is_err());
     }
     for access in [Access::User(uid.to_string()), Access::Group(uid.to_string()), Access::Any] {
-        mps.start(&domain, &access).unwrap();
+        mps.start(&domain, &access, &MpsSettings::UNLIMITED).unwrap();
         mps.admit(&domain, true).unwrap();
         assert_eq!(mps.probe(&domain).unwrap().unwrap().access, access);
         mps.stop(&domain).unwrap();
@@ -360,7 +360,8 @@ fn a_daemon_that_was_killed_is_gone_and_another_takes_its_place() {
         let second = machine.running();
         assert_eq!((second.admitted, second.access), (false, Access::Any));
         assert_ne!(second.pid, Some(first));
-        let again = machine.mps.start(&machine.domain, &Access::Any).unwrap_err();
+        let again =
+            machine.mps.start(&machine.domain, &Access::Any, &MpsSettings::UNLIMITED).unwrap_err();
         assert_eq!(again.code(), ErrorCode::InvalidState);
         assert_eq!(machine.running().pid, second.pid);
         signal("-KILL", second.pid.unwrap());
@@ -379,7 +380,8 @@ fn a_frozen_daemon_is_known_and_ended() {
         let found = machine.probe().unwrap();
         assert_eq!((found.health, found.pid), (MpsHealth::Frozen, Some(pid)), "{}", machine.major);
         assert!(before.elapsed() < Duration::from_secs(2));
-        let again = machine.mps.start(&machine.domain, &Access::Any).unwrap_err();
+        let again =
+            machine.mps.start(&machine.domain, &Access::Any, &MpsSettings::UNLIMITED).unwrap_err();
         assert_eq!(again.code(), ErrorCode::InvalidState);
         machine.stop();
     }
@@ -447,7 +449,8 @@ fn the_last_change_of_a_limit_is_noted() {
 fn of_those_who_start_at_once_one_wins() {
     for machine in machines("MPS daemons that are started at once") {
         let results: Vec<_> = std::thread::scope(|scope| {
-            let start = || machine.mps.start(&machine.domain, &Access::Caller);
+            let start =
+                || machine.mps.start(&machine.domain, &Access::Caller, &MpsSettings::UNLIMITED);
             let all: Vec<_> = (0..8).map(|_| scope.spawn(start)).collect();
             all.into_iter().map(|one| one.join().unwrap()).collect()
         });

@@ -19,7 +19,7 @@ use gpushare_core::backend::sim::Simulator;
 use gpushare_core::hazard::HazardName;
 use gpushare_core::id::GpuUuid;
 use gpushare_core::mode::Mode;
-use gpushare_core::mps::{Command, MpsDomain};
+use gpushare_core::mps::{Command, MpsDomain, MpsSettings};
 use gpushare_core::parameters::Access;
 use gpushare_core::plan::Request;
 use gpushare_core::port::MpsHost as _;
@@ -43,7 +43,7 @@ fn main() {
     let gpu = snapshot.gpus.first().expect("a GPU");
     println!("GPU: {}{}", gpu.model, if snapshot.simulated { ", simulated" } else { "" });
     let domain: MpsDomain = gpu.uuid.clone().into();
-    mps.start(&domain, &Access::Caller).expect("a daemon");
+    mps.start(&domain, &Access::Caller, &MpsSettings::UNLIMITED).expect("a daemon");
     let directory = mps.probe(&domain).expect("it answers").expect("a daemon").directory;
     commands(&directory, &program);
     threads(&directory);

@@ -1,18 +1,28 @@
 //! Steps of MPS daemons: each told, read back, and undone by the same means.
 
+use std::time::Duration;
+
+use crate::apply::POLL;
 use crate::apply::execute::{Executor, read_back};
 use crate::apply::report::Evicted;
 use crate::error::{Error, ErrorCode, Result};
 use crate::id::{GpuUuid, Pid};
 use crate::mode::MpsHealth;
 use crate::mps::{Command, MpsDomain, MpsSetting, MpsSettings, Reply, ServerLimits};
+use crate::observe::{Scope, lineage};
 use crate::parameters::MpsConfig;
 use crate::plan::step::MigPlace;
 use crate::port::MpsDaemon;
 use crate::process::{Holder, HolderKind};
 
-/// A client of a server.
+/// A client, behind its server.
 type Client = (Pid, Pid);
+
+/// How long a server may take to come up: 0.2 s on an H200.
+const SERVER_START: Duration = Duration::from_secs(3);
+
+/// How often clients are looked for again while a daemon is ended.
+const MOST_ROUNDS: usize = 5;
 
 impl Executor<'_> {
     /// Starts a daemon in a closed directory, sets its limits, reads them back, and lets its clients in:
@@ -25,6 +35,7 @@ impl Executor<'_> {
     ) -> Result<()> {
         let domain = self.domain(gpu, on)?;
         let mps = self.ports().mps.clone();
+        let wanted = MpsSettings::from(config);
         // One that was closed and not ended is opened again.
         let there = mps.probe(&domain)?;
         let closed = there.as_ref().is_some_and(|daemon| {
@@ -38,13 +49,18 @@ impl Executor<'_> {
             }
             let argument = format!("for {}", config.access);
             self.tell(gpu, "nvidia-cuda-mps-control -d", &argument, || {
-                mps.start(&domain, &config.access)
+                mps.start(&domain, &config.access, &wanted)
             })?;
         }
-        let wanted = MpsSettings::from(config);
         let found = MpsSettings::read(&mut |command| mps.command(&domain, command))?;
-        for setting in found.changes(&wanted) {
-            self.set_mps_default(gpu, on, &setting)?;
+        if !wanted.is_shown_as(&found) {
+            for setting in found.changes(&wanted) {
+                self.set_mps_default(gpu, on, &setting)?;
+            }
+        }
+        // A directory keeps neither root nor its owner out: whoever came in early has these limits too.
+        for setting in MpsSettings::UNLIMITED.changes(&wanted) {
+            self.set_mps_servers(gpu, on, &setting)?;
         }
         let found = MpsSettings::read(&mut |command| mps.command(&domain, command))?;
         read_back(wanted.is_shown_as(&found), || {
@@ -74,9 +90,8 @@ impl Executor<'_> {
     ) -> Result<()> {
         let domain = self.domain(gpu, on)?;
         let mps = self.ports().mps.clone();
-        let found = mps.probe(&domain)?;
-        let answers = found.is_some_and(|daemon| daemon.health == MpsHealth::Answers);
-        if serves && answers {
+        let health = mps.probe(&domain)?.map(|daemon| daemon.health);
+        if serves && health == Some(MpsHealth::Answers) {
             self.tell(gpu, "close the MPS directory", "", || mps.admit(&domain, false))?;
             if let Err(error) = self.end_clients(gpu, &domain) {
                 // Whoever is in there goes on as before, and so does the daemon.
@@ -87,6 +102,9 @@ impl Executor<'_> {
                     Err(also) => error.context(format!("its directory stays closed: {also}")),
                 });
             }
+        } else if serves && health.is_some_and(|health| health != MpsHealth::Gone) {
+            // It froze since the plan was made: its clients end with it.
+            self.expect_no_tenants(gpu, on, &domain)?;
         }
         self.tell(gpu, "quit -t 1", "", || mps.stop(&domain))?;
         let found = mps.probe(&domain)?;
@@ -119,11 +137,7 @@ impl Executor<'_> {
         let domain = self.domain(gpu, on)?;
         let mps = self.ports().mps.clone();
         for server in mps.command(&domain, &Command::Servers)?.pids()? {
-            // One that still starts shows no limits and takes none; what it will have is seen then.
-            let shown = ServerLimits::read(server, &mut |command| mps.command(&domain, command));
-            if shown.is_err_and(|error| error.code() == ErrorCode::Mps) {
-                continue;
-            }
+            self.wait_for_server(&domain, server)?;
             let argument = format!("server {server}: {setting}");
             let set = self.tell(gpu, "set MPS server", &argument, || {
                 MpsSettings::set_server(server, setting, &mut |command| {
@@ -164,45 +178,106 @@ impl Executor<'_> {
         result
     }
 
-    /// Ends whoever is still a client, where that was allowed.
-    fn end_clients(&mut self, gpu: &GpuUuid, domain: &MpsDomain) -> Result<()> {
-        let mps = self.ports().mps.clone();
-        let mut run = |command: &Command| mps.command(domain, command);
-        let clients = clients(&mut run)?;
-        if clients.is_empty() {
-            return Ok(());
-        }
-        let holders: Vec<Holder> = clients.iter().map(|(_, pid)| self.client(*pid)).collect();
-        let protected = holders.iter().any(|holder| holder.protected.is_some());
-        if !self.may_evict() || protected {
-            let names: Vec<_> = holders.iter().map(ToString::to_string).collect();
-            return Err(Error::new(
-                ErrorCode::Busy,
-                format!("the MPS daemon of {domain} has clients: {}", names.join(", ")),
-            )
-            .with_holders(holders));
-        }
-        for ((server, pid), holder) in clients.into_iter().zip(holders) {
-            let command = Command::TerminateClient { server, client: pid };
-            let ended = self.tell(gpu, "terminate_client", &holder.to_string(), || run(&command));
-            match ended {
-                Ok(_) => {}
-                Err(error) if error.code() == ErrorCode::NotFound => {}
-                // Driver 470 ends all clients of a server or none.
-                Err(error) if error.code() == ErrorCode::Unsupported => {
-                    let command = Command::ShutdownServer { server, force: true };
-                    let argument = server.to_string();
-                    let ended = self.tell(gpu, "shutdown_server -f", &argument, || run(&command));
-                    match ended {
-                        Err(error) if error.code() != ErrorCode::NotFound => return Err(error),
-                        _ => {}
+    /// A server that still starts shows no limits and takes none. Waits until it has come up, or gone.
+    fn wait_for_server(&self, domain: &MpsDomain, server: Pid) -> Result<()> {
+        let (mps, clock) = (self.ports().mps.clone(), self.ports().clock.clone());
+        let start = clock.now();
+        loop {
+            let shown = ServerLimits::read(server, &mut |command| mps.command(domain, command));
+            match shown {
+                Err(error) if error.code() == ErrorCode::InvalidState => {
+                    if clock.now().saturating_sub(start) >= SERVER_START {
+                        return Err(error.context(format!(
+                            "the MPS server {server} of {domain} is still starting, and what it gives cannot be set"
+                        )));
                     }
+                    clock.sleep(POLL / 10);
                 }
-                Err(error) => return Err(error),
+                Err(error) if error.code() != ErrorCode::NotFound => return Err(error),
+                _ => return Ok(()),
             }
+        }
+    }
+
+    /// Refuses to end a daemon that names nobody, as long as somebody is there who may be its client;
+    /// where that was allowed, notes who ends with it.
+    fn expect_no_tenants(
+        &mut self,
+        gpu: &GpuUuid,
+        on: Option<MigPlace>,
+        domain: &MpsDomain,
+    ) -> Result<()> {
+        let snapshot = self.observer()?.snapshot(&Scope::gpus([gpu.clone()]))?;
+        let Some(there) = snapshot.gpu(gpu) else { return Ok(()) };
+        let device = on.and_then(|on| there.mig_device_at(on.gpu_instance, on.start));
+        let tenants = there.mps_tenants(device);
+        let holders = tenants.holders().to_vec();
+        let protected = holders.iter().any(|holder| holder.protected.is_some());
+        if tenants.is_busy() && (!self.may_evict() || protected || holders.is_empty()) {
+            return Err(in_use(domain, holders));
+        }
+        for holder in holders {
             self.note_evicted(Evicted { gpu: gpu.clone(), holder, killed: false });
         }
         Ok(())
+    }
+
+    /// Ends whoever is still a client, where that was allowed; asked again until nobody new is there.
+    fn end_clients(&mut self, gpu: &GpuUuid, domain: &MpsDomain) -> Result<()> {
+        let mps = self.ports().mps.clone();
+        let mut run = |command: &Command| mps.command(domain, command);
+        let mut ended: Vec<Pid> = Vec::new();
+        // The directory is closed, and yet root and its owner can come in.
+        for _ in 0..MOST_ROUNDS {
+            let mut clients = clients(&mut run)?;
+            clients.retain(|(_, pid)| !ended.contains(pid));
+            if clients.is_empty() {
+                return Ok(());
+            }
+            let holders: Vec<Holder> = clients.iter().map(|(_, pid)| self.client(*pid)).collect();
+            let protected = holders.iter().any(|holder| holder.protected.is_some());
+            if !self.may_evict() || protected {
+                return Err(in_use(domain, holders));
+            }
+            for ((server, pid), holder) in clients.into_iter().zip(holders) {
+                if self.end_client(gpu, (server, pid), &holder, &mut run)? {
+                    self.note_evicted(Evicted { gpu: gpu.clone(), holder, killed: false });
+                }
+                ended.push(pid);
+            }
+        }
+        Err(Error::new(
+            ErrorCode::Busy,
+            format!(
+                "new clients come to the MPS daemon of {domain} as fast as they are ended; stop what starts them"
+            ),
+        ))
+    }
+
+    /// Ends one client. Whether it was there to be ended.
+    fn end_client(
+        &self,
+        gpu: &GpuUuid,
+        (server, client): Client,
+        holder: &Holder,
+        run: &mut dyn FnMut(&Command) -> Result<Reply>,
+    ) -> Result<bool> {
+        let command = Command::TerminateClient { server, client };
+        let ended = self.tell(gpu, "terminate_client", &holder.to_string(), || run(&command));
+        let ended = match ended {
+            // Driver 470 ends all clients of a server or none.
+            Err(error) if error.code() == ErrorCode::Unsupported => {
+                let command = Command::ShutdownServer { server, force: true };
+                self.tell(gpu, "shutdown_server -f", &server.to_string(), || run(&command))
+            }
+            ended => ended,
+        };
+        match ended {
+            Ok(_) => Ok(true),
+            // It has left by itself.
+            Err(error) if error.code() == ErrorCode::NotFound => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     fn client(&self, pid: Pid) -> Holder {
@@ -212,11 +287,23 @@ impl Executor<'_> {
             holder.uid = Some(facts.uid);
             holder.command = facts.command;
         }
-        if pid == self.ports().processes.own_pid() {
-            holder.protected = Some("it is this process".to_owned());
+        let processes = self.ports().processes.as_ref();
+        if pid == Pid::new(1) || lineage(processes).contains(&pid) {
+            holder.protected = Some("it is pid 1, this process, or one that started it".to_owned());
         }
         holder
     }
+}
+
+fn in_use(domain: &MpsDomain, holders: Vec<Holder>) -> Error {
+    let names: Vec<_> = holders.iter().map(ToString::to_string).collect();
+    let by = if names.is_empty() {
+        "somebody who could not be seen".to_owned()
+    } else {
+        names.join(", ")
+    };
+    Error::new(ErrorCode::Busy, format!("the MPS daemon of {domain} is in use by {by}"))
+        .with_holders(holders)
 }
 
 fn clients(run: &mut dyn FnMut(&Command) -> Result<Reply>) -> Result<Vec<Client>> {

@@ -198,6 +198,23 @@ impl<'a> Executor<'a> {
             let expected =
                 gpu.steps.iter().fold(gpu.before.clone(), |state, step| state.after(step));
             let found = snapshot.gpu(&gpu.uuid).map(GpuState::of);
+            // A server that came while its daemon was told may have the limits of before.
+            let told = gpu.steps.iter().filter_map(|step| match step {
+                Step::StartMps { on, .. }
+                | Step::SetMpsDefault { on, .. }
+                | Step::SetMpsServers { on, .. } => Some(*on),
+                _ => None,
+            });
+            for on in told {
+                let mps = found.as_ref().and_then(|found| found.mps_on(on));
+                if mps.is_some_and(|mps| !mps.limits_in_force()) {
+                    return Err(Error::new(
+                        ErrorCode::Mps,
+                        "an MPS server came while its daemon was told, and gives other limits than those that were set; try again",
+                    )
+                    .of_gpu(&gpu.uuid));
+                }
+            }
             if !found.is_some_and(|found| found.matches(&expected)) {
                 return Err(Error::new(
                     ErrorCode::Driver,
@@ -241,7 +258,7 @@ impl<'a> Executor<'a> {
         self.mig_devices.retain(|(uuid, _), _| uuid != gpu);
     }
 
-    fn observer(&mut self) -> Result<&mut Observer> {
+    pub(super) fn observer(&mut self) -> Result<&mut Observer> {
         if self.observer.is_none() {
             self.observer = Some(Observer::open(self.ports, self.simulated)?);
         }

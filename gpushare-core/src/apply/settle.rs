@@ -8,13 +8,12 @@ use std::collections::BTreeMap;
 use crate::apply::execute::{Executor, Reached};
 use crate::apply::report::Recreated;
 use crate::error::{Error, ErrorCode, Result};
-use crate::id::{MigUuid, Pid};
+use crate::id::MigUuid;
 use crate::mode::SharingMode;
 use crate::plan::Step;
 use crate::plan::state::GpuState;
-use crate::plan::step::MigPlace;
-use crate::process::{Holder, HolderKind};
-use crate::snapshot::GpuSnapshot;
+use crate::process::Holder;
+use crate::snapshot::{GpuSnapshot, Usage};
 use crate::state::journal::{GpuChange, Header};
 
 /// How far the change of one GPU got.
@@ -188,24 +187,6 @@ fn undo(
     Ok(())
 }
 
-/// The clients of our daemon there.
-fn clients_of(gpu: &GpuSnapshot, on: Option<MigPlace>) -> Vec<Pid> {
-    let mps = match on {
-        None => gpu.mps.as_ref(),
-        Some(place) => {
-            let gis = gpu.mig.iter().flat_map(|mig| &mig.gpu_instances);
-            let gi = gis.clone().find(|gi| gi.placement == place.gpu_instance);
-            let ci =
-                gi.and_then(|gi| gi.compute_instances.iter().find(|ci| ci.start == place.start));
-            let uuid = ci.and_then(|ci| ci.uuid.as_ref());
-            let device = gpu.mig_devices.iter().find(|device| Some(&device.uuid) == uuid);
-            device.and_then(|device| device.mps.as_ref())
-        }
-    };
-    let servers = mps.iter().flat_map(|mps| &mps.servers);
-    servers.flat_map(|server| server.clients.iter().copied()).collect()
-}
-
 /// Instances where ours were created must be ours.
 fn expect_ours(
     change: &GpuChange,
@@ -232,10 +213,8 @@ fn expect_ours(
 /// What rolling back the first steps would destroy or end must be idle.
 fn expect_idle(change: &GpuChange, steps: usize, gpu: &GpuSnapshot) -> Result<()> {
     let gis = || gpu.mig.iter().flat_map(|mig| &mig.gpu_instances);
-    let everyone = |which: fn(HolderKind) -> bool| -> Vec<Holder> {
-        let holders = gpu.processes.iter().map(|process| &process.holder);
-        holders.filter(|holder| which(holder.kind)).cloned().collect()
-    };
+    let everyone =
+        || -> Vec<Holder> { gpu.processes.iter().map(|process| process.holder.clone()).collect() };
     for step in change.steps.iter().take(steps) {
         let (what, busy, mut holders) = match step {
             Step::CreateGpuInstance(created) => {
@@ -261,14 +240,16 @@ fn expect_idle(change: &GpuChange, steps: usize, gpu: &GpuSnapshot) -> Result<()
                 (what, usages.iter().any(|usage| usage.is_busy()), holders)
             }
             Step::SetMigMode { .. } | Step::Reset { .. } => {
-                let holders = everyone(|_| true);
+                let holders = everyone();
                 ("the GPU".to_owned(), gpu.processes_hidden || !holders.is_empty(), holders)
             }
             Step::StartMps { on, .. } => {
-                let clients = clients_of(gpu, *on);
-                let mut holders = everyone(|kind| kind == HolderKind::MpsClient);
-                holders.retain(|holder| on.is_none() || clients.contains(&holder.pid));
-                ("its MPS daemon".to_owned(), !holders.is_empty() || !clients.is_empty(), holders)
+                let device = on.and_then(|on| gpu.mig_device_at(on.gpu_instance, on.start));
+                let tenants = match (on, device) {
+                    (Some(_), None) => Usage::Idle,
+                    (_, device) => gpu.mps_tenants(device),
+                };
+                ("its MPS daemon".to_owned(), tenants.is_busy(), tenants.holders().to_vec())
             }
             _ => continue,
         };

@@ -308,11 +308,16 @@ fn not_understood(command: &Command, lines: &[&str]) -> Error {
     let text = command.text();
     let starts =
         matches!(command, Command::ThreadPercentage { .. } | Command::SetThreadPercentage { .. });
+    if lines.is_empty() && starts {
+        return Error::new(
+            ErrorCode::InvalidState,
+            format!(
+                "the MPS daemon answered nothing to `{text}`, as it does while the server starts; \
+                 try again when the server is active"
+            ),
+        );
+    }
     let message = match (lines, command) {
-        ([], _) if starts => format!(
-            "the MPS daemon answered nothing to `{text}`, as it does while the server starts; \
-             try again when the server is active"
-        ),
         ([], _) => format!("the MPS daemon answered nothing to `{text}`"),
         (_, Command::TerminateClient { .. }) => format!(
             "the MPS daemon failed to end the client: `{text}` answered the CUDA error {}",

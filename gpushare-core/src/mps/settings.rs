@@ -322,6 +322,11 @@ pub enum MpsSetting {
 }
 
 impl MpsSetting {
+    /// Whether servers have it of their own.
+    pub const fn is_of_servers_too(&self) -> bool {
+        !matches!(self, Self::Priority { .. })
+    }
+
     /// Whether both change the same thing.
     pub fn is_same_kind(&self, other: &Self) -> bool {
         std::mem::discriminant(self) == std::mem::discriminant(other)

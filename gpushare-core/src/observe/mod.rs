@@ -12,6 +12,8 @@ mod occupants;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+pub(crate) use occupants::lineage;
+
 use crate::error::Result;
 use crate::id::{GpuIndex, GpuUuid, MinorNumber, PciDeviceId};
 use crate::mig::Geometry;

@@ -136,7 +136,7 @@ fn server(
             server.pinned_memory_limit = limits.pinned_memory_limit;
         }
         // A server that starts shows none.
-        Err(error) if error.code() == ErrorCode::Mps => {}
+        Err(error) if error.code() == ErrorCode::InvalidState => {}
         Err(error) => return Err(error),
     }
     server.clients = run(&Command::Clients { server: pid })?.pids()?;

@@ -177,7 +177,7 @@ fn is_one_of(command: &str, names: &[&str]) -> bool {
 }
 
 /// This process and its ancestors, which an eviction must not end.
-fn lineage(processes: &dyn Processes) -> BTreeSet<Pid> {
+pub(crate) fn lineage(processes: &dyn Processes) -> BTreeSet<Pid> {
     let mut lineage = BTreeSet::new();
     let mut next = Some(processes.own_pid());
     while let Some(pid) = next.filter(|pid| lineage.insert(*pid)) {

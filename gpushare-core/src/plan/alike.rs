@@ -24,9 +24,7 @@ impl Planner<'_> {
             let there = placed.keeps.and_then(|position| mig.gpu_instances.get(position));
             let there = there.into_iter().flat_map(|gi| &gi.compute_instances);
             let served = there.filter_map(|ci| {
-                let devices = gpu.mig_devices.iter();
-                let device =
-                    devices.clone().find(|device| ci.uuid.as_ref() == Some(&device.uuid))?;
+                let device = gpu.mig_device_of(ci)?;
                 device.mps.as_ref().filter(|mps| mps.ours && mps.alive)?.config.as_ref()
             });
             let served = served.map(|config| &config.access).next();

@@ -100,6 +100,19 @@ impl Planner<'_> {
         }
     }
 
+    /// Whoever uses it must go; where that could not be seen, somebody may be there.
+    pub(super) fn need_idle(&mut self, what: String, usage: Usage) {
+        match usage {
+            Usage::Idle => {}
+            Usage::Busy(holders) => self.need_gone(what, holders),
+            Usage::Unknown => self.evict.push(Eviction {
+                gpu: self.gpu.uuid.clone(),
+                what: format!("{what}: who uses it could not be seen"),
+                holders: Vec::new(),
+            }),
+        }
+    }
+
     /// Where nobody could look who is there, somebody may be.
     fn need_seen(&mut self, what: &str) {
         if self.gpu.processes_hidden {
@@ -130,6 +143,7 @@ impl Planner<'_> {
             };
         };
         match &self.target.mig {
+            Some(MigTarget::Untouched) => {}
             None => {
                 if mig.enabled {
                     self.change_layout(mig, &[])?;
@@ -150,7 +164,7 @@ impl Planner<'_> {
                 }
                 match layout {
                     MigTarget::Instances(instances) => self.change_layout(mig, instances)?,
-                    MigTarget::Keep => self.keep_layout(mig),
+                    MigTarget::Keep | MigTarget::Untouched => self.keep_layout(mig),
                 }
             }
         }
@@ -280,14 +294,7 @@ impl Planner<'_> {
             }
         }
         for (what, usage) in busy {
-            match usage {
-                Usage::Busy(holders) => self.need_gone(what, holders),
-                _ => self.evict.push(Eviction {
-                    gpu: self.gpu.uuid.clone(),
-                    what: format!("{what}: who uses it could not be seen"),
-                    holders: Vec::new(),
-                }),
-            }
+            self.need_idle(what, usage);
         }
     }
 
@@ -343,7 +350,8 @@ impl Planner<'_> {
 
     /// A daemon that is not ours is never commanded, so as long as it runs no mode of ours holds.
     fn foreign(&mut self) {
-        if self.gpu.mode == SharingMode::Foreign {
+        // To leave a mode claims none.
+        if self.gpu.mode == SharingMode::Foreign && self.target.parameters.is_some() {
             let daemons = self.holders(|kind| kind == HolderKind::ForeignMps);
             self.need_gone("the GPU, which an MPS daemon serves that is not ours", daemons);
         }
@@ -354,14 +362,21 @@ impl Planner<'_> {
     fn prior(&self, record: &Record) -> Prior {
         let ours = matches!(record.parameters, Parameters::TimeSliced(_));
         let seen = self.gpu.interval.filter(|_| !ours);
-        Prior { interval: record.prior.interval.or(seen), ..record.prior.clone() }
+        let compute_mode = record.prior.compute_mode.or(self.compute_mode_before());
+        Prior { interval: record.prior.interval.or(seen), compute_mode }
+    }
+
+    /// The compute mode, where this change touches it: what is left alone need not be brought back.
+    fn compute_mode_before(&self) -> Option<ComputeMode> {
+        let touched = self.target.compute_mode.is_some() || self.target.mig.is_some();
+        self.gpu.compute_mode.filter(|_| touched)
     }
 
     fn record(&mut self) {
         let current = self.gpu.current_record(&self.snapshot.epoch);
         let to = self.target.parameters.clone().map(|parameters| {
             let prior = current.map_or_else(
-                || Prior { compute_mode: self.gpu.compute_mode, interval: self.gpu.interval },
+                || Prior { compute_mode: self.compute_mode_before(), interval: self.gpu.interval },
                 |record| self.prior(record),
             );
             Box::new(Record {

@@ -8,8 +8,7 @@ use crate::parameters::MpsConfig;
 use crate::plan::layout::Planner;
 use crate::plan::step::{MigPlace, Step};
 use crate::plan::{GpuHazard, Needs};
-use crate::process::{Holder, HolderKind};
-use crate::snapshot::{ComputeInstance, MigDevice, MigStatus, MpsStatus};
+use crate::snapshot::{MigDevice, MigStatus, MpsStatus};
 use crate::spec::{Instance, Sharing};
 
 /// What becomes of one daemon.
@@ -55,9 +54,11 @@ fn settings(
 ) -> Vec<Step> {
     let to = MpsSettings::from(wanted);
     let defaults = MpsSettings::from(config).changes(&to);
+    // A server may come at any time before the default is set.
+    let mut servers: Vec<MpsSetting> =
+        defaults.iter().filter(|setting| setting.is_of_servers_too()).copied().collect();
     let mut steps: Vec<Step> =
         defaults.into_iter().map(|setting| Step::SetMpsDefault { on, setting }).collect();
-    let mut servers: Vec<MpsSetting> = Vec::new();
     for server in &now.servers {
         let Some(thread_percentage) = server.thread_percentage else { continue };
         let from = MpsSettings {
@@ -67,9 +68,10 @@ fn settings(
             priority: to.priority,
         };
         for setting in from.changes(&to) {
-            let same = |other: &MpsSetting| other.is_same_kind(&setting);
-            if !servers.iter().any(same) {
-                servers.push(setting);
+            match servers.iter_mut().find(|other| other.is_same_kind(&setting)) {
+                // What the server has is what is brought back.
+                Some(other) => *other = setting,
+                None => servers.push(setting),
             }
         }
     }
@@ -77,17 +79,19 @@ fn settings(
     steps
 }
 
+/// The MPS daemon that a MIG device is to have.
+fn shared(sharing: Option<&Sharing>) -> Option<&MpsConfig> {
+    match sharing {
+        Some(Sharing::Mps(config)) => Some(config),
+        _ => None,
+    }
+}
+
 impl Planner<'_> {
     /// The daemon of the whole GPU: what stops comes before everything else, the rest after.
     pub(super) fn whole_gpu_mps(&mut self) {
-        let mut fate = fate(None, self.gpu.mps.as_ref(), self.target.mps.as_ref());
-        if let Some(step) = fate.stop.take() {
-            self.step(step);
-            let clients = self.holders(|kind| kind == HolderKind::MpsClient);
-            self.need_gone("the MPS daemon that is stopped", clients);
-        }
-        self.later.append(&mut fate.then);
-        self.tell_clients(self.gpu.mps.as_ref());
+        let fate = fate(None, self.gpu.mps.as_ref(), self.target.mps.as_ref());
+        self.take(fate, None);
     }
 
     /// The daemons of MIG devices, where the layout becomes that of a solution.
@@ -98,92 +102,68 @@ impl Planner<'_> {
         instances: &[Instance],
     ) {
         let gpu = self.gpu;
-        let device = |ci: &ComputeInstance| -> Option<&MigDevice> {
-            gpu.mig_devices.iter().find(|device| Some(&device.uuid) == ci.uuid.as_ref())
-        };
-        let now = |ci: &ComputeInstance| device(ci).and_then(|device| device.mps.as_ref());
-        let mut stops = Vec::new();
+        let mut fates: Vec<(MigPlace, Option<&MigDevice>, Option<&MpsConfig>)> = Vec::new();
         for (position, gi) in mig.gpu_instances.iter().enumerate() {
             let kept = solution.instances.iter().find(|placed| placed.keeps == Some(position));
             for (number, ci) in gi.compute_instances.iter().enumerate() {
                 if kept.is_none_or(|kept| kept.destroyed_compute.contains(&number)) {
                     let place = MigPlace::new(gi.placement, ci.start);
-                    stops.push((fate(Some(place), now(ci), None), now(ci)));
+                    fates.push((place, gpu.mig_device_of(ci), None));
                 }
             }
         }
         for (placed, instance) in solution.instances.iter().zip(instances) {
-            let wanted = match &instance.sharing {
-                Some(Sharing::Mps(config)) => Some(config),
-                _ => None,
-            };
             let gi = placed.keeps.and_then(|position| mig.gpu_instances.get(position));
             for compute in &placed.compute {
                 let there = gi.zip(compute.keeps).and_then(|(gi, n)| gi.compute_instances.get(n));
-                let now = there.and_then(now);
+                let device = there.and_then(|ci| gpu.mig_device_of(ci));
                 let place = MigPlace::new(placed.placement, compute.start);
-                stops.push((fate(Some(place), now, wanted), now));
+                fates.push((place, device, shared(instance.sharing.as_ref())));
             }
         }
-        self.take(stops);
+        self.take_all(&fates);
     }
 
     /// The daemons of MIG devices, where the layout stays: those that the record speaks of run.
     pub(super) fn kept_mig_devices_mps(&mut self, mig: &MigStatus) {
+        let gpu = self.gpu;
+        let instances = self.instances.clone();
         let mut fates = Vec::new();
         for gi in &mig.gpu_instances {
-            let record = self.instances.iter().find(|record| record.placement == gi.placement);
-            let wanted = match record.and_then(|record| record.sharing.as_ref()) {
-                Some(Sharing::Mps(config)) => Some(config),
-                _ => None,
-            };
+            let record = instances.iter().find(|record| record.placement == gi.placement);
+            let wanted = shared(record.and_then(|record| record.sharing.as_ref()));
             for ci in &gi.compute_instances {
-                let devices = self.gpu.mig_devices.iter();
-                let device = devices.clone().find(|d| Some(&d.uuid) == ci.uuid.as_ref());
-                let now = device.and_then(|device| device.mps.as_ref());
                 let place = MigPlace::new(gi.placement, ci.start);
-                fates.push((fate(Some(place), now, wanted), now));
+                fates.push((place, gpu.mig_device_of(ci), wanted));
             }
         }
-        self.take(fates);
+        self.take_all(&fates);
     }
 
-    fn take(&mut self, fates: Vec<(Fate, Option<&MpsStatus>)>) {
-        for (mut fate, now) in fates {
-            if let Some(step) = fate.stop.take() {
-                self.step(step);
-                let clients = self.clients_of(now);
-                self.need_gone("the MPS daemon of a MIG device that is stopped", clients);
-            }
-            let changes = !fate.then.is_empty();
-            self.later.append(&mut fate.then);
-            if changes {
-                self.tell_clients(now);
-            }
+    fn take_all(&mut self, fates: &[(MigPlace, Option<&MigDevice>, Option<&MpsConfig>)]) {
+        for (place, device, wanted) in fates {
+            let now = device.and_then(|device| device.mps.as_ref());
+            self.take(fate(Some(*place), now, *wanted), *device);
         }
     }
 
-    fn clients_of(&self, mps: Option<&MpsStatus>) -> Vec<Holder> {
-        let servers = mps.iter().flat_map(|mps| &mps.servers);
-        let pids: Vec<_> = servers.flat_map(|server| server.clients.iter().copied()).collect();
-        let processes = self.gpu.processes.iter().map(|process| &process.holder);
-        processes.filter(|holder| pids.contains(&holder.pid)).cloned().collect()
-    }
-
-    /// What a changed setting does not reach.
-    fn tell_clients(&mut self, mps: Option<&MpsStatus>) {
-        let told =
-            |step: &Step| matches!(step, Step::SetMpsDefault { .. } | Step::SetMpsServers { .. });
-        let clients: usize =
-            mps.iter().flat_map(|mps| &mps.servers).map(|server| server.clients.len()).sum();
-        if clients > 0 && self.later.iter().any(told) {
-            let note = format!(
+    fn take(&mut self, fate: Fate, device: Option<&MigDevice>) {
+        let Fate { stop, then } = fate;
+        let tenants = self.gpu.mps_tenants(device);
+        if let Some(step) = stop {
+            let what = match device {
+                Some(device) => format!("the MPS daemon of {} that is stopped", device.uuid),
+                None => "the MPS daemon that is stopped".to_owned(),
+            };
+            self.step(step);
+            self.need_idle(what, tenants);
+        } else if !tenants.holders().is_empty() && !then.is_empty() {
+            let clients = tenants.holders().len();
+            self.plan.notes.push(format!(
                 "{clients} MPS clients that are there keep the limits that they came with; those that come get the new ones"
-            );
-            if !self.plan.notes.contains(&note) {
-                self.plan.notes.push(note);
-            }
+            ));
         }
+        self.later.extend(then);
     }
 
     /// What starts or is told something, at the end: the devices stand and the compute mode is set.
@@ -226,10 +206,7 @@ impl Planner<'_> {
     fn wanted(&self, on: Option<MigPlace>) -> Option<MpsConfig> {
         let Some(place) = on else { return self.target.mps.clone() };
         let record = self.instances.iter().find(|record| record.placement == place.gpu_instance);
-        match record.and_then(|record| record.sharing.as_ref()) {
-            Some(Sharing::Mps(config)) => Some(config.clone()),
-            _ => None,
-        }
+        shared(record.and_then(|record| record.sharing.as_ref())).cloned()
     }
 
     /// What a daemon there serves, as far as it is known before it exists.

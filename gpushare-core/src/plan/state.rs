@@ -122,13 +122,23 @@ impl MpsState {
                 Self::Serving { access, defaults, servers },
                 Self::Serving { access: a, defaults: d, servers: s },
             ) => {
-                let same_servers = servers
-                    .zip(*s)
-                    .is_none_or(|(servers, s)| servers.is_shown_as(&s) || s.is_shown_as(&servers));
+                // A server that came since has what the daemon gives by then.
+                let same_servers = servers.zip(*s).is_none_or(|(servers, s)| {
+                    let new = servers.are_of(defaults) || s.are_of(d);
+                    new || servers.is_shown_as(&s) || s.is_shown_as(&servers)
+                });
                 access == a && (defaults.is_shown_as(d) || d.is_shown_as(defaults)) && same_servers
             }
             (Self::Unready, Self::Unready) => true,
             _ => false,
+        }
+    }
+
+    /// Whether the servers that run give what the daemon says that it gives.
+    pub fn limits_in_force(&self) -> bool {
+        match self {
+            Self::Serving { defaults, servers: Some(servers), .. } => servers.are_of(defaults),
+            _ => true,
         }
     }
 
@@ -148,13 +158,8 @@ impl GpuState {
         let mut gpu_instances: Vec<_> = instances
             .iter()
             .map(|gi| {
-                let daemon = |ci: &ComputeInstance| {
-                    let device = gpu
-                        .mig_devices
-                        .iter()
-                        .find(|device| ci.uuid.as_ref() == Some(&device.uuid));
-                    device.and_then(|device| MpsState::of(device.mps.as_ref()?))
-                };
+                let daemon =
+                    |ci: &ComputeInstance| MpsState::of(gpu.mig_device_of(ci)?.mps.as_ref()?);
                 let mut compute: Vec<_> = gi
                     .compute_instances
                     .iter()

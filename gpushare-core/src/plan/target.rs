@@ -36,6 +36,8 @@ pub(super) enum MigTarget {
     Keep,
     /// Exactly these.
     Instances(Vec<Instance>),
+    /// MIG is not even looked at.
+    Untouched,
 }
 
 /// The targets, with the position of their GPU in the snapshot.
@@ -191,14 +193,33 @@ fn left(snapshot: &Snapshot, gpu: &GpuSnapshot, mode: Mode) -> Result<Target> {
     }
     let record = gpu.current_record(&snapshot.epoch);
     let mut notes = Vec::new();
+    let mig = gpu.mig.as_ref().is_some_and(|mig| mig.enabled || mig.pending);
+    if mode == Mode::Mps && mig {
+        // Somebody turned MIG on since: that is theirs, and with it the compute mode.
+        return Ok(Target {
+            mode: gpu.mode,
+            mig: Some(MigTarget::Untouched),
+            compute_mode: None,
+            interval: None,
+            mps: None,
+            parameters: None,
+            unchanged: false,
+            notes: vec!["MIG, which gpushare did not turn on, stays as it is".to_owned()],
+        });
+    }
     let prior = record.map_or_else(Prior::default, |record| record.prior.clone());
-    let compute_mode = prior.compute_mode.unwrap_or_else(|| {
+    if record.is_none() {
         notes.push(
             "what was there before is not on record: compute mode and interval become default"
                 .to_owned(),
         );
-        ComputeMode::Default
-    });
+    }
+    // A record without a compute mode is of changes that left it alone: so does this one.
+    let to = match record {
+        Some(_) => prior.compute_mode,
+        None => Some(ComputeMode::Default),
+    };
+    let compute_mode = to.or(gpu.compute_mode).unwrap_or(ComputeMode::Default);
     let unknown = record.is_none() && snapshot.abilities.interval && gpu.interval.is_some();
     Ok(Target {
         mode: match compute_mode {
@@ -207,7 +228,7 @@ fn left(snapshot: &Snapshot, gpu: &GpuSnapshot, mode: Mode) -> Result<Target> {
             ComputeMode::Default => SharingMode::TimeSliced,
         },
         mig: None,
-        compute_mode: Some(compute_mode),
+        compute_mode: to,
         interval: prior.interval.or(unknown.then_some(Interval::Default)),
         mps: None,
         parameters: None,

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use crate::error::Result;
 use crate::id::Pid;
 use crate::mode::MpsHealth;
-use crate::mps::{Command, Dialect, MpsDomain, Reply};
+use crate::mps::{Command, Dialect, MpsDomain, MpsSettings, Reply};
 use crate::parameters::Access;
 
 /// MPS daemons of this node.
@@ -28,8 +28,9 @@ pub trait MpsHost: Send + Sync + fmt::Debug {
     /// group, or another user where this one is not root; and a directory that cannot be used.
     fn expect_startable(&self, domain: &MpsDomain, access: &Access) -> Result<()>;
     /// Makes the directory, open to nobody else, starts a daemon in it and waits until it answers.
-    /// What an earlier daemon left there is cleared away first.
-    fn start(&self, domain: &MpsDomain, access: &Access) -> Result<()>;
+    /// It begins with these settings, as far as it takes them from its environment. What an earlier
+    /// daemon left there is cleared away first.
+    fn start(&self, domain: &MpsDomain, access: &Access, settings: &MpsSettings) -> Result<()>;
     /// One command to our daemon, and its answer. A command that the daemon lacks is UNSUPPORTED, a
     /// refusal PERMISSION_DENIED, a daemon that does not answer in time TIMEOUT, no daemon NOT_FOUND,
     /// any other bad answer MPS.
@@ -50,7 +51,7 @@ pub trait MpsHost: Send + Sync + fmt::Debug {
 /// What there is of ours for a domain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MpsDaemon {
-    /// Whom it was started for, in numbers.
+    /// Whom it was started for, as it was asked for.
     pub access: Access,
     /// Whether they are let in.
     pub admitted: bool,

@@ -73,7 +73,9 @@ type Limits = (Option<ThreadPercentage>, Option<Bytes>);
 fn structure_of_mps(mps: &MpsStatus) -> StructureMps<'_> {
     let config = mps.config.as_ref();
     let defaults = config.map(|c| (Some(c.thread_percentage), c.pinned_memory_limit));
-    let limits = mps.servers.iter().map(|s| (s.thread_percentage, s.pinned_memory_limit));
+    // One that still starts shows nothing.
+    let servers = mps.servers.iter().filter(|server| server.thread_percentage.is_some());
+    let limits = servers.map(|s| (s.thread_percentage, s.pinned_memory_limit));
     let differ = limits.filter(|limits| Some(*limits) != defaults).collect();
     StructureMps(mps.ours, mps.alive, config, mps.is_unready(), differ)
 }

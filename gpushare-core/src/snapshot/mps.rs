@@ -5,9 +5,12 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::id::Pid;
+use crate::mig::Placement;
 use crate::mode::MpsHealth;
 use crate::mps::ServerStatus;
 use crate::parameters::MpsConfig;
+use crate::process::{Holder, HolderKind};
+use crate::snapshot::{ComputeInstance, GpuSnapshot, MigDevice, Usage};
 use crate::units::{Bytes, ThreadPercentage};
 
 /// An MPS daemon.
@@ -128,5 +131,52 @@ impl MpsServer {
             pinned_memory_limit: None,
             clients: Vec::new(),
         }
+    }
+}
+
+impl GpuSnapshot {
+    /// The MIG device that a compute instance is.
+    pub(crate) fn mig_device_of(&self, ci: &ComputeInstance) -> Option<&MigDevice> {
+        self.mig_devices.iter().find(|device| ci.uuid.as_ref() == Some(&device.uuid))
+    }
+
+    /// The MIG device whose compute instance starts there.
+    pub(crate) fn mig_device_at(&self, placement: Placement, start: u8) -> Option<&MigDevice> {
+        let mut gis = self.mig.iter().flat_map(|mig| &mig.gpu_instances);
+        let gi = gis.find(|gi| gi.placement == placement)?;
+        let ci = gi.compute_instances.iter().find(|ci| ci.start == start)?;
+        self.mig_device_of(ci)
+    }
+
+    /// Who is served by our daemon of a MIG device, or of the whole GPU: whoever ends with it.
+    pub(crate) fn mps_tenants(&self, device: Option<&MigDevice>) -> Usage {
+        let mps = match device {
+            Some(device) => device.mps.as_ref(),
+            None => self.mps.as_ref(),
+        };
+        let Some(mps) = mps.filter(|mps| mps.ours && mps.health != Some(MpsHealth::Gone)) else {
+            return Usage::Idle;
+        };
+        let holder = |pid: Pid| {
+            let known = self.processes.iter().find(|process| process.holder.pid == pid);
+            known.map_or_else(
+                || Holder::new(pid, HolderKind::MpsClient),
+                |process| process.holder.clone(),
+            )
+        };
+        let holders: Vec<Holder> = if mps.health == Some(MpsHealth::Answers) {
+            mps.servers.iter().flat_map(|server| &server.clients).map(|pid| holder(*pid)).collect()
+        } else {
+            // It names nobody. Whoever is on the device may be its client.
+            match device {
+                Some(device) => return device.usage.clone(),
+                None if self.processes_hidden => return Usage::Unknown,
+                None => {
+                    let clients = self.processes.iter().map(|process| &process.holder);
+                    clients.filter(|h| h.kind == HolderKind::MpsClient).cloned().collect()
+                }
+            }
+        };
+        if holders.is_empty() { Usage::Idle } else { Usage::Busy(holders) }
     }
 }

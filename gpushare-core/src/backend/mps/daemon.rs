@@ -18,8 +18,9 @@ use crate::backend::command::trust;
 use crate::error::{Error, ErrorCode, Result};
 use crate::id::Pid;
 use crate::mode::MpsHealth;
-use crate::mps::{Command, MpsDomain, Reply, ServerStatus};
+use crate::mps::{Command, MpsDomain, MpsSettings, Reply, ServerStatus};
 use crate::parameters::Access;
+use crate::units::ThreadPercentage;
 
 /// How long a daemon may take to greet: it takes less than a millisecond.
 const GREETING: Duration = Duration::from_millis(500);
@@ -123,6 +124,8 @@ pub(super) struct Start<'a> {
     pub(super) access: &'a Access,
     /// For whom, in numbers.
     pub(super) served: Served,
+    /// What it begins with.
+    pub(super) settings: &'a MpsSettings,
     /// The daemon's program.
     pub(super) program: &'a Path,
 }
@@ -204,12 +207,23 @@ impl Start<'_> {
         let folder = self.program.parent().unwrap_or(Path::new("/usr/bin"));
         let mut path = folder.as_os_str().to_owned();
         path.push(":/usr/bin:/bin:/usr/sbin:/sbin");
-        vec![
+        let mut variables = vec![
             (PIPE_DIRECTORY, self.place.path().into_os_string()),
             ("CUDA_MPS_LOG_DIRECTORY", self.place.logs().into_os_string()),
             ("CUDA_VISIBLE_DEVICES", self.domain.as_str().into()),
             ("PATH", path),
-        ]
+        ];
+        // From its first moment on: root and the owner of its directory come in before it is opened.
+        let percentage = self.settings.thread_percentage;
+        if percentage < ThreadPercentage::FULL {
+            let percentage = percentage.to_string().into();
+            variables.push(("CUDA_MPS_ACTIVE_THREAD_PERCENTAGE", percentage));
+        }
+        if let Some(limit) = self.settings.pinned_memory_limit {
+            let limit = format!("0={}M", limit.get() >> 20).into();
+            variables.push(("CUDA_MPS_PINNED_DEVICE_MEM_LIMIT", limit));
+        }
+        variables
     }
 
     fn failed(&self, how: &str, said: &str) -> Error {

@@ -27,7 +27,7 @@ use super::directory::Directory;
 use super::files::FileStore;
 use super::system::SystemProcesses;
 use crate::error::{Error, ErrorCode, Result};
-use crate::mps::{Command, Dialect, MpsDomain, Reply};
+use crate::mps::{Command, Dialect, MpsDomain, MpsSettings, Reply};
 use crate::parameters::Access;
 use crate::port::Processes as _;
 use crate::port::{ForeignDaemon, MpsDaemon, MpsHost};
@@ -179,7 +179,7 @@ impl MpsHost for RealMps {
         check().map_err(of_domain(domain))
     }
 
-    fn start(&self, domain: &MpsDomain, access: &Access) -> Result<()> {
+    fn start(&self, domain: &MpsDomain, access: &Access, settings: &MpsSettings) -> Result<()> {
         let start = || {
             self.expect_program()?;
             let served = self.served(access)?;
@@ -189,7 +189,8 @@ impl MpsHost for RealMps {
                 Access::Caller => served.access(),
                 access => access.clone(),
             };
-            let start = Start { place: &place, domain, access, served, program: &self.program };
+            let program = &self.program;
+            let start = Start { place: &place, domain, access, served, settings, program };
             start.start(&self.scope)
         };
         start().map_err(of_domain(domain))

@@ -68,7 +68,7 @@ impl Machine {
     }
 
     fn start(&self) -> Error {
-        self.mps.start(&self.domain, &Access::Caller).unwrap_err()
+        self.mps.start(&self.domain, &Access::Caller, &MpsSettings::UNLIMITED).unwrap_err()
     }
 
     fn health(&self) -> MpsHealth {
@@ -293,7 +293,7 @@ fn a_program_that_is_not_there_or_not_to_be_trusted_is_not_run() {
     let check = |mps: &RealMps, code| {
         assert!(!mps.able());
         let refused = [
-            mps.start(&machine.domain, &Access::Caller),
+            mps.start(&machine.domain, &Access::Caller, &MpsSettings::UNLIMITED),
             mps.expect_startable(&machine.domain, &Access::Caller),
             mps.dialect().map(|_| ()),
         ];
@@ -326,7 +326,7 @@ fn a_path_that_daemons_do_not_take_is_refused_before_anything_is_made() {
         mps.scope.mark = folder.path().join("no-systemd");
         assert_eq!(mps.place(&domain).path().as_os_str().len(), length);
         let may = mps.expect_startable(&domain, &Access::Caller);
-        let start = mps.start(&domain, &Access::Caller).unwrap_err();
+        let start = mps.start(&domain, &Access::Caller, &MpsSettings::UNLIMITED).unwrap_err();
         if length == 87 {
             may.unwrap();
             assert_eq!(start.code(), ErrorCode::Mps);
@@ -347,7 +347,7 @@ fn a_directory_that_somebody_else_made_is_refused_and_left_alone() {
     let machine = Machine::new("touch $here/ran; exit 1");
     let refused = |why: &str| {
         let results = [
-            machine.mps.start(&machine.domain, &Access::Caller),
+            machine.mps.start(&machine.domain, &Access::Caller, &MpsSettings::UNLIMITED),
             machine.mps.expect_startable(&machine.domain, &Access::Caller),
             machine.mps.probe(&machine.domain).map(|_| ()),
             machine.mps.admit(&machine.domain, true),
@@ -469,7 +469,7 @@ fn somebody_elses_daemon_is_never_believed() {
     let _socket = listen(&leaf.join("control"), Some(NOBODY));
     let results = [
         machine.mps.probe(&machine.domain).map(|_| ()),
-        machine.mps.start(&machine.domain, &Access::Caller),
+        machine.mps.start(&machine.domain, &Access::Caller, &MpsSettings::UNLIMITED),
         machine.mps.stop(&machine.domain),
     ];
     for result in results {
@@ -534,7 +534,7 @@ fn an_access_that_names_nobody_is_refused_up_front() {
     ] {
         for refused in [
             machine.mps.expect_startable(&machine.domain, &access),
-            machine.mps.start(&machine.domain, &access),
+            machine.mps.start(&machine.domain, &access, &MpsSettings::UNLIMITED),
         ] {
             assert_eq!(refused.unwrap_err().code(), code, "{access:?}");
         }

@@ -11,7 +11,7 @@ use super::process::ProcessKind;
 use super::state::{FIRST_PID, NodeState};
 use crate::error::{Error, ErrorCode, Result};
 use crate::id::{GpuUuid, Pid};
-use crate::mode::MpsHealth;
+use crate::mode::{MpsHealth, Priority};
 use crate::mps::{
     Client, Command, Dialect, MpsDomain, MpsSettings, Reply, ServerLimits, ServerStatus,
 };
@@ -323,7 +323,7 @@ impl MpsHost for SimulatedPorts {
         }
     }
 
-    fn start(&self, domain: &MpsDomain, access: &Access) -> Result<()> {
+    fn start(&self, domain: &MpsDomain, access: &Access, settings: &MpsSettings) -> Result<()> {
         self.change_domain(domain, |node| {
             if !node.rules.mps_able {
                 return refuse(ErrorCode::Unsupported, "nvidia-cuda-mps-control is not installed");
@@ -343,7 +343,8 @@ impl MpsHost for SimulatedPorts {
                 access: access.clone(),
                 admitted: false,
                 health: MpsHealth::Answers,
-                settings: MpsSettings::UNLIMITED,
+                // Priority has no variable.
+                settings: MpsSettings { priority: Priority::Normal, ..*settings },
                 daemon,
                 server: None,
                 changed: Some(node.now_in_ticks()),

@@ -12,7 +12,7 @@ use crate::id::{
 };
 use crate::mig::{ComputeProfile, Placement, Profile};
 use crate::mode::{ComputeMode, Interval};
-use crate::mps::{Command, Dialect, MpsDomain, Reply};
+use crate::mps::{Command, Dialect, MpsDomain, MpsSettings, Reply};
 use crate::parameters::Access;
 use crate::port::{
     Activation, Clock, ComputeInstanceInfo, ComputePolicy, ContextKind, ForeignDaemon,
@@ -150,8 +150,8 @@ impl MpsHost for Faulty {
         self.call("mps.expect_startable", LOOK, expect)
     }
 
-    fn start(&self, domain: &MpsDomain, access: &Access) -> Result<()> {
-        self.call("mps.start", CHANGE, || self.ports.mps.start(domain, access))
+    fn start(&self, domain: &MpsDomain, access: &Access, settings: &MpsSettings) -> Result<()> {
+        self.call("mps.start", CHANGE, || self.ports.mps.start(domain, access, settings))
     }
 
     fn command(&self, domain: &MpsDomain, command: &Command) -> Result<Reply> {

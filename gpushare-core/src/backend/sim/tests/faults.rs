@@ -15,7 +15,7 @@ fn faulty(fleet: &str) -> (Simulator, Ports, Ports, Faults) {
 /// One call of every method that can fail; the name of each that did.
 fn call_everything(ports: &Ports, nvml: &mut dyn Nvml, gpu: &GpuUuid) -> Vec<&'static str> {
     use crate::mode::Priority;
-    use crate::mps::{Command, MpsDomain};
+    use crate::mps::{Command, MpsDomain, MpsSettings};
     use crate::parameters::Access;
     use crate::port::Signal;
     let id = crate::id::GpuInstanceId::new(0);
@@ -60,7 +60,7 @@ fn call_everything(ports: &Ports, nvml: &mut dyn Nvml, gpu: &GpuUuid) -> Vec<&'s
         mps.dialect();
         mps.probe(&domain);
         mps.expect_startable(&domain, &Access::Any);
-        mps.start(&domain, &Access::Any);
+        mps.start(&domain, &Access::Any, &MpsSettings::UNLIMITED);
         mps.command(&domain, &Command::Servers);
         mps.command(&domain, &Command::SetDefaultPriority(Priority::BelowNormal));
         mps.admit(&domain, true);

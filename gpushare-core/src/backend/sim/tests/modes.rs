@@ -1,6 +1,7 @@
 //! MIG mode, compute mode, interval and MPS, and what survives a reset, a reload and a reboot.
 
 use super::*;
+use crate::mps::MpsSettings;
 use crate::parameters::Access;
 use crate::port::Ports;
 
@@ -109,7 +110,7 @@ fn set_everything(simulator: &Simulator, ports: &Ports) {
     for gpu in simulator.gpus().unwrap() {
         nvml.set_compute_mode(&gpu, ComputeMode::Prohibited).unwrap();
         ports.policy.set_interval(&gpu, Interval::Long).unwrap();
-        ports.mps.start(&gpu.clone().into(), &Access::Any).unwrap();
+        ports.mps.start(&gpu.clone().into(), &Access::Any, &MpsSettings::UNLIMITED).unwrap();
     }
 }
 
@@ -245,7 +246,7 @@ fn a_node_can_lack_the_tools() {
     });
     assert!(!ports.mps.able() && !ports.policy.able() && !ports.reset.able());
     for error in [
-        ports.mps.start(&gpu.clone().into(), &Access::Any).unwrap_err(),
+        ports.mps.start(&gpu.clone().into(), &Access::Any, &MpsSettings::UNLIMITED).unwrap_err(),
         ports.policy.interval(gpu).unwrap_err(),
         ports.policy.set_interval(gpu, Interval::Long).unwrap_err(),
         ports.reset.reset(gpu).unwrap_err(),

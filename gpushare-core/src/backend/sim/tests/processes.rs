@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::mode::MpsHealth;
-use crate::mps::{Command, MpsDomain, Reply};
+use crate::mps::{Command, MpsDomain, MpsSettings, Reply};
 use crate::parameters::Access;
 use crate::port::Signal;
 
@@ -135,8 +135,8 @@ fn an_mps_daemon_serves_clients_through_its_server() {
     assert_eq!(without.code(), ErrorCode::Mps);
     let domain: MpsDomain = gpu.clone().into();
     ports.mps.stop(&domain).unwrap();
-    ports.mps.start(&domain, &Access::Any).unwrap();
-    let again = ports.mps.start(&domain, &Access::Any).unwrap_err();
+    ports.mps.start(&domain, &Access::Any, &MpsSettings::UNLIMITED).unwrap();
+    let again = ports.mps.start(&domain, &Access::Any, &MpsSettings::UNLIMITED).unwrap_err();
     assert_eq!(again.code(), ErrorCode::InvalidState);
     let closed = simulator.busy(&gpu, client.clone()).unwrap_err();
     assert_eq!(closed.code(), ErrorCode::Mps);
@@ -186,7 +186,7 @@ fn a_killed_daemon_is_seen_as_dead_and_can_be_replaced() {
     assert!(simulator.kill_mps_daemon(&gpu).is_err());
     let domain: MpsDomain = gpu.clone().into();
     let start = || {
-        ports.mps.start(&domain, &Access::Any).unwrap();
+        ports.mps.start(&domain, &Access::Any, &MpsSettings::UNLIMITED).unwrap();
         ports.mps.admit(&domain, true).unwrap();
     };
     start();
@@ -215,7 +215,7 @@ fn an_exclusive_gpu_that_is_taken_has_no_room_for_an_mps_server() {
     let ports = simulator.ports_in_memory();
     simulator.busy(&gpu, ProcessSpec::new("direct")).unwrap();
     nvml.set_compute_mode(&gpu, ComputeMode::ExclusiveProcess).unwrap();
-    ports.mps.start(&gpu.clone().into(), &Access::Any).unwrap();
+    ports.mps.start(&gpu.clone().into(), &Access::Any, &MpsSettings::UNLIMITED).unwrap();
     ports.mps.admit(&gpu.clone().into(), true).unwrap();
     let client = ProcessSpec::new("client").doing(ProcessKind::MpsClient);
     assert_eq!(simulator.busy(&gpu, client).unwrap_err().code(), ErrorCode::Busy);
