@@ -63,6 +63,15 @@ pub(super) enum SimCommand {
         #[arg(value_name = "GPU")]
         gpu: Option<String>,
     },
+    /// Freeze the MPS daemon of a GPU: it takes connections and says nothing
+    FreezeMps {
+        /// An index, a uuid or the beginning of one
+        #[arg(value_name = "GPU")]
+        gpu: Option<String>,
+        /// It answers again
+        #[arg(long)]
+        thaw: bool,
+    },
     /// Show or set how the driver behaves where nothing says how a real one does
     Rules {
         /// latency_ms=50, same_uuid=true, insufficient_at_create=2 or =null
@@ -181,6 +190,9 @@ pub(super) fn run(node: &Node, output: &Output, command: &SimCommand) -> Result<
         }
         SimCommand::KillMps { gpu } => {
             simulator.kill_mps_daemon(&one(simulator, gpu.as_deref())?)?;
+        }
+        SimCommand::FreezeMps { gpu, thaw } => {
+            simulator.freeze_mps_daemon(&one(simulator, gpu.as_deref())?, !thaw)?;
         }
         SimCommand::Rules { rules } if !rules.is_empty() => {
             simulator.set_rules(changed(&simulator.rules()?, rules)?)?;

@@ -34,16 +34,8 @@ pub(crate) fn daemons(page: &mut Page, snapshot: &Snapshot) {
 
 /// One daemon: how it is, what it gives, whom it serves.
 fn daemon(page: &mut Page, gpu: &GpuSnapshot, mps: &MpsStatus, device: Option<&MigDevice>) {
-    let health = mps.health.map_or("not to be seen by this user", |health| match health {
-        MpsHealth::Answers if mps.admitted => "serves",
-        MpsHealth::Answers => "is closed to its clients",
-        MpsHealth::Frozen => "is frozen: it takes connections and says nothing",
-        MpsHealth::Unknown => "answers in a way that gpushare does not know",
-        MpsHealth::Gone => "is gone",
-    });
     let pid = mps.pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default();
-    let role = if mps.alive { Role::Plain } else { Role::Alarm };
-    page.line(role, &format!("  daemon{pid} {health}"));
+    page.line(role(mps), &format!("  daemon{pid} {}", health(mps)));
     if let Some(config) = &mps.config {
         let total = device.map_or(gpu.sm_count, |device| device.sm_count);
         page.line(Role::Plain, &format!("  for {}: {}", config.access, limits(config, total)));
@@ -95,6 +87,31 @@ fn daemon(page: &mut Page, gpu: &GpuSnapshot, mps: &MpsStatus, device: Option<&M
             "  beside the daemon: no limit holds for these; `gpushare mps verify PID` says why",
         );
     }
+}
+
+const fn role(mps: &MpsStatus) -> Role {
+    if mps.alive { Role::Plain } else { Role::Alarm }
+}
+
+/// How a daemon is, in words that go on after it.
+fn health(mps: &MpsStatus) -> &'static str {
+    mps.health.map_or("is not to be seen by this user", |health| match health {
+        MpsHealth::Answers if mps.admitted => "serves",
+        MpsHealth::Answers => "is closed to its clients",
+        MpsHealth::Frozen => "is frozen: it takes connections and says nothing",
+        MpsHealth::Unknown => "answers in a way that gpushare does not know",
+        MpsHealth::Gone => "is gone",
+    })
+}
+
+/// The daemon of a MIG device, in a line below the device.
+pub(crate) fn below(table: &mut Table, device: &MigDevice) {
+    let Some(mps) = device.mps.as_ref().filter(|mps| mps.ours) else { return };
+    let config = mps.config.as_ref();
+    let limits =
+        config.map_or("limits not known".to_owned(), |config| limits(config, device.sm_count));
+    let text = if mps.alive { limits } else { format!("the daemon {}; {limits}", health(mps)) };
+    table.below(role(mps), format!("MPS: {text}"));
 }
 
 fn server_line(server: &MpsServer) -> String {

@@ -186,6 +186,7 @@ fn devices(
         ];
         cells.extend(named.then(|| device.name.clone().unwrap_or_default()));
         table.row(role, cells);
+        daemons::below(&mut table, device);
         for holder in device.usage.holders() {
             let process = gpu.processes.iter().find(|process| process.holder.pid == holder.pid);
             let memory = process.and_then(|process| process.memory).map(memory);
