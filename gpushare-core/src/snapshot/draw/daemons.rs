@@ -7,7 +7,7 @@ use crate::mode::MpsHealth;
 use crate::mps::sm_count;
 use crate::parameters::MpsConfig;
 use crate::process::HolderKind;
-use crate::snapshot::{GpuSnapshot, MigDevice, MpsServer, MpsStatus, Snapshot};
+use crate::snapshot::{GpuProcess, GpuSnapshot, MigDevice, MpsServer, MpsStatus, Snapshot};
 use crate::units::ThreadPercentage;
 
 /// Draws the daemons of each GPU: `gpushare mps status`.
@@ -59,34 +59,78 @@ fn daemon(page: &mut Page, gpu: &GpuSnapshot, mps: &MpsStatus, device: Option<&M
             table.row(Role::Busy, process(gpu, *client, "client"));
         }
     }
-    let listed = |pid: Pid| mps.server_of(pid).is_some();
-    let beside: Vec<Pid> = gpu
-        .processes
-        .iter()
-        .filter(|process| {
-            let on_device = device.is_none_or(|device| {
-                process.gi.is_none_or(|gi| gi == device.gi)
-                    && process.ci.is_none_or(|ci| ci == device.ci)
-            });
-            on_device
-                && matches!(process.holder.kind, HolderKind::Compute | HolderKind::ForeignMps)
-                && !listed(process.holder.pid)
-        })
-        .map(|process| process.holder.pid)
-        .collect();
-    for pid in &beside {
-        table.row(Role::Alarm, process(gpu, *pid, "beside"));
+    let mut alarms = Vec::new();
+    for (pid, relation) in unlisted(gpu, mps, device) {
+        table.row(Role::Alarm, process(gpu, pid, relation.word()));
+        if !alarms.contains(&relation) {
+            alarms.push(relation);
+        }
     }
     if !table.is_empty() {
         page.end();
         table.print(page, INDENT);
     }
-    if !beside.is_empty() {
-        page.line(
-            Role::Alarm,
-            "  beside the daemon: no limit holds for these; `gpushare mps verify PID` says why",
-        );
+    for relation in alarms {
+        page.line(Role::Alarm, &format!("  {}", relation.meaning()));
     }
+}
+
+/// What a process is to a daemon that does not list it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Relation {
+    /// The driver says that it is a client of a daemon.
+    DriverSays,
+    /// It is none.
+    Beside,
+    /// The daemon is silent, and on a MIG device the driver is too.
+    Unknown,
+}
+
+impl Relation {
+    const fn word(self) -> &'static str {
+        match self {
+            Self::DriverSays => "client",
+            Self::Beside => "beside",
+            Self::Unknown => "unknown",
+        }
+    }
+
+    const fn meaning(self) -> &'static str {
+        match self {
+            Self::DriverSays => "clients by the driver alone: the daemon does not list them",
+            Self::Beside => {
+                "beside the daemon: no limit holds for these; `gpushare mps verify PID` says why"
+            }
+            Self::Unknown => "unknown: the daemon does not say whether these are its clients",
+        }
+    }
+}
+
+/// The processes on a GPU or MIG device that its daemon does not list.
+fn unlisted(
+    gpu: &GpuSnapshot,
+    mps: &MpsStatus,
+    device: Option<&MigDevice>,
+) -> Vec<(Pid, Relation)> {
+    let on_device = |process: &&GpuProcess| {
+        device.is_none_or(|device| {
+            process.gi.is_none_or(|gi| gi == device.gi)
+                && process.ci.is_none_or(|ci| ci == device.ci)
+        })
+    };
+    let listed = |pid: Pid| mps.server_of(pid).is_some();
+    let silent = !matches!(mps.health, Some(MpsHealth::Answers | MpsHealth::Gone));
+    let relation = |process: &GpuProcess| match process.holder.kind {
+        HolderKind::MpsClient => Some(Relation::DriverSays),
+        HolderKind::Compute if silent && device.is_some() => Some(Relation::Unknown),
+        HolderKind::Compute | HolderKind::ForeignMps => Some(Relation::Beside),
+        HolderKind::Graphics | HolderKind::Service => None,
+    };
+    let processes = gpu.processes.iter().filter(on_device);
+    processes
+        .filter(|process| !listed(process.holder.pid))
+        .filter_map(|process| Some((process.holder.pid, relation(process)?)))
+        .collect()
 }
 
 const fn role(mps: &MpsStatus) -> Role {
