@@ -1,5 +1,7 @@
 //! `mps`: daemons that are started, told, ended, shown and asked.
 
+use gpushare_core::Node;
+use gpushare_core::mode::ComputeMode;
 use serde_json::Value;
 
 use crate::place::{Answer, Place};
@@ -82,7 +84,7 @@ fn enable_starts_a_daemon_says_how_to_use_it_and_does_nothing_twice() {
     );
     let config = &there["mps"]["config"];
     assert_eq!(config["thread_percentage"], 25.0);
-    assert_eq!(config["pinned_memory_limit"], 4_u64 << 30);
+    assert_eq!(config["pinned_memory_limit_bytes"], 4_u64 << 30);
     assert_eq!((&config["max_clients"], there["shares"].as_array().unwrap().len()), (&4.into(), 4));
 
     let again = place.done(&arguments);
@@ -260,36 +262,60 @@ fn each_access_is_kept_and_told() {
     }
 }
 
+/// A node in which somebody else set the compute mode of its GPU.
+fn set_by_others(mode: ComputeMode) -> Place {
+    let place = h200();
+    let node = Node::builder().sim("1xH200-141GB").state_dir(place.state()).open().unwrap();
+    let mut nvml = node.ports().nvml.open().unwrap();
+    nvml.set_compute_mode(&GPU.parse().unwrap(), mode).unwrap();
+    place
+}
+
 #[test]
 fn disable_of_an_idle_daemon_returns_to_what_was_there_before() {
-    for (before, mode, compute_mode) in [
-        (&["exclusive"][..], "exclusive", "exclusive_process"),
-        (&["time-slice", "--replicas", "3", "--interval", "long"], "time_sliced", "default"),
-        (&["status"], "time_sliced", "default"),
+    let manage = &["time-slice", "--replicas", "3", "--interval", "long"][..];
+    for (there, managed, mode) in [
+        (ComputeMode::Default, None, "time_sliced"),
+        (ComputeMode::ExclusiveProcess, None, "exclusive"),
+        // What gpushare managed itself returns to what was there before it came.
+        (ComputeMode::Default, Some(&["exclusive"][..]), "time_sliced"),
+        (ComputeMode::ExclusiveProcess, Some(manage), "exclusive"),
     ] {
-        let place = h200();
-        if mode == "exclusive" {
-            // Not by gpushare: what it manages itself returns to what was there before it came.
-            place.done(&["mps", "disable"]);
+        let place = set_by_others(there);
+        let before = gpu(&place);
+        assert_eq!((&before["mode"], &before["record"]), (&mode.into(), &Value::Null));
+        if let Some(managed) = managed {
+            place.done(managed);
         }
-        place.done(before);
         place.done(&["mps", "enable"]);
         assert_eq!(gpu(&place)["compute_mode"], "exclusive_process");
         place.run(&["mps", "disable", "--dry-run"]).expect(2);
         assert_eq!(gpu(&place)["mode"], "mps");
-        place.done(&["mps", "disable"]);
-        let now = gpu(&place);
-        assert_eq!(
-            (&now["mode"], &now["compute_mode"]),
-            (&mode.into(), &compute_mode.into()),
-            "{before:?}"
-        );
-        assert_eq!(now["mps"], Value::Null);
+        let done = place.done(&["mps", "disable"]);
+        assert!(done.stdout.starts_with("SIMULATED\nApplied: "), "{done:?}");
+        assert_eq!(done.stdout.lines().count(), 2, "{done:?}");
+        assert_eq!(gpu(&place), before);
         // Where there is no daemon there is nothing to do.
         let again = place.done(&["mps", "disable"]);
         assert_eq!(again.stdout, "SIMULATED\nNothing to do.\n");
         place.done(&["mps", "disable", "--dry-run", "--grace", "0"]);
+        assert_eq!(gpu(&place), before);
     }
+}
+
+#[test]
+fn disable_says_when_nobody_remembers_what_was_there_before() {
+    let place = set_by_others(ComputeMode::ExclusiveProcess);
+    place.done(&["mps", "enable"]);
+    std::fs::remove_dir_all(place.lib().join("records")).unwrap();
+    let done = place.done(&["mps", "disable"]);
+    words(
+        &done.stdout,
+        &[
+            "\nGPU 0: what was there before is not on record: compute mode and interval become default\n",
+        ],
+    );
+    assert_eq!(gpu(&place)["mode"], "time_sliced");
 }
 
 #[test]
@@ -464,7 +490,7 @@ fn split_gives_equal_parts_or_says_how_many_fit() {
     let three = place.done(&["mps", "split", "3", "-i", "0,1"]);
     words(
         &three.stdout,
-        &["SIMULATED\n3 parts of GPU ", "27 % each", "34 of 132 each", "47GiB each", "not 33 %"],
+        &["SIMULATED\n3 parts of GPU ", "27 % each", "34 of 132 each", "47923MiB each", "not 33 %"],
     );
     let split = document(&place.done(&["--json", "mps", "split", "3", "-i", "0"]));
     assert_eq!(
