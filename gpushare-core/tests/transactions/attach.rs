@@ -180,7 +180,7 @@ fn a_driver_without_a_list_of_clients_is_not_held_against_them() {
     world.apply(&spec("mig", r#"{"instances": [{"profile": "3g.20gb", "mps": {}}]}"#)).unwrap();
     let pid = client(&world, &devices(&world)[0]);
     // With MIG on nothing but this asks for it.
-    let call = "nvmlDeviceGetMPSComputeRunningProcesses";
+    let call = "nvmlDeviceGetMPSComputeRunningProcesses_v3";
     for code in [NvmlReturn::NOT_SUPPORTED, NvmlReturn::UNKNOWN] {
         world.simulator.fault(FaultSpec::next(call, code)).unwrap();
         let found = verify(&world, pid);
