@@ -1,6 +1,8 @@
 //! A snapshot for people: a block for each GPU. The command `gpushare status` adds colours.
 
+#[cfg(feature = "cli")]
 pub(crate) mod daemons;
+pub(crate) mod mps;
 pub(crate) mod page;
 mod slots;
 
@@ -145,7 +147,7 @@ const fn mode_role(mode: SharingMode) -> Role {
 /// The parameters of the mode that somebody set.
 fn parameters(gpu: &GpuSnapshot) -> Option<String> {
     if let Some(MpsStatus { config: Some(config), .. }) = &gpu.mps {
-        return Some(daemons::limits(config, gpu.sm_count));
+        return Some(mps::limits(config, gpu.sm_count));
     }
     let slicing = gpu.time_sliced.as_ref()?;
     let replicas = match slicing.replicas? {
@@ -186,7 +188,7 @@ fn devices(
         ];
         cells.extend(named.then(|| device.name.clone().unwrap_or_default()));
         table.row(role, cells);
-        daemons::below(&mut table, device);
+        mps::below(&mut table, device);
         for holder in device.usage.holders() {
             let process = gpu.processes.iter().find(|process| process.holder.pid == holder.pid);
             let memory = process.and_then(|process| process.memory).map(memory);
