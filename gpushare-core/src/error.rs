@@ -195,6 +195,13 @@ impl Error {
         self.with(|inner| inner.context.push(context.into()))
     }
 
+    /// The same error in other words.
+    #[cfg(feature = "cli")]
+    #[must_use]
+    pub(crate) fn with_message(self, message: impl Into<String>) -> Self {
+        self.with(|inner| inner.message = message.into())
+    }
+
     /// The same error with what it left behind.
     #[must_use]
     pub fn with_outcome(self, outcome: Outcome) -> Self {

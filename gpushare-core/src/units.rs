@@ -76,6 +76,7 @@ impl Bytes {
             "M" | "MB" | "Mi" | "MiB" => 20,
             "G" | "GB" | "Gi" | "GiB" => 30,
             "T" | "TB" | "Ti" | "TiB" => 40,
+            _ if unit.starts_with('.') => return Err(refuse("a fraction")),
             _ => return Err(refuse("unknown unit")),
         };
         let number: u64 = number.parse().map_err(|_| refuse("too large"))?;

@@ -150,14 +150,14 @@ pub(super) enum MpsCommand {
     /// nobody can tell
     Verify {
         /// The process
-        #[arg(value_parser = pid)]
+        #[arg(value_parser = pid, allow_negative_numbers = true)]
         pid: Pid,
     },
     /// Equal parts for that many clients, which corrupt nothing
     Split {
         /// How many clients
-        #[arg(value_name = "N")]
-        parts: u32,
+        #[arg(value_name = "N", value_parser = count, allow_negative_numbers = true)]
+        parts: NonZeroU32,
         #[command(flatten)]
         select: Select,
     },
@@ -167,13 +167,13 @@ pub(super) enum MpsCommand {
 #[derive(Debug, Args)]
 pub(super) struct MpsLimits {
     /// The share of threads that each client gets at most, in percent
-    #[arg(long, value_name = "P", default_value = "100", value_parser = percentage)]
+    #[arg(long, value_name = "P", default_value = "100", value_parser = percentage, allow_negative_numbers = true)]
     pub(super) thread_percentage: ThreadPercentage,
     /// The device memory that each client gets at most, its CUDA context included: 2GiB
-    #[arg(long, value_name = "SIZE", value_parser = limit)]
+    #[arg(long, value_name = "SIZE", value_parser = limit, allow_negative_numbers = true)]
     pub(super) pinned_memory_limit: Option<Bytes>,
     /// How many leases the daemon admits
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = count, allow_negative_numbers = true)]
     pub(super) max_clients: Option<NonZeroU32>,
     /// The priority of its clients: normal or below_normal
     #[arg(long, value_name = "P", default_value = "normal")]
@@ -396,6 +396,14 @@ fn percentage(text: &str) -> Result<ThreadPercentage, Error> {
     match text.parse().ok().filter(|_| plain) {
         Some(percent) => ThreadPercentage::new(percent),
         None => refuse("a number above 0 and at most 100, such as 25 or 12.5".to_owned()),
+    }
+}
+
+fn count(text: &str) -> Result<NonZeroU32, Error> {
+    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+    match text.parse().ok().filter(|_| digits) {
+        Some(number) => Ok(number),
+        None => refuse("a whole number from 1 on, such as 4".to_owned()),
     }
 }
 

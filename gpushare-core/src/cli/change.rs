@@ -11,6 +11,7 @@ use crate::plan::{self, Plan, Request};
 use crate::snapshot::Snapshot;
 use crate::snapshot::draw::slices;
 use crate::spec::{Entry, Selector, Spec, Want};
+use crate::terminal::printable_lines;
 
 use super::Answer;
 use super::arguments::Consent;
@@ -168,10 +169,11 @@ impl<'a> Running<'a> {
 
     fn apply(&mut self, source: Source<'_>) -> Result<Answer> {
         let output = self.change.output;
-        let mut planned = None;
+        let (mut planned, mut notes) = (None, Vec::new());
         let mut report = self.change.node.apply_with(source, &self.options, |event| {
             if let Event::Planned { plan } = event {
                 planned = self.shows.then(|| output.show(plan));
+                notes = noted(plan);
             }
             self.progress.tell(event);
             self.interrupt.flow()
@@ -179,6 +181,9 @@ impl<'a> Running<'a> {
         report.recovered.splice(0..0, self.recovered.drain(..));
         if !self.shows {
             output.show(&report)?;
+            if !output.json {
+                output.text(&printable_lines(&notes.concat()))?;
+            }
             return Ok(Answer::Yes);
         }
         let text = report.to_string();
@@ -208,6 +213,15 @@ impl<'a> Running<'a> {
         }
         Ok(())
     }
+}
+
+/// What the plan says of each GPU beside its steps, in lines.
+fn noted(plan: &Plan) -> Vec<String> {
+    let notes = plan.changed().flat_map(|gpu| {
+        let name = gpu.index.map_or_else(|| gpu.uuid.to_string(), |index| index.to_string());
+        gpu.notes.iter().map(move |note| format!("GPU {name}: {note}\n"))
+    });
+    notes.collect()
 }
 
 fn expected(plan: &Plan, expect: Option<&str>) -> Result<()> {

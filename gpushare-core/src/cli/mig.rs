@@ -6,6 +6,7 @@ use crate::error::{Error, ErrorCode, Result};
 use crate::id::GpuUuid;
 use crate::mig::{Geometry, Placement};
 use crate::plan::{Plan, Request, Step, expect_visible, previous, select};
+use crate::snapshot::draw::mps::below;
 use crate::snapshot::draw::page::{Page, Role, Table, gibibytes, memory};
 use crate::snapshot::{GpuInstance, GpuSnapshot, MigStatus, Snapshot};
 use crate::spec::{Entry, Instance, Selector, Spec, Want};
@@ -304,6 +305,7 @@ pub(super) fn list(page: &mut Page, snapshot: &Snapshot) {
                     device.name.clone().unwrap_or_default(),
                 ],
             );
+            below(&mut table, device);
         }
     }
     if table.is_empty() {

@@ -201,19 +201,12 @@ fn mps_command(node: &Node, output: &Output, command: &MpsCommand) -> Result<Ans
             let gpus = select.to_change(&snapshot)?;
             let request = Request::Leave { mode: Mode::Mps, gpus };
             let consent = &consent.of_mps_disable();
-            Change { node, output, consent }.request(&request, None).map_err(|error| {
-                match error.code() {
-                    ErrorCode::Busy if consent.grace.is_none() => error.context(
-                        "--grace S gives clients S seconds to go by themselves and then ends them",
-                    ),
-                    _ => error,
-                }
-            })
+            Change { node, output, consent }.request(&request, None).map_err(mps::still_serves)
         }
         MpsCommand::Status { select } => mps::status(node, output, select),
         MpsCommand::Verify { pid } => mps::verify(node, output, *pid),
         MpsCommand::Split { parts, select } => {
-            mps::split_into(&node.snapshot()?, output, select, *parts)
+            mps::split_into(&node.snapshot()?, output, select, parts.get())
         }
     }
 }

@@ -2,12 +2,13 @@
 
 use std::fmt::Write as _;
 
-use crate::error::{Error, ErrorCode, Result};
+use crate::error::{Error, ErrorCode, Outcome, Result};
 use crate::hazard::{MpsTarget, Split, split};
 use crate::id::{GpuUuid, Pid};
 use crate::mode::Verdict;
 use crate::node::Node;
 use crate::parameters::{Access, MpsConfig};
+use crate::process::{Holder, HolderKind};
 use crate::snapshot::Snapshot;
 use crate::snapshot::draw::daemons::daemons;
 
@@ -68,6 +69,24 @@ pub(super) fn show_how_to_use(
     }
     output.text(&text)?;
     Ok(())
+}
+
+/// Of `mps disable`: that clients are served is said in the words of this command.
+pub(super) fn still_serves(error: Error) -> Error {
+    let client =
+        |holder: &Holder| holder.kind == HolderKind::MpsClient && holder.protected.is_none();
+    let holders = error.holders();
+    let untouched = error.outcome() == Outcome::Untouched;
+    if error.code() != ErrorCode::Busy || !untouched || !holders.iter().all(client) {
+        return error;
+    }
+    let (Some(gpu), false) = (error.gpu(), holders.is_empty()) else { return error };
+    let clients: Vec<_> = holders.iter().map(ToString::to_string).collect();
+    let message = format!(
+        "the MPS daemon of {gpu} still serves {}, and was left as it is; with --grace S clients have S seconds to go by themselves and are then ended",
+        clients.join(", ")
+    );
+    error.with_message(message)
 }
 
 /// `mps status`.

@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 use crate::backend::sim::{FaultSpec, Loss, ProcessKind, ProcessSpec, Rules, Simulator, Target};
 use crate::error::{Error, ErrorCode, Result};
 use crate::id::{ComputeInstanceId, GpuInstanceId, GpuUuid, MigUuid, Pid};
+use crate::mps::MpsDomain;
 use crate::node::Node;
 use crate::plan::select;
 use crate::port::NvmlReturn;
@@ -57,11 +58,20 @@ pub(super) enum SimCommand {
         #[arg(long)]
         gone: bool,
     },
-    /// Kill the MPS daemon of a GPU
+    /// Kill an MPS daemon
     KillMps {
-        /// An index, a uuid or the beginning of one
+        /// Of which GPU (index, uuid) or MIG device (uuid)
         #[arg(value_name = "GPU")]
         gpu: Option<String>,
+    },
+    /// Freeze an MPS daemon: it takes connections and says nothing
+    FreezeMps {
+        /// Of which GPU (index, uuid) or MIG device (uuid)
+        #[arg(value_name = "GPU")]
+        gpu: Option<String>,
+        /// It answers again
+        #[arg(long)]
+        thaw: bool,
     },
     /// Show or set how the driver behaves where nothing says how a real one does
     Rules {
@@ -180,7 +190,10 @@ pub(super) fn run(node: &Node, output: &Output, command: &SimCommand) -> Result<
             simulator.lose(&one(simulator, gpu.as_deref())?, loss)?;
         }
         SimCommand::KillMps { gpu } => {
-            simulator.kill_mps_daemon(&one(simulator, gpu.as_deref())?)?;
+            simulator.kill_mps_daemon(domain(simulator, gpu.as_deref())?)?;
+        }
+        SimCommand::FreezeMps { gpu, thaw } => {
+            simulator.freeze_mps_daemon(domain(simulator, gpu.as_deref())?, !thaw)?;
         }
         SimCommand::Rules { rules } if !rules.is_empty() => {
             simulator.set_rules(changed(&simulator.rules()?, rules)?)?;
@@ -241,6 +254,14 @@ fn target(simulator: &Simulator, text: Option<&str>) -> Result<Target> {
         _ => Err(invalid(format!(
             "{text:?} is no place for a process: give a GPU, the uuid of a MIG device, or GPU/GI/CI"
         ))),
+    }
+}
+
+/// What an MPS daemon serves.
+fn domain(simulator: &Simulator, text: Option<&str>) -> Result<MpsDomain> {
+    match text.and_then(|text| text.parse::<MigUuid>().ok()) {
+        Some(device) => Ok(device.into()),
+        None => Ok(one(simulator, text)?.into()),
     }
 }
 

@@ -74,6 +74,18 @@ impl From<GpuUuid> for MpsDomain {
     }
 }
 
+impl From<&GpuUuid> for MpsDomain {
+    fn from(uuid: &GpuUuid) -> Self {
+        Self::Gpu(uuid.clone())
+    }
+}
+
+impl From<&MigUuid> for MpsDomain {
+    fn from(uuid: &MigUuid) -> Self {
+        Self::MigDevice(uuid.clone())
+    }
+}
+
 impl From<MigUuid> for MpsDomain {
     fn from(uuid: MigUuid) -> Self {
         Self::MigDevice(uuid)

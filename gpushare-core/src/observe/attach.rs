@@ -9,6 +9,7 @@ use crate::mps::{
 };
 use crate::observe::{Observer, Scope};
 use crate::port::{ContextKind, ProcessInfo};
+use crate::process::HolderKind;
 use crate::snapshot::{GpuSnapshot, MpsServer, MpsStatus, Snapshot};
 
 /// What is read of another process's environment, and nothing else of it.
@@ -37,7 +38,7 @@ impl Observer {
             if gpu.processes.iter().any(|process| process.holder.pid == pid) {
                 // Asked of the driver itself: what it says is held beside what our daemon says.
                 let listed = self.nvml.processes(&gpu.uuid, ContextKind::MpsClient);
-                contexts.extend(contexts_on(gpu, pid, &listed.unwrap_or_default()));
+                contexts.extend(contexts_on(gpu, pid, listed.ok().as_deref()));
             }
         }
         let same_pid_namespace = self.sees_the_daemons_pids(&snapshot);
@@ -92,13 +93,15 @@ fn declared(variables: Vec<(String, String)>) -> Declared {
     }
 }
 
-fn contexts_on(gpu: &GpuSnapshot, pid: Pid, listed: &[ProcessInfo]) -> Vec<ContextFacts> {
+fn contexts_on(gpu: &GpuSnapshot, pid: Pid, listed: Option<&[ProcessInfo]>) -> Vec<ContextFacts> {
     let on_gpu = gpu.processes.iter().filter(|process| process.holder.pid == pid);
     let contexts = on_gpu.map(|process| {
-        let client = listed.iter().find(|client| client.pid == pid);
+        let client = listed.and_then(|listed| listed.iter().find(|client| client.pid == pid));
+        // Where the driver has no such list, nothing is held against what our daemon says.
+        let by_daemon = listed.is_none() && process.holder.kind == HolderKind::MpsClient;
         ContextFacts {
             device: device(gpu, process.gi.zip(process.ci)),
-            mps_client: client.is_some(),
+            mps_client: client.is_some() || by_daemon,
             memory: client.and_then(|client| client.memory).or(process.memory),
         }
     });

@@ -120,14 +120,14 @@ impl Simulator {
         })?
     }
 
-    /// Kills the MPS daemon of a GPU, its server and clients: what is left is a dead daemon of ours.
+    /// Kills the MPS daemon of a GPU or MIG device, its server and clients: what is left is a dead
+    /// daemon of ours.
     ///
     /// # Errors
     /// NOT_FOUND where none runs.
-    pub fn kill_mps_daemon(&self, gpu: &GpuUuid) -> Result<()> {
+    pub fn kill_mps_daemon(&self, domain: impl Into<MpsDomain>) -> Result<()> {
+        let domain = domain.into();
         self.change(|node| {
-            node.known(gpu)?;
-            let domain = gpu.clone().into();
             running_mps(node, &domain)?;
             node.end_mps_processes(&domain);
             running_mps(node, &domain)?.health = MpsHealth::Gone;
@@ -135,15 +135,16 @@ impl Simulator {
         })?
     }
 
-    /// Freezes the MPS daemon of a GPU, as a client does that connects and says nothing, or thaws it.
+    /// Freezes the MPS daemon of a GPU or MIG device, as a client does that connects and says nothing,
+    /// or thaws it.
     ///
     /// # Errors
     /// NOT_FOUND where none runs.
-    pub fn freeze_mps_daemon(&self, gpu: &GpuUuid, frozen: bool) -> Result<()> {
+    pub fn freeze_mps_daemon(&self, domain: impl Into<MpsDomain>, frozen: bool) -> Result<()> {
+        let domain = domain.into();
         self.change(|node| {
-            node.known(gpu)?;
             let health = if frozen { MpsHealth::Frozen } else { MpsHealth::Answers };
-            running_mps(node, &gpu.clone().into())?.health = health;
+            running_mps(node, &domain)?.health = health;
             Ok(())
         })?
     }

@@ -1,11 +1,12 @@
 //! The MPS daemons of a snapshot, their limits, servers and clients, for people.
 
+use super::mps::{health, limits, role};
 use super::page::{Page, Role, Table, memory};
-use super::{INDENT, limits, name, or_dash};
+use super::{INDENT, name, or_dash};
 use crate::id::Pid;
 use crate::mode::MpsHealth;
 use crate::process::HolderKind;
-use crate::snapshot::{GpuSnapshot, MigDevice, MpsServer, MpsStatus, Snapshot};
+use crate::snapshot::{GpuProcess, GpuSnapshot, MigDevice, MpsServer, MpsStatus, Snapshot};
 
 /// Draws the daemons of each GPU: `gpushare mps status`.
 pub(crate) fn daemons(page: &mut Page, snapshot: &Snapshot) {
@@ -30,16 +31,8 @@ pub(crate) fn daemons(page: &mut Page, snapshot: &Snapshot) {
 
 /// One daemon: how it is, what it gives, whom it serves.
 fn daemon(page: &mut Page, gpu: &GpuSnapshot, mps: &MpsStatus, device: Option<&MigDevice>) {
-    let health = mps.health.map_or("not to be seen by this user", |health| match health {
-        MpsHealth::Answers if mps.admitted => "serves",
-        MpsHealth::Answers => "is closed to its clients",
-        MpsHealth::Frozen => "is frozen: it takes connections and says nothing",
-        MpsHealth::Unknown => "answers in a way that gpushare does not know",
-        MpsHealth::Gone => "is gone",
-    });
     let pid = mps.pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default();
-    let role = if mps.alive { Role::Plain } else { Role::Alarm };
-    page.line(role, &format!("  daemon{pid} {health}"));
+    page.line(role(mps), &format!("  daemon{pid} {}", health(mps)));
     if let Some(config) = &mps.config {
         let total = device.map_or(gpu.sm_count, |device| device.sm_count);
         page.line(Role::Plain, &format!("  for {}: {}", config.access, limits(config, total)));
@@ -63,34 +56,78 @@ fn daemon(page: &mut Page, gpu: &GpuSnapshot, mps: &MpsStatus, device: Option<&M
             table.row(Role::Busy, process(gpu, *client, "client"));
         }
     }
-    let listed = |pid: Pid| mps.server_of(pid).is_some();
-    let beside: Vec<Pid> = gpu
-        .processes
-        .iter()
-        .filter(|process| {
-            let on_device = device.is_none_or(|device| {
-                process.gi.is_none_or(|gi| gi == device.gi)
-                    && process.ci.is_none_or(|ci| ci == device.ci)
-            });
-            on_device
-                && matches!(process.holder.kind, HolderKind::Compute | HolderKind::ForeignMps)
-                && !listed(process.holder.pid)
-        })
-        .map(|process| process.holder.pid)
-        .collect();
-    for pid in &beside {
-        table.row(Role::Alarm, process(gpu, *pid, "beside"));
+    let mut alarms = Vec::new();
+    for (pid, relation) in unlisted(gpu, mps, device) {
+        table.row(Role::Alarm, process(gpu, pid, relation.word()));
+        if !alarms.contains(&relation) {
+            alarms.push(relation);
+        }
     }
     if !table.is_empty() {
         page.end();
         table.print(page, INDENT);
     }
-    if !beside.is_empty() {
-        page.line(
-            Role::Alarm,
-            "  beside the daemon: no limit holds for these; `gpushare mps verify PID` says why",
-        );
+    for relation in alarms {
+        page.line(Role::Alarm, &format!("  {}", relation.meaning()));
     }
+}
+
+/// What a process is to a daemon that does not list it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Relation {
+    /// The driver says that it is a client of a daemon.
+    DriverSays,
+    /// It is none.
+    Beside,
+    /// The daemon is silent, and on a MIG device the driver is too.
+    Unknown,
+}
+
+impl Relation {
+    const fn word(self) -> &'static str {
+        match self {
+            Self::DriverSays => "client",
+            Self::Beside => "beside",
+            Self::Unknown => "unknown",
+        }
+    }
+
+    const fn meaning(self) -> &'static str {
+        match self {
+            Self::DriverSays => "clients by the driver alone: the daemon does not list them",
+            Self::Beside => {
+                "beside the daemon: no limit holds for these; `gpushare mps verify PID` says why"
+            }
+            Self::Unknown => "unknown: the daemon does not say whether these are its clients",
+        }
+    }
+}
+
+/// The processes on a GPU or MIG device that its daemon does not list.
+fn unlisted(
+    gpu: &GpuSnapshot,
+    mps: &MpsStatus,
+    device: Option<&MigDevice>,
+) -> Vec<(Pid, Relation)> {
+    let on_device = |process: &&GpuProcess| {
+        device.is_none_or(|device| {
+            process.gi.is_none_or(|gi| gi == device.gi)
+                && process.ci.is_none_or(|ci| ci == device.ci)
+        })
+    };
+    let listed = |pid: Pid| mps.server_of(pid).is_some();
+    let silent = !matches!(mps.health, Some(MpsHealth::Answers | MpsHealth::Gone));
+    let relation = |process: &GpuProcess| match process.holder.kind {
+        HolderKind::MpsClient => Some(Relation::DriverSays),
+        HolderKind::Compute if silent && device.is_some() => Some(Relation::Unknown),
+        HolderKind::Compute | HolderKind::ForeignMps => Some(Relation::Beside),
+        HolderKind::Graphics | HolderKind::Service => None,
+    };
+    let processes = gpu.processes.iter().filter(on_device);
+    processes
+        .filter(|process| !listed(process.holder.pid))
+        .filter_map(|process| Some((process.holder.pid, relation(process)?)))
+        .collect()
 }
 
 fn server_line(server: &MpsServer) -> String {

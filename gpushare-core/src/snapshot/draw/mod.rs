@@ -2,6 +2,7 @@
 
 #[cfg(feature = "cli")]
 pub(crate) mod daemons;
+pub(crate) mod mps;
 pub(crate) mod page;
 mod slots;
 
@@ -10,13 +11,10 @@ use std::fmt;
 use self::page::{Page, Role, Table, gibibytes, memory};
 use crate::id::{ComputeInstanceId, GpuInstanceId};
 use crate::mig::fit::fits;
-use crate::mode::{Priority, SharingMode};
-use crate::mps::sm_count;
-use crate::parameters::MpsConfig;
+use crate::mode::SharingMode;
 use crate::snapshot::{
     GpuProcess, GpuSnapshot, InstanceRecord, MigStatus, MpsStatus, Snapshot, Usage, Visibility,
 };
-use crate::units::ThreadPercentage;
 
 const INDENT: usize = 2;
 
@@ -149,7 +147,7 @@ const fn mode_role(mode: SharingMode) -> Role {
 /// The parameters of the mode that somebody set.
 fn parameters(gpu: &GpuSnapshot) -> Option<String> {
     if let Some(MpsStatus { config: Some(config), .. }) = &gpu.mps {
-        return Some(limits(config, gpu.sm_count));
+        return Some(mps::limits(config, gpu.sm_count));
     }
     let slicing = gpu.time_sliced.as_ref()?;
     let replicas = match slicing.replicas? {
@@ -159,22 +157,6 @@ fn parameters(gpu: &GpuSnapshot) -> Option<String> {
     let interval =
         slicing.interval.map(|interval| format!(", {interval} interval")).unwrap_or_default();
     Some(replicas + &interval)
-}
-
-/// What each client gets, in words.
-fn limits(config: &MpsConfig, total: Option<u32>) -> String {
-    let mut parts = Vec::new();
-    if config.thread_percentage < ThreadPercentage::FULL {
-        let sms = total.map(|total| sm_count(config.thread_percentage, total));
-        let sms = sms.map(|sms| format!(" ({sms} SMs)")).unwrap_or_default();
-        parts.push(format!("{} % of the threads{sms} for each client", config.thread_percentage));
-    }
-    parts.extend(config.pinned_memory_limit.map(|limit| format!("{limit} for each client")));
-    parts.extend(config.max_clients.map(|most| format!("at most {most} clients")));
-    if config.priority != Priority::Normal {
-        parts.push("priority below normal".to_owned());
-    }
-    if parts.is_empty() { "no limits".to_owned() } else { parts.join(", ") }
 }
 
 /// The MIG devices, with who uses each; GPU instances that nobody can use among them.
@@ -206,6 +188,7 @@ fn devices(
         ];
         cells.extend(named.then(|| device.name.clone().unwrap_or_default()));
         table.row(role, cells);
+        mps::below(&mut table, device);
         for holder in device.usage.holders() {
             let process = gpu.processes.iter().find(|process| process.holder.pid == holder.pid);
             let memory = process.and_then(|process| process.memory).map(memory);

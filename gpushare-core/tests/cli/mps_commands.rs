@@ -1,0 +1,601 @@
+//! `mps`: daemons that are started, told, ended, shown and asked.
+
+use gpushare_core::Node;
+use gpushare_core::mode::ComputeMode;
+use serde_json::Value;
+
+use crate::place::{Answer, Place};
+use crate::schema::Schema;
+
+const GPU: &str = "GPU-f9573946-9f8a-8d38-31d9-6dc514cecfe4";
+
+fn h200() -> Place {
+    Place::new("1xH200-141GB")
+}
+
+/// Puts a process on a GPU or MIG device.
+fn busy(place: &Place, target: &str, arguments: &[&str]) -> String {
+    let all = [&["sim", "busy", target], arguments].concat();
+    place.done(&all).stdout.trim().to_owned()
+}
+
+fn client(place: &Place, target: &str) -> String {
+    busy(place, target, &["--kind", "mps-client", "--command", "python serve.py", "--uid", "1001"])
+}
+
+/// A document that is as its schema says.
+#[track_caller]
+fn document(answer: &Answer) -> Value {
+    let document = answer.document();
+    Schema::of(&document).expect(&document);
+    document
+}
+
+fn gpu(place: &Place) -> Value {
+    document(&place.done(&["--json", "status"]))["gpus"][0].clone()
+}
+
+fn words<'a>(line: &'a str, of: &[&str]) -> &'a str {
+    let missing = of.iter().find(|word| !line.contains(*word));
+    assert!(missing.is_none(), "no {missing:?} in {line}");
+    line
+}
+
+/// The line of a page that has a process in it, as words.
+#[track_caller]
+fn row(text: &str, pid: &str) -> String {
+    let mut rows = text.lines().filter(|line| line.trim_start().starts_with(pid));
+    let row = rows.next().unwrap_or_else(|| panic!("no {pid} in {text}"));
+    assert!(rows.next().is_none(), "{text}");
+    row.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[test]
+fn enable_starts_a_daemon_says_how_to_use_it_and_does_nothing_twice() {
+    let place = h200();
+    let arguments = [
+        "mps",
+        "enable",
+        "--thread-percentage",
+        "25",
+        "--pinned-memory-limit",
+        "4G",
+        "--max-clients",
+        "4",
+    ];
+    let dry = place.run(&[&arguments[..], &["--dry-run"]].concat()).expect(2);
+    words(&dry.stdout, &["start an MPS daemon", "25 %", "exclusive_process"]);
+    assert_eq!(gpu(&place)["mode"], "time_sliced");
+
+    let done = place.done(&arguments);
+    words(
+        &done.stdout,
+        &[
+            "SIMULATED\nApplied: 3 steps.\n",
+            "Clients of GPU 0, of user 0 alone, need\n",
+            &format!("\n  export CUDA_MPS_PIPE_DIRECTORY=/run/gpushare/simulated/mps/{GPU}\n"),
+            &format!("\n  export CUDA_VISIBLE_DEVICES={GPU}\n"),
+        ],
+    );
+    let there = gpu(&place);
+    assert_eq!(
+        (&there["mode"], &there["compute_mode"]),
+        (&"mps".into(), &"exclusive_process".into())
+    );
+    let config = &there["mps"]["config"];
+    assert_eq!(config["thread_percentage"], 25.0);
+    assert_eq!(config["pinned_memory_limit_bytes"], 4_u64 << 30);
+    assert_eq!((&config["max_clients"], there["shares"].as_array().unwrap().len()), (&4.into(), 4));
+
+    let again = place.done(&arguments);
+    words(&again.stdout, &["Nothing to do.", "export CUDA_MPS_PIPE_DIRECTORY="]);
+    place.done(&[&arguments[..], &["--dry-run"]].concat());
+    let report = document(&place.done(&[&arguments[..], &["--json"]].concat()));
+    assert_eq!((&report["outcome"], &report["steps"]), (&"unchanged".into(), &0.into()));
+    assert_eq!(gpu(&place)["mps"]["pid"], there["mps"]["pid"]);
+}
+
+#[test]
+fn a_changed_limit_restarts_nothing_and_says_what_clients_keep() {
+    let place = h200();
+    place.done(&["mps", "enable", "--thread-percentage", "25"]);
+    let pids = [client(&place, "0"), client(&place, "0")];
+    let before = gpu(&place)["mps"].clone();
+    let keep = "GPU 0: 2 MPS clients that are there keep the limits that they came with; those that come get the new ones\n";
+    let done = place.done(&["mps", "enable", "--thread-percentage", "50"]);
+    words(&done.stdout, &[keep]);
+    let after = gpu(&place)["mps"].clone();
+    assert_eq!(
+        (&after["pid"], &after["config"]["thread_percentage"]),
+        (&before["pid"], &50.0.into())
+    );
+    assert_eq!(after["servers"][0]["pid"], before["servers"][0]["pid"]);
+    assert_eq!(after["servers"][0]["thread_percentage"], 50.0);
+    assert_eq!(after["servers"][0]["clients"], before["servers"][0]["clients"]);
+    // Those that came before are attached, and what holds for them is not known.
+    let old = place.done(&["mps", "verify", &pids[0]]);
+    words(&old.stdout, &["attached to the MPS daemon of", "not known to be enforced: "]);
+    assert!(!old.stdout.contains("enforced: at most"), "{old:?}");
+    let old = document(&place.done(&["--json", "mps", "verify", &pids[0]]));
+    assert!(old["at_most"]["sm_count"].is_null() && old["at_most"]["reason"].is_string(), "{old}");
+    let new = document(&place.done(&["--json", "mps", "verify", &client(&place, "0")]));
+    assert_eq!(
+        (&new["at_most"]["sm_count"], &new["at_most"]["reason"]),
+        (&66.into(), &Value::Null)
+    );
+
+    // Where nobody keeps anything, nothing is said.
+    place.done(&["sim", "idle", "-i", "0"]);
+    let done = place.done(&["mps", "enable", "--thread-percentage", "25"]);
+    assert!(!done.stdout.contains("keep"), "{done:?}");
+}
+
+#[test]
+fn hazards_name_the_nearest_safe_values() {
+    let place = h200();
+    let asked = ["mps", "enable", "--thread-percentage", "40"];
+    let error = place.run(&asked).expect_error("HAZARD");
+    words(&error.stderr, &["52 of 132 SMs", "safe: 27, 47", "hopper-partial-sm"]);
+    let error = document(&place.run(&[&["--json"], &asked[..]].concat()).expect_error("HAZARD"));
+    assert_eq!(
+        (&error["safe"], &error["outcome"]),
+        (&serde_json::json!(["27", "47"]), &"untouched".into())
+    );
+    assert_eq!(gpu(&place)["mode"], "time_sliced");
+    for (option, value, name) in [
+        ("--pinned-memory-limit", "512M", "small-limit"),
+        ("--thread-percentage", "1", "minimum-sm"),
+        ("--compute-mode", "unchanged", "bypass-possible"),
+    ] {
+        let asked = ["mps", "enable", option, value];
+        let error = place.run(&asked).expect_error("HAZARD");
+        words(&error.stderr, &[&format!("HAZARD: {name}: "), "; safe: "]);
+        place
+            .run(&[&asked[..], &["--allow-hazard", "hopper-partial-sm"]].concat())
+            .expect_error("HAZARD");
+        // A plan is shown whatever it needs.
+        let dry = place.run(&[&asked[..], &["--dry-run"]].concat()).expect(2);
+        words(&dry.stdout, &[&format!("--allow-hazard {name}")]);
+        place.done(&[&asked[..], &["--allow-hazard", name]].concat());
+        place.done(&["mps", "disable"]);
+    }
+    place.done(&[&asked[..], &["--allow-hazard", "hopper-partial-sm"]].concat());
+    assert_eq!(gpu(&place)["mps"]["config"]["thread_percentage"], 40.0);
+}
+
+#[test]
+fn a_bad_value_is_an_error_of_ours_before_anything_is_touched() {
+    let place = h200();
+    let size = "write a whole number and K, M, G or T, for example 4GiB";
+    let whole = "no whole number of MiB above 0; leave the option out for no limit";
+    let (above, percent) =
+        ("must be above 0 and at most 100", "a number above 0 and at most 100, such as 25 or 12.5");
+    let count = "a whole number from 1 on, such as 4";
+    let limit = "--pinned-memory-limit";
+    for (option, value, wording) in [
+        (limit, "1.5G", "a fraction"),
+        (limit, "1.5G", size),
+        (limit, "4X", size),
+        (limit, "4", "it names no unit"),
+        (limit, "0", size),
+        (limit, "-1", size),
+        (limit, "", size),
+        (limit, "abc", size),
+        (limit, "4 G", size),
+        (limit, "99999999999999999999G", "too large"),
+        (limit, "4K", whole),
+        (limit, "0G", whole),
+        (limit, "1025K", whole),
+        ("--thread-percentage", "0", above),
+        ("--thread-percentage", "101", above),
+        ("--thread-percentage", "100.01", above),
+        ("--thread-percentage", "-1", percent),
+        ("--thread-percentage", "abc", percent),
+        ("--thread-percentage", "1e1", percent),
+        ("--thread-percentage", "25%", percent),
+        ("--thread-percentage", "inf", percent),
+        ("--max-clients", "0", count),
+        ("--max-clients", "-1", count),
+        ("--max-clients", "1.5", count),
+        ("--max-clients", "+4", count),
+        ("--max-clients", "4294967296", count),
+        ("--priority", "high", "one of normal, below_normal"),
+        ("--compute-mode", "default", "exclusive_process or unchanged"),
+    ] {
+        let answer = place.run(&["mps", "enable", option, value]).expect_error("INVALID_ARGUMENT");
+        words(&answer.stderr, &[wording, option, &format!("'{value}'")]);
+        assert!(answer.stdout.is_empty(), "{answer:?}");
+        let json = place.run(&["--json", "mps", "enable", option, value]);
+        let error = document(&json.expect_error("INVALID_ARGUMENT"));
+        assert_eq!(error["outcome"], "untouched");
+        assert!(error["message"].as_str().unwrap().contains(wording), "{error}");
+    }
+    for access in [
+        ["--user", "a", "--group", "b"],
+        ["--user", "a", "--any-user", "--json"],
+        ["--any-user", "--group", "b", "--json"],
+    ] {
+        let answer = place.run(&[&["mps", "enable"], &access[..]].concat());
+        words(&answer.expect_error("INVALID_ARGUMENT").stderr, &["cannot be used with"]);
+    }
+    for arguments in [
+        &["mps"][..],
+        &["mps", "verify"],
+        &["mps", "verify", "0"],
+        &["mps", "verify", "-1"],
+        &["mps", "verify", "4x"],
+        &["mps", "verify", "4294967296"],
+        &["mps", "split"],
+        &["mps", "split", "0"],
+        &["mps", "split", "-1"],
+        &["mps", "split", "abc"],
+        &["mps", "disable", "--grace", "soon"],
+    ] {
+        place.run(arguments).expect_error("INVALID_ARGUMENT");
+    }
+    assert!(!place.state().exists(), "no state was left behind");
+
+    // What depends on the card is refused by the plan, and untouched too.
+    for (option, value, part) in
+        [(limit, "1T", "the GPU has 143771MiB"), ("--max-clients", "49", "ask for 48 or fewer")]
+    {
+        let error = place.run(&["mps", "enable", option, value]).expect_error("INSUFFICIENT");
+        words(&error.stderr, &[part, option.trim_start_matches('-').replace('-', "_").as_str()]);
+    }
+    place.run(&["mps", "enable", "--user", "nobody-here"]).expect_error("NOT_FOUND");
+    assert_eq!(
+        (&gpu(&place)["mode"], &gpu(&place)["record"]),
+        (&"time_sliced".into(), &Value::Null)
+    );
+}
+
+#[test]
+fn each_access_is_kept_and_told() {
+    for (options, access, told) in [
+        (&["--user", "anna"][..], serde_json::json!({"user": "anna"}), "of user anna alone"),
+        (&["--group", "ml"], serde_json::json!({"group": "ml"}), "of group ml alone"),
+        (&["--any-user"], serde_json::json!("any"), "of every user"),
+    ] {
+        let place = h200();
+        words(&place.done(&[&["mps", "enable"], options].concat()).stdout, &[told]);
+        assert_eq!(gpu(&place)["mps"]["config"]["access"], access);
+    }
+}
+
+/// A node in which somebody else set the compute mode of its GPU.
+fn set_by_others(mode: ComputeMode) -> Place {
+    let place = h200();
+    let node = Node::builder().sim("1xH200-141GB").state_dir(place.state()).open().unwrap();
+    let mut nvml = node.ports().nvml.open().unwrap();
+    nvml.set_compute_mode(&GPU.parse().unwrap(), mode).unwrap();
+    place
+}
+
+#[test]
+fn disable_of_an_idle_daemon_returns_to_what_was_there_before() {
+    let manage = &["time-slice", "--replicas", "3", "--interval", "long"][..];
+    for (there, managed, mode) in [
+        (ComputeMode::Default, None, "time_sliced"),
+        (ComputeMode::ExclusiveProcess, None, "exclusive"),
+        // What gpushare managed itself returns to what was there before it came.
+        (ComputeMode::Default, Some(&["exclusive"][..]), "time_sliced"),
+        (ComputeMode::ExclusiveProcess, Some(manage), "exclusive"),
+    ] {
+        let place = set_by_others(there);
+        let before = gpu(&place);
+        assert_eq!((&before["mode"], &before["record"]), (&mode.into(), &Value::Null));
+        if let Some(managed) = managed {
+            place.done(managed);
+        }
+        place.done(&["mps", "enable"]);
+        assert_eq!(gpu(&place)["compute_mode"], "exclusive_process");
+        place.run(&["mps", "disable", "--dry-run"]).expect(2);
+        assert_eq!(gpu(&place)["mode"], "mps");
+        let done = place.done(&["mps", "disable"]);
+        assert!(done.stdout.starts_with("SIMULATED\nApplied: "), "{done:?}");
+        assert_eq!(done.stdout.lines().count(), 2, "{done:?}");
+        assert_eq!(gpu(&place), before);
+        // Where there is no daemon there is nothing to do.
+        let again = place.done(&["mps", "disable"]);
+        assert_eq!(again.stdout, "SIMULATED\nNothing to do.\n");
+        place.done(&["mps", "disable", "--dry-run", "--grace", "0"]);
+        assert_eq!(gpu(&place), before);
+    }
+}
+
+#[test]
+fn disable_says_when_nobody_remembers_what_was_there_before() {
+    let place = set_by_others(ComputeMode::ExclusiveProcess);
+    place.done(&["mps", "enable"]);
+    std::fs::remove_dir_all(place.lib().join("records")).unwrap();
+    let done = place.done(&["mps", "disable"]);
+    words(
+        &done.stdout,
+        &[
+            "\nGPU 0: what was there before is not on record: compute mode and interval become default\n",
+        ],
+    );
+    assert_eq!(gpu(&place)["mode"], "time_sliced");
+}
+
+#[test]
+fn disable_leaves_a_daemon_with_clients_alone_until_a_grace_is_given() {
+    let place = h200();
+    place.done(&["mps", "enable", "--thread-percentage", "25"]);
+    let pids = [client(&place, "0"), client(&place, "0")];
+    let before = gpu(&place);
+    let said = format!(
+        "gpushare: BUSY: the MPS daemon of {GPU} still serves pid {} (python serve.py), pid {} (python serve.py), and was left as it is; with --grace S clients have S seconds to go by themselves and are then ended\n",
+        pids[0], pids[1]
+    );
+    for arguments in [&["mps", "disable"][..], &["mps", "disable", "--drain", "0.2"]] {
+        let answer = place.run(arguments).expect_error("BUSY");
+        assert_eq!((answer.stderr, answer.stdout), (said.clone(), String::new()));
+    }
+    let error = document(&place.run(&["--json", "mps", "disable"]).expect_error("BUSY"));
+    assert_eq!((&error["outcome"], &error["gpu"]), (&"untouched".into(), &GPU.into()));
+    let holders: Vec<_> =
+        error["holders"].as_array().unwrap().iter().map(|one| one["pid"].to_string()).collect();
+    assert_eq!(holders, pids);
+    assert_eq!(gpu(&place), before);
+
+    let begun = std::time::Instant::now();
+    let done = place.done(&["mps", "disable", "--grace", "0"]);
+    assert!(begun.elapsed() < std::time::Duration::from_secs(20), "{:?}", begun.elapsed());
+    for pid in &pids {
+        words(&done.stdout, &[&format!("ended pid {pid} (python serve.py)\n")]);
+        place.run(&["mps", "verify", pid]).expect_error("NOT_FOUND");
+    }
+    assert_eq!(gpu(&place)["mode"], "time_sliced");
+
+    // The report says it to programs. A client that goes within its grace is not ended.
+    place.done(&["mps", "enable"]);
+    let pid = client(&place, "0");
+    let report = document(&place.done(&["--json", "mps", "disable", "--grace", "0.1"]));
+    assert_eq!(
+        (
+            report["evicted"][0]["holder"]["pid"].to_string(),
+            report["evicted"].as_array().unwrap().len()
+        ),
+        (pid, 1)
+    );
+    place.done(&["mps", "enable"]);
+    let pid = client(&place, "0");
+    let waiting = place.start(&["--json", "mps", "disable", "--grace", "60"]);
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    place.done(&["sim", "idle", &pid]);
+    let report = Answer::of(waiting.wait_with_output().unwrap()).expect(0).document();
+    assert_eq!(
+        (&report["outcome"], &report["evicted"]),
+        (&"applied".into(), &serde_json::json!([]))
+    );
+}
+
+#[test]
+fn status_shows_daemon_server_clients_and_who_runs_beside_them() {
+    let place = h200();
+    let none = place.done(&["mps", "status"]).stdout;
+    assert!(none.contains("GPU 0  H200  time_sliced") && !none.contains("daemon"), "{none}");
+    let options = [
+        "--thread-percentage",
+        "25",
+        "--compute-mode",
+        "unchanged",
+        "--allow-hazard",
+        "bypass-possible",
+    ];
+    place.done(&[&["mps", "enable"], &options[..]].concat());
+    let pid = client(&place, "0");
+    let beside = busy(&place, "0", &["--command", "python train.py", "--memory", "3GiB"]);
+    let text = place.done(&["mps", "status"]).stdout;
+    let status = document(&place.done(&["--json", "mps", "status"]));
+    let mps = &status["gpus"][0]["mps"];
+    words(
+        &text,
+        &[
+            &format!("\n  daemon (pid {}) serves\n", mps["pid"]),
+            "\n  for user 0: 25 % of the threads (32 SMs) for each client\n",
+            &format!("\n  CUDA_MPS_PIPE_DIRECTORY={}\n", mps["directory"].as_str().unwrap()),
+            "\n  beside the daemon: no limit holds for these; `gpushare mps verify PID` says why\n",
+        ],
+    );
+    let server = &mps["servers"][0];
+    assert_eq!(server["clients"][0].to_string(), pid);
+    words(&row(&text, &server["pid"].to_string()), &["server active", "25 %"]);
+    assert_eq!(row(&text, &pid), format!("{pid} 1001 1 GiB client python serve.py"));
+    assert_eq!(row(&text, &beside), format!("{beside} 1000 3 GiB beside python train.py"));
+    assert_eq!(
+        place
+            .run(&["mps", "verify", &beside])
+            .expect(2)
+            .stdout
+            .matches("beside the daemon")
+            .count(),
+        1
+    );
+
+    // A frozen daemon says nothing; the driver still does.
+    place.done(&["sim", "freeze-mps"]);
+    let text = place.done(&["mps", "status"]).stdout;
+    words(
+        &text,
+        &["is frozen: it takes connections and says nothing", "clients by the driver alone"],
+    );
+    words(&row(&text, &pid), &["client python serve.py"]);
+    words(&row(&text, &beside), &["beside"]);
+    let status = gpu(&place);
+    assert_eq!((&status["mode"], &status["mps"]["health"]), (&"degraded".into(), &"frozen".into()));
+    let unknown = place.run(&["mps", "verify", &pid]).expect(2);
+    words(&unknown.stdout, &["unknown whether it is attached", "is frozen"]);
+    place.done(&["sim", "freeze-mps", "--thaw"]);
+    assert_eq!(gpu(&place)["mode"], "mps");
+    place.done(&["mps", "verify", &pid]);
+
+    place.done(&["sim", "kill-mps"]);
+    words(
+        &place.done(&["mps", "status"]).stdout,
+        &["\n  daemon is gone\n", "our MPS daemon is dead"],
+    );
+    let gone = place.run(&["mps", "verify", &beside]).expect(2);
+    words(&gone.stdout, &["not attached", "where the MPS daemon of ours is gone"]);
+    place.run(&["sim", "freeze-mps"]).expect_error("NOT_FOUND");
+    place.done(&[&["mps", "enable", "--allow-evict"], &options[..]].concat());
+    assert_eq!(gpu(&place)["mode"], "mps");
+}
+
+#[test]
+fn verify_answers_by_its_exit_status_and_by_a_document() {
+    let place = Place::new("2xH200-141GB");
+    place.done(&[
+        "mps",
+        "enable",
+        "-i",
+        "0",
+        "--thread-percentage",
+        "25",
+        "--pinned-memory-limit",
+        "2G",
+    ]);
+    let (inside, elsewhere) = (client(&place, "0"), busy(&place, "1", &[]));
+    let attached = place.done(&["mps", "verify", &inside]);
+    words(
+        &attached.stdout,
+        &[
+            "SIMULATED\n",
+            &format!("pid {inside} (python serve.py): attached to the MPS daemon of {GPU}"),
+            "\n  uses 1GiB\n",
+            "\n  enforced: at most 32 SMs, 25 % of the threads, 2GiB of memory\n",
+        ],
+    );
+    let status = gpu(&place);
+    let attached = document(&place.done(&["--json", "mps", "verify", &inside]));
+    assert_eq!((&attached["verdict"], &attached["domain"]), (&"attached".into(), &GPU.into()));
+    assert_eq!(attached["server_pid"], status["mps"]["servers"][0]["pid"]);
+    assert_eq!(attached["at_most"]["memory_bytes"], 2_u64 << 30);
+    let missed = document(&place.run(&["--json", "mps", "verify", &elsewhere]).expect(2));
+    assert_eq!((&missed["verdict"], &missed["server_pid"]), (&"not_attached".into(), &Value::Null));
+    let server = attached["server_pid"].to_string();
+    words(&place.run(&["mps", "verify", &server]).expect(2).stdout, &["not attached", "itself"]);
+    let none = place.run(&["--json", "mps", "verify", "4194305"]).expect_error("NOT_FOUND");
+    words(&none.stderr, &["there is no process 4194305"]);
+    assert_eq!(document(&none)["code"], "NOT_FOUND");
+    place.done(&["sim", "freeze-mps", "0"]);
+    let unknown = document(&place.run(&["--json", "mps", "verify", &inside]).expect(2));
+    assert_eq!((&unknown["verdict"], &unknown["simulated"]), (&"unknown".into(), &true.into()));
+}
+
+#[test]
+fn split_gives_equal_parts_or_says_how_many_fit() {
+    let place = Place::new("2xH200-141GB,1xT4");
+    let three = place.done(&["mps", "split", "3", "-i", "0,1"]);
+    words(
+        &three.stdout,
+        &["SIMULATED\n3 parts of GPU ", "27 % each", "34 of 132 each", "47923MiB each", "not 33 %"],
+    );
+    let split = document(&place.done(&["--json", "mps", "split", "3", "-i", "0"]));
+    assert_eq!(
+        (&split["thread_percentage"], &split["sm_count"], &split["simulated"]),
+        (&27.0.into(), &34.into(), &true.into())
+    );
+    // What it says is taken without a hazard.
+    let limit = format!("{}M", split["memory_bytes"].as_u64().unwrap() >> 20);
+    let percentage = split["thread_percentage"].to_string();
+    place.done(&[
+        "mps",
+        "enable",
+        "-i",
+        "0",
+        "--thread-percentage",
+        &percentage,
+        "--pinned-memory-limit",
+        &limit,
+        "--max-clients",
+        "3",
+    ]);
+
+    let differ = place.run(&["mps", "split", "2"]).expect_error("INVALID_ARGUMENT");
+    words(&differ.stderr, &["differ", "--gpu"]);
+    let error = document(
+        &place.run(&["--json", "mps", "split", "9", "-i", "2"]).expect_error("INSUFFICIENT"),
+    );
+    assert_eq!(error["fits"], serde_json::json!(["5"]));
+    words(
+        &place.run(&["mps", "split", "49", "-i", "0"]).expect_error("INVALID_ARGUMENT").stderr,
+        &["1 to 48"],
+    );
+}
+
+#[test]
+fn mig_devices_get_their_daemons_by_a_spec_and_lose_them_with_mig() {
+    let place = Place::new("1xH200-141GB");
+    let spec = place.spec(
+        "mps.json",
+        r#"{"version": "gpushare/v1", "gpus": [{"select": 0, "mode": "mig", "mig": {"instances": [
+        {"profile": "3g.71gb", "mps": {"max_clients": 4}}, {"profile": "1g.18gb"}]}}]}"#,
+    );
+    words(
+        &place.run(&["apply", &spec]).expect_error("HAZARD").stderr,
+        &["bypass-possible", "MIG device"],
+    );
+    place.done(&["apply", &spec, "--allow-hazard", "bypass-possible"]);
+    let there = gpu(&place);
+    let devices = there["mig_devices"].as_array().unwrap();
+    let device = devices.iter().find(|device| device["profile"] == "3g.71gb").unwrap();
+    let uuid = device["uuid"].as_str().unwrap();
+    let (inside, beside) = (client(&place, uuid), busy(&place, uuid, &["--command", "bypass"]));
+
+    for command in [&["status"][..], &["mig", "list"]] {
+        let text = place.done(command).stdout;
+        let mut lines = text.lines().skip_while(|line| !line.contains(uuid));
+        lines.next();
+        assert_eq!(lines.next().map(str::trim), Some("MPS: at most 4 clients"), "{text}");
+        assert_eq!(text.matches("MPS: ").count(), 1, "{text}");
+    }
+    let text = place.done(&["mps", "status"]).stdout;
+    words(
+        &text,
+        &[
+            &format!("\n  {uuid}  3g.71gb\n  daemon (pid "),
+            "serves",
+            &format!("CUDA_MPS_PIPE_DIRECTORY=/run/gpushare/simulated/mps/{uuid}\n"),
+        ],
+    );
+    words(&row(&text, &inside), &["client"]);
+    words(&row(&text, &beside), &["beside bypass"]);
+    let attached = document(&place.done(&["--json", "mps", "verify", &inside]));
+    assert_eq!(
+        (&attached["domain"], &attached["at_most"]["sm_count"]),
+        (&uuid.into(), &device["sm_count"])
+    );
+    place.run(&["mps", "verify", &beside]).expect(2);
+
+    // Neither daemon nor driver tell clients of a MIG device apart then, and nobody claims to.
+    place.done(&["sim", "freeze-mps", uuid]);
+    let text = place.done(&["mps", "status"]).stdout;
+    words(&row(&text, &inside), &["unknown"]);
+    words(&row(&text, &beside), &["unknown"]);
+    assert!(
+        text.contains("the daemon does not say whether these are its clients")
+            && !text.contains("beside the"),
+        "{text}"
+    );
+    words(
+        &place.done(&["mig", "list"]).stdout,
+        &["MPS: the daemon is frozen: it takes connections and says nothing; at most 4 clients\n"],
+    );
+    place.done(&["sim", "freeze-mps", uuid, "--thaw"]);
+
+    // `mps` commands are for whole GPUs: with MIG on there is nothing to end.
+    place.done(&["mps", "disable"]);
+    assert_eq!(gpu(&place)["mig_devices"].as_array().unwrap().len(), 2);
+    place.run(&["mig", "disable"]).expect_error("BUSY");
+    place.done(&["mps", "verify", &inside]);
+    let done = place.done(&["mig", "disable", "--allow-evict", "--grace", "1"]).stdout;
+    words(&done, &[&format!("pid {inside} "), &format!("pid {beside} ")]);
+    let now = gpu(&place);
+    assert_eq!(
+        (&now["mode"], &now["mps"], &now["processes"]),
+        (&"time_sliced".into(), &Value::Null, &serde_json::json!([]))
+    );
+    place.run(&["sim", "freeze-mps", uuid]).expect_error("NOT_FOUND");
+}
