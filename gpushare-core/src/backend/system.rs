@@ -85,6 +85,14 @@ fn command(arguments: &[u8], name: &str) -> String {
     shown.chars().map(|c| if c.is_control() { '?' } else { c }).take(MOST_COMMAND).collect()
 }
 
+/// The name of the program that a process runs, unless it is somebody's own: they can give it any name.
+fn program(pid: Pid) -> Option<String> {
+    let link = format!("/proc/{pid}/exe");
+    let name = fs::read_link(&link).ok()?.file_name()?.to_str()?.to_owned();
+    let roots = fs::metadata(&link).is_ok_and(|program| program.uid() == 0);
+    Some(if roots { name } else { format!("{name}, not root's") })
+}
+
 impl Processes for SystemProcesses {
     fn facts(&self, pid: Pid) -> Option<ProcessFacts> {
         let stat = Stat::read(pid)?;
@@ -97,6 +105,7 @@ impl Processes for SystemProcesses {
         Some(ProcessFacts {
             start_time: stat.start_time,
             command: command(&arguments, &stat.name),
+            program: program(pid),
             uid: uid(&String::from_utf8_lossy(&status))?,
             parent: (stat.parent != 0).then(|| Pid::new(stat.parent)),
         })

@@ -102,7 +102,9 @@ pub(super) fn status(node: &Node, output: &Output, select: &Select) -> Result<An
     let mut text = page.into_text();
     for foreign in node.ports().mps.foreign()? {
         let pid = foreign.pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default();
-        let sees = foreign.visible.map_or("every GPU".to_owned(), |visible| visible);
+        let sees = foreign.visible.map_or("every GPU".to_owned(), |visible| {
+            crate::terminal::printable(&visible).into_owned()
+        });
         let _ = writeln!(
             text,
             "\nAn MPS daemon{pid} that is not gpushare's listens in {}; it sees {sees}. It is never told anything.",

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::parameters::Access;
+
 /// Which of NVIDIA's MPS interfaces a program or daemon speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -67,6 +69,14 @@ impl Dialect {
             Self::V2StaticPartitioning | Self::V3 => 60,
         }
     }
+}
+
+/// The driver's major version, where those whom a daemon serves can change what it gives: up to driver
+/// 535 (measured on 470 and 535; 550 refuses everybody but root and the daemon's own user).
+pub(crate) fn anyone_may_set(driver: &str, access: &Access) -> Option<u32> {
+    let major = driver.split('.').next()?.parse::<u32>().ok()?;
+    let others = !matches!(access, Access::User(user) if user == "0" || user == "root");
+    (major < 550 && others).then_some(major)
 }
 
 impl Feature {

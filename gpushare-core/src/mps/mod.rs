@@ -20,6 +20,7 @@ pub use attach::{
 };
 pub use command::Command;
 pub(crate) use command::MOST_TEXT;
+pub(crate) use dialect::anyone_may_set;
 pub use dialect::{Dialect, Feature};
 pub use domain::MpsDomain;
 pub(crate) use multiprocessors::sm_share;

@@ -15,6 +15,8 @@ use super::reply::Reply;
 
 /// The only device of a daemon of ours.
 const DEVICE: u32 = 0;
+/// How much more a percentage can be than the one decimal that a daemon shows.
+const SHOWN_PERCENT: f64 = 0.05;
 /// A daemon shows percentages rounded to one decimal.
 const ROUNDING: f64 = 0.051;
 
@@ -201,6 +203,20 @@ impl ServerLimits {
             MpsSetting::Priority { .. } => {}
         }
         self
+    }
+
+    /// The most that a server can give that shows these.
+    #[must_use]
+    pub fn at_most(&self) -> Self {
+        let percent = (self.thread_percentage.get() + SHOWN_PERCENT).min(100.0);
+        let limit = self.pinned_memory_limit.map(|limit| match limit.get() {
+            bytes if bytes < 1 << 30 => limit,
+            bytes => Bytes::new(bytes.saturating_add((1 << 30) - (1 << 20))),
+        });
+        Self {
+            thread_percentage: ThreadPercentage::new(percent).unwrap_or(ThreadPercentage::FULL),
+            pinned_memory_limit: limit,
+        }
     }
 
     /// Whether a server with these shows those.

@@ -5,12 +5,12 @@ use crate::id::{ComputeInstanceId, GpuInstanceId, Pid};
 use crate::mode::MpsHealth;
 use crate::mps::{
     Attachment, ContextFacts, DaemonFacts, Declared, DomainFacts, MpsDomain, ProcessFacts,
-    ServerFacts, ServerLimits, attachment,
+    ServerFacts, ServerLimits, anyone_may_set, attachment,
 };
 use crate::observe::{Observer, Scope};
 use crate::port::{ContextKind, ProcessInfo};
 use crate::process::HolderKind;
-use crate::snapshot::{GpuSnapshot, MpsServer, MpsStatus, Snapshot};
+use crate::snapshot::{Driver, GpuSnapshot, MpsServer, MpsStatus, Snapshot};
 
 /// What is read of another process's environment, and nothing else of it.
 const VARIABLES: [&str; 5] = [
@@ -57,7 +57,8 @@ impl Observer {
             contexts,
             processes_hidden: snapshot.gpus.iter().any(|gpu| gpu.processes_hidden),
         };
-        let domains: Vec<_> = snapshot.gpus.iter().flat_map(domains).collect();
+        let domains: Vec<_> =
+            snapshot.gpus.iter().flat_map(|gpu| domains(gpu, &snapshot.driver)).collect();
         Ok(attachment(snapshot.simulated, &process, &domains))
     }
 
@@ -124,7 +125,8 @@ fn daemons(gpu: &GpuSnapshot) -> impl Iterator<Item = &MpsStatus> {
     on_devices.chain(&gpu.mps).filter(|mps| mps.ours)
 }
 
-fn domains(gpu: &GpuSnapshot) -> Vec<DomainFacts> {
+fn domains(gpu: &GpuSnapshot, driver: &Driver) -> Vec<DomainFacts> {
+    let daemon = |mps: &MpsStatus| daemon(mps, driver);
     let whole = DomainFacts {
         domain: gpu.uuid.clone().into(),
         gpu: gpu.uuid.clone(),
@@ -142,7 +144,7 @@ fn domains(gpu: &GpuSnapshot) -> Vec<DomainFacts> {
     [whole].into_iter().chain(devices).collect()
 }
 
-fn daemon(mps: &MpsStatus) -> Option<DaemonFacts> {
+fn daemon(mps: &MpsStatus, driver: &Driver) -> Option<DaemonFacts> {
     if !mps.ours {
         return None;
     }
@@ -152,13 +154,18 @@ fn daemon(mps: &MpsStatus) -> Option<DaemonFacts> {
         health,
         directory: mps.directory.clone().unwrap_or_default(),
         changed: mps.changed,
+        anyone_may_set: mps
+            .config
+            .as_ref()
+            .is_none_or(|config| anyone_may_set(&driver.version, &config.access).is_some()),
         servers: answers.then(|| mps.servers.iter().map(server).collect()),
     })
 }
 
 fn server(server: &MpsServer) -> ServerFacts {
-    let limits = server
-        .thread_percentage
-        .map(|percentage| ServerLimits::new(percentage, server.pinned_memory_limit));
+    let limits = server.thread_percentage.map(|percentage| {
+        let limits = ServerLimits::new(percentage, server.pinned_memory_limit);
+        if server.exact { limits } else { limits.at_most() }
+    });
     ServerFacts { pid: server.pid, clients: Some(server.clients.clone()), limits }
 }

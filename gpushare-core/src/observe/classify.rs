@@ -4,6 +4,7 @@ use std::num::NonZeroU32;
 
 use crate::id::ShareId;
 use crate::mode::{ComputeMode, MpsHealth, SharingMode};
+use crate::mps::{MpsSettings, ServerLimits};
 use crate::parameters::Parameters;
 use crate::process::HolderKind;
 use crate::snapshot::{Epoch, GpuProcess, GpuSnapshot, MigDevice, MpsStatus, Share};
@@ -62,7 +63,7 @@ fn hardware(gpu: &GpuSnapshot) -> (SharingMode, String) {
                 SharingMode::Mps,
                 "our MPS daemon is on record; this user may not ask it".to_owned(),
             ),
-            true => (SharingMode::Mps, "our MPS daemon serves it".to_owned()),
+            true => (SharingMode::Mps, format!("our MPS daemon serves it{}", drift(gpu, mps))),
             false => (SharingMode::Degraded, degraded(mps)),
         };
     }
@@ -73,6 +74,27 @@ fn hardware(gpu: &GpuSnapshot) -> (SharingMode, String) {
         Some(_) => (SharingMode::TimeSliced, "compute mode default".to_owned()),
         None => (SharingMode::TimeSliced, "the driver shows no compute mode".to_owned()),
     }
+}
+
+/// What a daemon gives and gpushare did not set. Up to driver 535 whoever it serves can change that.
+fn drift(gpu: &GpuSnapshot, mps: &MpsStatus) -> String {
+    let recorded = gpu.record.as_ref().and_then(|record| match &record.parameters {
+        Parameters::Mps(config) => Some(MpsSettings::from(config)),
+        _ => None,
+    });
+    let (Some(recorded), Some(now)) = (recorded, mps.config.as_ref().map(MpsSettings::from)) else {
+        return String::new();
+    };
+    let changes: Vec<_> = recorded.changes(&now).iter().map(ToString::to_string).collect();
+    let servers = mps.servers.iter().filter_map(|server| {
+        let limits = ServerLimits::new(server.thread_percentage?, server.pinned_memory_limit);
+        (!limits.are_of(&now)).then(|| format!("server {} gives other limits", server.pid))
+    });
+    let all: Vec<_> = changes.into_iter().chain(servers).collect();
+    if all.is_empty() {
+        return String::new();
+    }
+    format!(", not as gpushare set it: {}", all.join(", "))
 }
 
 fn degraded(mps: &MpsStatus) -> String {

@@ -1,27 +1,29 @@
 //! Our MPS daemons: what there is of them, and what they say of themselves.
 
-use crate::error::{ErrorCode, Result};
+use std::time::Duration;
+
+use crate::error::{Error, ErrorCode, Result};
 use crate::id::{GpuUuid, Pid};
 use crate::mig::Placement;
 use crate::mode::MpsHealth;
 use crate::mps::{Command, MpsDomain, MpsSettings, Reply, ServerLimits};
 use crate::observe::{Failure, Observer};
 use crate::parameters::{MpsComputeMode, MpsConfig, Parameters};
-use crate::port::{MpsDaemon, MpsHost};
+use crate::port::{Clock, MpsDaemon, MpsHost};
 use crate::snapshot::{Epoch, GpuSnapshot, MpsServer, MpsStatus};
 use crate::spec::Sharing;
 
 impl Observer {
     /// The daemons of a GPU and of its MIG devices.
     pub(super) fn look_at_mps(&self, gpu: &mut GpuSnapshot, epoch: &Epoch) -> Result<(), Failure> {
-        let mps = self.ports.mps.as_ref();
+        let (mps, clock) = (self.ports.mps.as_ref(), self.ports.clock.as_ref());
         let record = gpu.current_record(epoch);
         let recorded = record.and_then(|record| match &record.parameters {
             Parameters::Mps(config) => Some(config.clone()),
             _ => None,
         });
         let instances = record.map(|record| record.instances.clone()).unwrap_or_default();
-        gpu.mps = status(mps, &gpu.uuid, &gpu.uuid.clone().into(), recorded)?;
+        gpu.mps = status(mps, clock, &gpu.uuid, &gpu.uuid.clone().into(), recorded)?;
         for device in &mut gpu.mig_devices {
             let of_device = |placement: &Placement| Some(placement.start) == device.start;
             let recorded =
@@ -31,7 +33,7 @@ impl Observer {
                         _ => None,
                     }
                 });
-            device.mps = status(mps, &gpu.uuid, &device.uuid.clone().into(), recorded)?;
+            device.mps = status(mps, clock, &gpu.uuid, &device.uuid.clone().into(), recorded)?;
         }
         Ok(())
     }
@@ -40,6 +42,7 @@ impl Observer {
 /// The daemon of a domain: what there is of it, else what our record says there should be.
 fn status(
     mps: &dyn MpsHost,
+    clock: &dyn Clock,
     gpu: &GpuUuid,
     domain: &MpsDomain,
     recorded: Option<MpsConfig>,
@@ -64,7 +67,7 @@ fn status(
         changed: daemon.changed,
     };
     if daemon.health == MpsHealth::Answers {
-        match ask(mps, domain, &daemon, recorded.as_ref()) {
+        match ask(mps, clock, domain, &daemon, recorded.as_ref()) {
             Ok((config, servers)) => {
                 status.alive = daemon.admitted;
                 status.config = Some(config);
@@ -88,14 +91,34 @@ fn status(
     Ok((!nothing).then_some(status))
 }
 
+/// How long one look at a daemon may take.
+const LOOK: Duration = Duration::from_secs(3);
+
+/// More servers than any daemon has.
+const MOST_SERVERS: usize = 64;
+
 /// What a daemon says of itself.
 fn ask(
     mps: &dyn MpsHost,
+    clock: &dyn Clock,
     domain: &MpsDomain,
     daemon: &MpsDaemon,
     recorded: Option<&MpsConfig>,
 ) -> Result<(MpsConfig, Vec<MpsServer>)> {
-    let mut run = |command: &Command| mps.command(domain, command);
+    // Each command has its own limit; one that always answers in the last moment is held up by this.
+    let start = clock.now();
+    let mut run = |command: &Command| {
+        if clock.now().saturating_sub(start) > LOOK {
+            return Err(Error::new(
+                ErrorCode::Timeout,
+                format!(
+                    "the MPS daemon of {domain} takes more than {} s for one look",
+                    LOOK.as_secs()
+                ),
+            ));
+        }
+        mps.command(domain, command)
+    };
     let shown = MpsSettings::read(&mut run)?;
     // What it shows is rounded; where that is what we asked for, it is exactly that.
     let exact = recorded.map(MpsSettings::from).filter(|exact| exact.is_shown_as(&shown));
@@ -109,9 +132,19 @@ fn ask(
         compute_mode: recorded.map_or(MpsComputeMode::Unchanged, |config| config.compute_mode),
     };
     let mut servers = Vec::new();
-    for pid in run(&Command::Servers)?.pids()? {
+    let listed = run(&Command::Servers)?.pids()?;
+    if listed.len() > MOST_SERVERS {
+        return Err(Error::new(
+            ErrorCode::Mps,
+            format!(
+                "an MPS daemon lists {} servers, and none has more than one for each user",
+                listed.len()
+            ),
+        ));
+    }
+    for pid in listed {
         // A server may go at any time: then it is none.
-        match server(pid, &settings, &mut run) {
+        match server(pid, &settings, exact.is_some(), &mut run) {
             Ok(server) => servers.push(server),
             Err(error) if error.code() == ErrorCode::NotFound => {}
             Err(error) => return Err(error),
@@ -123,6 +156,7 @@ fn ask(
 fn server(
     pid: Pid,
     defaults: &MpsSettings,
+    exact: bool,
     run: &mut dyn FnMut(&Command) -> Result<Reply>,
 ) -> Result<MpsServer> {
     let mut server = MpsServer::new(pid);
@@ -131,7 +165,8 @@ fn server(
         .transpose()?;
     match ServerLimits::read(pid, run) {
         Ok(shown) => {
-            let limits = if shown.are_of(defaults) { ServerLimits::of(defaults) } else { shown };
+            server.exact = exact && shown.are_of(defaults);
+            let limits = if server.exact { ServerLimits::of(defaults) } else { shown };
             server.thread_percentage = Some(limits.thread_percentage);
             server.pinned_memory_limit = limits.pinned_memory_limit;
         }

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::id::Pid;
+use crate::mode::MpsHealth;
 use crate::observe::{Failure, is_absent};
 use crate::port::{ContextKind, Nvml, NvmlReturn, ProcessFacts, ProcessInfo, Processes};
 use crate::process::{Holder, HolderKind};
@@ -44,9 +45,8 @@ pub(super) fn look(
     // With a server that is not ours there, the driver's list says nothing of ours.
     let foreign_server = compute.iter().any(|info| {
         let facts = processes.facts(info.pid);
-        facts.is_some_and(|facts| {
-            is_one_of(&facts.command, &MPS_DAEMONS) && !ours.has_server(info.pid, &facts)
-        })
+        facts
+            .is_some_and(|facts| is_mps_program(Some(&facts)) && !ours.has_server(info.pid, &facts))
     });
 
     let lineage = lineage(processes);
@@ -57,17 +57,20 @@ pub(super) fn look(
         for info in list {
             let facts = processes.facts(info.pid);
             let command = facts.as_ref().map(|facts| facts.command.as_str()).unwrap_or_default();
-            let kind = if is_one_of(command, &MPS_DAEMONS) {
-                if facts.as_ref().is_some_and(|facts| ours.has_server(info.pid, facts)) {
-                    // The server of our own daemon ends with it and stands in nobody's way.
+            let kind = if ours.clients.contains(&info.pid) {
+                // What it calls itself is its own affair.
+                HolderKind::MpsClient
+            } else if is_mps_program(facts.as_ref()) {
+                let own = facts.as_ref().is_some_and(|facts| ours.has_server(info.pid, facts));
+                if own || ours.hidden {
+                    // The server of our own daemon ends with it and stands in nobody's way. Where this
+                    // user may not ask that daemon, nobody says whose server it is.
                     continue;
                 }
                 HolderKind::ForeignMps
             } else if is_one_of(command, &SERVICES) && is_system(facts.as_ref()) {
                 HolderKind::Service
-            } else if ours.clients.contains(&info.pid)
-                || (ours.is_there() && !foreign_server && clients.contains(&info.pid))
-            {
+            } else if ours.there && !foreign_server && clients.contains(&info.pid) {
                 HolderKind::MpsClient
             } else {
                 kind
@@ -117,6 +120,10 @@ struct Ours {
     daemons: BTreeSet<Pid>,
     servers: BTreeSet<Pid>,
     clients: BTreeSet<Pid>,
+    /// Whether one is there, be it that it says nothing.
+    there: bool,
+    /// Whether one is there that this user may not ask.
+    hidden: bool,
 }
 
 impl Ours {
@@ -125,16 +132,14 @@ impl Ours {
         let mut ours = Self::default();
         for mps in on_devices.chain(&gpu.mps).filter(|mps| mps.ours) {
             ours.daemons.extend(mps.pid);
+            ours.there |= mps.health.is_some_and(|health| health != MpsHealth::Gone);
+            ours.hidden |= mps.health.is_none();
             for server in &mps.servers {
                 ours.servers.insert(server.pid);
                 ours.clients.extend(&server.clients);
             }
         }
         ours
-    }
-
-    fn is_there(&self) -> bool {
-        !self.daemons.is_empty()
     }
 
     /// A server that came since the daemon was asked is its child.
@@ -169,6 +174,15 @@ fn is_system(facts: Option<&ProcessFacts>) -> bool {
 
 /// The first user id of people on every common distribution (`UID_MIN` of login.defs).
 const FIRST_USER: u32 = 1000;
+
+/// Whether a process runs one of NVIDIA's MPS programs: by the program itself where that may be seen,
+/// since anybody can call themselves so.
+fn is_mps_program(facts: Option<&ProcessFacts>) -> bool {
+    facts.is_some_and(|facts| match &facts.program {
+        Some(program) => is_one_of(program, &MPS_DAEMONS),
+        None => is_one_of(&facts.command, &MPS_DAEMONS),
+    })
+}
 
 fn is_one_of(command: &str, names: &[&str]) -> bool {
     let program = command.split_whitespace().next().unwrap_or_default();

@@ -44,6 +44,7 @@ pub(super) fn plan_gpu(
         ));
     }
     expect_visible(gpu)?;
+    expect_daemons_visible(gpu)?;
     if gpu.unsettled.is_some() {
         plan.notes.push("an unfinished change lies here and is settled first".to_owned());
     }
@@ -64,6 +65,19 @@ pub(super) fn plan_gpu(
     planner.record();
     needs.evict.append(&mut planner.evict);
     Ok(planner.plan)
+}
+
+/// Refuses a GPU with a daemon of ours that this user may not ask: whether it is as wanted, nobody knows.
+fn expect_daemons_visible(gpu: &GpuSnapshot) -> Result<()> {
+    let on_devices = gpu.mig_devices.iter().filter_map(|device| device.mps.as_ref());
+    if on_devices.chain(&gpu.mps).any(|mps| mps.ours && mps.health.is_none()) {
+        return Err(Error::new(
+            ErrorCode::PermissionDenied,
+            "an MPS daemon of gpushare's serves it that this user may not ask; ask as root, or as a user whom it serves",
+        )
+        .with_needs(vec!["root".to_owned()]));
+    }
+    Ok(())
 }
 
 /// Plans one GPU.

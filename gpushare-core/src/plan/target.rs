@@ -3,6 +3,7 @@
 use crate::error::{Error, ErrorCode, Result};
 use crate::hazard::{self, MpsTarget};
 use crate::mode::{ComputeMode, Interval, Mode, SharingMode};
+use crate::mps::anyone_may_set;
 use crate::parameters::{Access, MpsComputeMode, MpsConfig, Parameters};
 use crate::plan::{Request, select};
 use crate::snapshot::{GpuSnapshot, Prior, Snapshot};
@@ -123,6 +124,11 @@ fn wanted(snapshot: &Snapshot, gpu: &GpuSnapshot, want: &Want) -> Result<Target>
                 MpsComputeMode::Unchanged => None,
             };
             let config = for_caller(snapshot, config);
+            if let Some(major) = anyone_may_set(&snapshot.driver.version, &config.access) {
+                target.notes.push(format!(
+                    "with driver {major} whoever may use the daemon can also change its limits; `gpushare status` shows when they are not as set"
+                ));
+            }
             target.mps = Some(config.clone());
             target.parameters = Some(Parameters::Mps(config));
         }

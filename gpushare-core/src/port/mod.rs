@@ -60,8 +60,10 @@ pub trait Reset: Send + Sync + fmt::Debug {
 pub struct ProcessFacts {
     /// When it started, in clock ticks since boot.
     pub start_time: u64,
-    /// Its command.
+    /// Its command, as it calls itself.
     pub command: String,
+    /// The name of the program that it runs, where that may be seen and the program is root's.
+    pub program: Option<String>,
     /// The user it runs as.
     pub uid: u32,
     /// Its parent.

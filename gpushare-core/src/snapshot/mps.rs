@@ -119,6 +119,10 @@ pub struct MpsServer {
     pub pinned_memory_limit: Option<Bytes>,
     /// Its clients.
     pub clients: Vec<Pid>,
+    /// Whether its limits are those that were set, and not what the daemon shows of others: whole GiB
+    /// from 1 GiB on, rounded down, and percentages to one decimal.
+    #[serde(default)]
+    pub exact: bool,
 }
 
 impl MpsServer {
@@ -130,6 +134,7 @@ impl MpsServer {
             thread_percentage: None,
             pinned_memory_limit: None,
             clients: Vec::new(),
+            exact: false,
         }
     }
 }

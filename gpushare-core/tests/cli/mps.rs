@@ -53,6 +53,7 @@ fn facts() -> (ProcessFacts, DomainFacts) {
         health: MpsHealth::Answers,
         directory: "/run/gpushare/one".into(),
         changed: Some(1),
+        anyone_may_set: false,
         servers: Some(vec![server]),
     };
     let memory = Some(Bytes::from_mebibytes(512));

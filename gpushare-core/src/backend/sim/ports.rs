@@ -163,6 +163,7 @@ impl Processes for SimulatedPorts {
                 None => (pid == self.own_pid()).then(|| ProcessFacts {
                     start_time: 1,
                     command: "gpushare".to_owned(),
+                    program: None,
                     uid: self.own_uid(),
                     parent: None,
                 }),
@@ -173,6 +174,7 @@ impl Processes for SimulatedPorts {
                 return Some(ProcessFacts {
                     start_time: u64::from(pid.get() - FIRST_PID) * 100,
                     command: "nvidia-cuda-mps-control".to_owned(),
+                    program: None,
                     uid: 0,
                     parent: Some(Pid::new(1)),
                 });
@@ -181,6 +183,7 @@ impl Processes for SimulatedPorts {
             Some(ProcessFacts {
                 start_time: process.start_time,
                 command: process.command.clone(),
+                program: process.program.clone(),
                 uid: process.uid,
                 parent: Some(process.parent.unwrap_or(Pid::new(1))),
             })

@@ -73,6 +73,9 @@ pub struct Process {
     /// Its environment; none where nobody may read it.
     #[serde(default)]
     pub environment: Option<Vec<(String, String)>>,
+    /// The name of its program; none where nobody may see it.
+    #[serde(default)]
+    pub program: Option<String>,
 }
 
 /// Where a process stands: a GPU, or an instance of it.
@@ -123,6 +126,8 @@ pub struct ProcessSpec {
     pub invisible: bool,
     /// Its environment; none where nobody may read it.
     pub environment: Option<Vec<(String, String)>>,
+    /// The name of its program; none where nobody may see it.
+    pub program: Option<String>,
 }
 
 impl ProcessSpec {
@@ -136,7 +141,14 @@ impl ProcessSpec {
             stubborn: false,
             invisible: false,
             environment: None,
+            program: None,
         }
+    }
+
+    /// The same, running that program, whatever it calls itself.
+    #[must_use]
+    pub fn running(self, program: impl Into<String>) -> Self {
+        Self { program: Some(program.into()), ..self }
     }
 
     /// The same, with that environment, which everybody may read.
@@ -237,6 +249,7 @@ impl NodeState {
             stubborn: spec.stubborn,
             invisible: spec.invisible,
             environment: spec.environment,
+            program: spec.program,
         };
         let domain = match target {
             Target::MigDevice(device) => device.clone().into(),
@@ -250,6 +263,7 @@ impl NodeState {
                 parent: Some(daemon),
                 kind: ProcessKind::Compute,
                 memory: MPS_SERVER_MEMORY,
+                program: None,
                 ..process.clone()
             });
             if let Some(mps) = self.mps_slot(&domain).and_then(Option::as_mut) {

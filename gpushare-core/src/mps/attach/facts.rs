@@ -64,6 +64,8 @@ pub struct DaemonFacts {
     pub directory: PathBuf,
     /// When a setting was last changed, in clock ticks since boot; none where that is not known.
     pub changed: Option<u64>,
+    /// Whether those whom it serves can change what it gives, so that nobody knows what a client has.
+    pub anyone_may_set: bool,
     /// Its servers; none where it was not asked or did not answer.
     pub servers: Option<Vec<ServerFacts>>,
 }

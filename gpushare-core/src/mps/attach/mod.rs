@@ -60,8 +60,8 @@ impl DomainFacts {
 
 /// Whether a process is a client of an MPS daemon of ours, and what holds it there.
 ///
-/// [`Verdict::Attached`] only if a server of ours lists it and the caller sees the process ids that
-/// the server speaks of.
+/// [`Verdict::Attached`] only if a server of ours lists it, the caller sees the process ids that the
+/// server speaks of, and the driver shows no context of it there that goes past the daemon.
 pub fn attachment(simulated: bool, process: &ProcessFacts, domains: &[DomainFacts]) -> Attachment {
     let judged = Attachment {
         schema: ATTACHMENT_SCHEMA.to_owned(),
@@ -86,6 +86,9 @@ pub fn attachment(simulated: bool, process: &ProcessFacts, domains: &[DomainFact
         domain.lists(process.pid).map(|(daemon, server)| (domain, daemon, server))
     });
     if let Some((domain, daemon, server)) = listed {
+        if let Some(doubt) = doubt(process, domain, server) {
+            return Attachment { reasons: vec![doubt], ..judged };
+        }
         return Attachment {
             verdict: Verdict::Attached,
             domain: Some(domain.domain.clone()),
@@ -101,6 +104,22 @@ pub fn attachment(simulated: bool, process: &ProcessFacts, domains: &[DomainFact
         return Attachment { reasons: unknown, ..judged };
     }
     Attachment { verdict: Verdict::NotAttached, reasons: missed(process, domains), ..judged }
+}
+
+/// What the driver shows that a client would not have. A server's word alone is not enough: a process
+/// can be a client and work beside the daemon at once.
+fn doubt(process: &ProcessFacts, domain: &DomainFacts, server: &ServerFacts) -> Option<String> {
+    let mut there = process.contexts.iter().filter(|c| domain.covers(&c.device)).peekable();
+    let listed =
+        format!("the MPS server {} of {} lists it as its client", server.pid, name(domain));
+    if there.peek().is_none() {
+        return (!process.processes_hidden).then(|| {
+            format!("{listed}, and the driver shows no context of it there: it has just come, or it is about to go; look again")
+        });
+    }
+    there.any(|context| !context.mps_client).then(|| {
+        format!("{listed}, and the driver shows a context of it there that is no MPS client's: no limit holds for that one")
+    })
 }
 
 /// The memory that NVML says the process uses in a domain.
@@ -122,6 +141,11 @@ fn at_most(
     let Some(limits) = server.limits else {
         return AtMost::unknown("the server did not say what its limits are");
     };
+    if daemon.anyone_may_set {
+        return AtMost::unknown(
+            "with drivers up to 535 whoever the daemon serves can change what it gives",
+        );
+    }
     match (process.start_time, daemon.changed) {
         (Some(started), Some(changed)) if started > changed => {}
         (_, None) => {
@@ -166,11 +190,6 @@ fn beside_attached(
         if !domain.covers(&context.device) {
             reasons.push(format!(
                 "it also has a context on {}, where this daemon limits nothing",
-                device(&context.device)
-            ));
-        } else if !context.mps_client {
-            reasons.push(format!(
-                "the driver does not list it as an MPS client on {}",
                 device(&context.device)
             ));
         }

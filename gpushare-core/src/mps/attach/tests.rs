@@ -46,6 +46,7 @@ fn daemon(number: u32, health: MpsHealth, says: Says) -> DaemonFacts {
         health,
         directory: format!("/run/gpushare/{number}").into(),
         changed: Some(CHANGED),
+        anyone_may_set: false,
         servers: (says != Says::Nothing).then(|| vec![server]),
     }
 }
@@ -108,7 +109,7 @@ fn expected(process: &ProcessFacts, domains: &[DomainFacts]) -> Verdict {
     let as_client =
         |number: &MpsDomain| process.contexts.iter().any(|c| &c.device == number && c.mps_client);
     let mut doubt = !process.same_pid_namespace || process.processes_hidden;
-    let mut listed = false;
+    let mut listed = None;
     for domain in domains {
         let Some(daemon) = &domain.daemon else { continue };
         let servers = daemon.servers.as_ref();
@@ -119,18 +120,25 @@ fn expected(process: &ProcessFacts, domains: &[DomainFacts]) -> Verdict {
             (MpsHealth::Frozen | MpsHealth::Unknown, _) => doubt |= here,
             (_, true) => doubt |= here,
             (_, false) => {
-                listed |= servers
+                let lists = servers
                     .unwrap()
                     .iter()
                     .any(|one| one.clients.as_ref().unwrap().contains(&process.pid));
+                // The first daemon that lists it is the one that is judged.
+                if lists && listed.is_none() {
+                    let there = process.contexts.iter().filter(|c| c.device == domain.domain);
+                    let there: Vec<bool> = there.map(|context| context.mps_client).collect();
+                    let shown = !there.is_empty() || process.processes_hidden;
+                    listed = Some(shown && there.iter().all(|client| *client));
+                }
                 doubt |= as_client(&domain.domain);
             }
         }
     }
-    match (process.same_pid_namespace && listed, doubt) {
-        (true, _) => Verdict::Attached,
-        (false, true) => Verdict::Unknown,
-        (false, false) => Verdict::NotAttached,
+    match (listed.filter(|_| process.same_pid_namespace), doubt) {
+        (Some(true), _) => Verdict::Attached,
+        (Some(false), _) | (None, true) => Verdict::Unknown,
+        (None, false) => Verdict::NotAttached,
     }
 }
 
@@ -281,6 +289,7 @@ fn some_daemon() -> impl Strategy<Value = Option<DaemonFacts>> {
         health: MpsHealth::ALL[health],
         directory: "/run/gpushare/x".into(),
         changed,
+        anyone_may_set: false,
         servers: servers.map(|all| {
             let all = all.into_iter().map(|(pid, clients)| ServerFacts {
                 pid: Pid::new(pid),

@@ -95,6 +95,7 @@ fn real_pids_are_answered_from_beneath() {
             Some(crate::port::ProcessFacts {
                 start_time: u64::from(pid.get()),
                 command: "real".to_owned(),
+                program: None,
                 uid: 1,
                 parent: None,
             })
