@@ -229,7 +229,7 @@ fn hazards_are_allowed_by_name() {
     place.done(&["apply", &spec, "--allow-hazard", "hopper-partial-sm"]);
     assert_eq!(place.layout(0).0, "mps");
     let text = place.done(&["status"]).stdout;
-    assert!(text.contains("40 % of the threads for each client"), "{text}");
+    assert!(text.contains("40 % of the threads (52 SMs) for each client"), "{text}");
     place.done(&["sim", "kill-mps"]);
     assert_eq!(place.layout(0).0, "degraded");
 }
