@@ -256,7 +256,7 @@ GPU 0  H200  mig
 
   MIG-a3cc3680-bad2-4783-9ab7-7fb9fb722300  3g.71gb
   daemon (pid 5000002) serves
-  for user 0: at most 4 clients
+  for user 0: leases for 4 clients
   CUDA_MPS_PIPE_DIRECTORY=/run/gpushare/simulated/mps/MIG-a3cc3680-bad2-4783-9ab7-7fb9fb722300
 
       PID  user  memory  what    command
@@ -268,7 +268,7 @@ GPU 0  H200  mig
 GPU 1  Tesla T4  mps
   our MPS daemon serves it
   daemon (pid 5000001) serves
-  for user 0: at most 3 clients, priority below normal
+  for user 0: leases for 3 clients, priority below normal
   CUDA_MPS_PIPE_DIRECTORY=/run/gpushare/simulated/mps/GPU-9c3922dc-7432-32b7-6510-dcb158d2d127
 ",
     );

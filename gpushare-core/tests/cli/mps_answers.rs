@@ -191,7 +191,7 @@ fn mig_devices_get_their_daemons_by_a_spec_and_lose_them_with_mig() {
         let text = place.done(command).stdout;
         let mut lines = text.lines().skip_while(|line| !line.contains(uuid));
         lines.next();
-        assert_eq!(lines.next().map(str::trim), Some("MPS: at most 4 clients"), "{text}");
+        assert_eq!(lines.next().map(str::trim), Some("MPS: leases for 4 clients"), "{text}");
         assert_eq!(text.matches("MPS: ").count(), 1, "{text}");
     }
     let text = place.done(&["mps", "status"]).stdout;
@@ -224,7 +224,9 @@ fn mig_devices_get_their_daemons_by_a_spec_and_lose_them_with_mig() {
     );
     words(
         &place.done(&["mig", "list"]).stdout,
-        &["MPS: the daemon is frozen: it takes connections and says nothing; at most 4 clients\n"],
+        &[
+            "MPS: the daemon is frozen: it takes connections and says nothing; leases for 4 clients\n",
+        ],
     );
     place.done(&["sim", "freeze-mps", uuid, "--thaw"]);
 
