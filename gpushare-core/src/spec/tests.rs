@@ -270,7 +270,7 @@ fn refusals_of_an_entry_name_line_and_key() {
         ),
         (
             "select: 0\nmode: mps\nmps: {pinned_memory_limit: 1.5G}",
-            "spec line 5, gpus[0].mps.pinned_memory_limit: size \"1.5G\": unknown unit; write a whole number and K, M, G or T, for example 4GiB",
+            "spec line 5, gpus[0].mps.pinned_memory_limit: size \"1.5G\": a fraction; write a whole number and K, M, G or T, for example 4GiB",
         ),
         (
             "select: 0\nmode: mps\nmps: {pinned_memory_limit: -4}",

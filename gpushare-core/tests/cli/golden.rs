@@ -236,3 +236,40 @@ GPU 0  RTX PRO 6000 Blackwell Server Edition  mig
 ",
     );
 }
+
+#[test]
+fn the_daemons_of_a_node_and_whom_they_serve() {
+    let place = Place::new("1xH200-141GB,1xT4");
+    place.done(&["mps", "enable", "-i", "1", "--max-clients", "3", "--priority", "below_normal"]);
+    let spec = r#"{"version": "gpushare/v1", "gpus": [{"select": 0, "mode": "mig", "mig": {"instances": [
+        {"profile": "3g.71gb", "start": 4, "mps": {"max_clients": 4}}, {"profile": "1g.18gb", "start": 0}]}}]}"#;
+    place.done(&["apply", &place.spec("m.json", spec), "--allow-hazard", "bypass-possible"]);
+    place.done(&["sim", "busy", "0/1/0", "--kind", "mps-client", "--command", "serve"]);
+    place.done(&["sim", "busy", "0/1/0", "--command", "bypass", "--uid", "1001"]);
+    expect(
+        &place.done(&["mps", "status"]).stdout,
+        "
+SIMULATED
+
+GPU 0  H200  mig
+  MIG is on
+
+  MIG-a3cc3680-bad2-4783-9ab7-7fb9fb722300  3g.71gb
+  daemon (pid 5000002) serves
+  for user 0: leases for 4 clients
+  CUDA_MPS_PIPE_DIRECTORY=/run/gpushare/simulated/mps/MIG-a3cc3680-bad2-4783-9ab7-7fb9fb722300
+
+      PID  user  memory  what    command
+  5000003     -       -  server  active, gives clients to come 100 %
+  5000004  1000   1 GiB  client  serve
+  5000005  1001   1 GiB  beside  bypass
+  beside the daemon: no limit holds for these; `gpushare mps verify PID` says why
+
+GPU 1  Tesla T4  mps
+  our MPS daemon serves it
+  daemon (pid 5000001) serves
+  for user 0: leases for 3 clients, priority below normal
+  CUDA_MPS_PIPE_DIRECTORY=/run/gpushare/simulated/mps/GPU-9c3922dc-7432-32b7-6510-dcb158d2d127
+",
+    );
+}

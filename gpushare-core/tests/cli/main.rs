@@ -7,6 +7,7 @@ mod documents;
 mod golden;
 mod interrupted;
 mod mps;
+mod mps_answers;
 mod mps_commands;
 mod place;
 mod schema;

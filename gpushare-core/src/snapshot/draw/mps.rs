@@ -41,7 +41,8 @@ pub(super) fn limits(config: &MpsConfig, total: Option<u32>) -> String {
         parts.push(format!("{} % of the threads{sms} for each client", config.thread_percentage));
     }
     parts.extend(config.pinned_memory_limit.map(|limit| format!("{limit} for each client")));
-    parts.extend(config.max_clients.map(|most| format!("at most {most} clients")));
+    // The daemon itself takes more than that: it is leases that are counted.
+    parts.extend(config.max_clients.map(|most| format!("leases for {most} clients")));
     if config.priority != Priority::Normal {
         parts.push("priority below normal".to_owned());
     }
