@@ -60,9 +60,10 @@ pub(super) fn show_how_to_use(
         // Writing to a string cannot fail.
         let _ = write!(
             text,
-            "\nClients of GPU {}, of {}, need\n  export CUDA_MPS_PIPE_DIRECTORY={}\n  export CUDA_VISIBLE_DEVICES={}\n",
+            "\nClients of GPU {}, of {}{}, need\n  export CUDA_MPS_PIPE_DIRECTORY={}\n  export CUDA_VISIBLE_DEVICES={}\n",
             gpu.index.map_or_else(|| "?".to_owned(), |index| index.to_string()),
             daemon.access,
+            if daemon.access == Access::Any { "" } else { " alone" },
             daemon.directory.display(),
             gpu.uuid,
         );

@@ -611,7 +611,7 @@ mod tests {
             (Command::Servers, "-5", ErrorCode::Mps),
             (Command::Servers, "0", ErrorCode::Mps),
             (Command::Devices, "", ErrorCode::Mps),
-            (Command::ThreadPercentage { server }, "", ErrorCode::Mps),
+            (Command::ThreadPercentage { server }, "", ErrorCode::InvalidState),
         ] {
             let error = ask(&command, text).unwrap_err();
             assert_eq!(error.code(), code, "{command:?} {text:?}: {error}");

@@ -96,6 +96,8 @@ fn attachments_are_as_their_schema_says() {
     let mut bare = process.clone();
     (bare.start_time, bare.uid, bare.environment) = (None, None, None);
     bare.contexts.clear();
+    assert_eq!(check(&bare, &domain).0, Verdict::Unknown);
+    bare.processes_hidden = true;
     assert_eq!(check(&bare, &domain).0, Verdict::Attached);
     let mut frozen = domain.clone();
     frozen.daemon.as_mut().unwrap().health = MpsHealth::Frozen;

@@ -185,7 +185,7 @@ fn every_combination_has_its_verdict() {
         }
     }
     assert_eq!(seen.len(), 3, "{seen:?}");
-    assert!(seen.values().all(|&count| count > 500), "{seen:?}");
+    assert!(seen.values().all(|&count| count > 300), "{seen:?}");
 }
 
 #[test]
@@ -327,7 +327,14 @@ proptest! {
                 })
         });
         let is_attached = found.verdict == Verdict::Attached;
-        prop_assert_eq!(is_attached, listed && same_pid_namespace);
+        prop_assert!(!is_attached || (listed && same_pid_namespace));
+        // And the driver shows no context of it there that is none of a client's.
+        let beside = |domain: &DomainFacts| {
+            let contexts = process.contexts.iter();
+            contexts.clone().any(|c| c.device == domain.domain && !c.mps_client)
+        };
+        let its = domains.iter().find(|domain| Some(&domain.domain) == found.domain.as_ref());
+        prop_assert!(!its.is_some_and(beside));
         expect_consistent(&process, &domains, &found);
     }
 }
