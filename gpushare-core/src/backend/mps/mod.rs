@@ -171,10 +171,17 @@ impl MpsHost for RealMps {
             let served = self.served(access)?;
             self.lib.open(false)?;
             place.open()?;
-            match self.run.open(false)? {
-                Some(run) => served.expect_kept(run, &self.run.path()),
-                None => Ok(()),
+            if let Some(run) = self.run.open(false)? {
+                served.expect_kept(run, &self.run.path())?;
             }
+            if tool::dialect(&self.program)? == Dialect::V3 {
+                let program = self.program.display();
+                return Err(Error::new(
+                    ErrorCode::Unsupported,
+                    format!("{program} speaks MPS protocol 3, which this version does not"),
+                ));
+            }
+            Ok(())
         };
         check().map_err(of_domain(domain))
     }
@@ -190,7 +197,7 @@ impl MpsHost for RealMps {
                 access => access.clone(),
             };
             let program = &self.program;
-            let start = Start { place: &place, domain, access, served, settings, program };
+            let start = Start { place: &place, domain, access, settings, program };
             start.start(&self.scope)
         };
         start().map_err(of_domain(domain))
