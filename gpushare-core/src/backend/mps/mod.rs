@@ -39,7 +39,8 @@ const PROGRAM: &str = "/usr/bin/nvidia-cuda-mps-control";
 ///
 /// The daemon of a domain listens in `mps/UUID` below the directory of what does not outlive this
 /// life of the machine (`/run/gpushare`), and it and its servers log into `mps/UUID` below the
-/// durable one (`/var/lib/gpushare`).
+/// durable one (`/var/lib/gpushare`). Each look at a daemon adds lines to its log, so whoever looks also
+/// gives back the disk that the beginning of a long log takes.
 #[derive(Clone, Debug)]
 pub struct RealMps {
     run: Directory,

@@ -195,7 +195,7 @@ pub(super) fn variable(pid: Pid, name: &str) -> Option<std::ffi::OsString> {
 }
 
 /// As getenv(3): the first of that name.
-fn value_of<'a>(environment: &'a [u8], name: &str) -> Option<&'a [u8]> {
+pub(super) fn value_of<'a>(environment: &'a [u8], name: &str) -> Option<&'a [u8]> {
     environment
         .split(|&byte| byte == 0)
         .find_map(|entry| entry.strip_prefix(name.as_bytes())?.strip_prefix(b"="))
