@@ -59,7 +59,7 @@ fn getters(server: Pid) -> Vec<(Command, Result<Reply, ErrorCode>)> {
         (Command::Devices, Ok(Reply::Devices(vec![]))),
         (Command::DefaultThreadPercentage, Ok(Reply::Percentage(percent(100.0)))),
         // A server that starts has none.
-        (Command::ThreadPercentage { server }, Err(ErrorCode::Mps)),
+        (Command::ThreadPercentage { server }, Err(ErrorCode::InvalidState)),
         (Command::DefaultMemoryLimit { device: 0 }, Ok(Reply::MemoryLimit(None))),
         (Command::MemoryLimit { server, device: 0 }, Ok(Reply::MemoryLimit(None))),
         (Command::DefaultPriority, Ok(Reply::Priority(Priority::Normal))),
@@ -70,7 +70,10 @@ fn setters(server: Pid) -> Vec<(Command, Result<Reply, ErrorCode>)> {
     let limit = mebibytes(512);
     vec![
         (Command::SetDefaultThreadPercentage(percent(33.3)), Ok(Reply::Percentage(percent(33.3)))),
-        (Command::SetThreadPercentage { server, percentage: percent(40.0) }, Err(ErrorCode::Mps)),
+        (
+            Command::SetThreadPercentage { server, percentage: percent(40.0) },
+            Err(ErrorCode::InvalidState),
+        ),
         (Command::SetDefaultMemoryLimit { device: 0, limit }, Ok(Reply::Done)),
         (Command::SetDefaultMemoryLimit { device: 0, limit: None }, Ok(Reply::Done)),
         (Command::SetMemoryLimit { server, device: 0, limit }, Ok(Reply::Done)),

@@ -2,7 +2,9 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
+use std::io::Read as _;
 use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::process::{PidfdFlags, pidfd_open, pidfd_send_signal};
@@ -14,6 +16,36 @@ use crate::port::{Clock, ProcessFacts, Processes, Signal};
 
 /// The longest command that is kept.
 const MOST_COMMAND: usize = 200;
+
+/// What is read of `/proc/PID/stat` and `/proc/PID/status`: what we look for stands at the beginning.
+const MOST_STAT: u64 = 4096;
+/// What is read of a command line. A process may make its own as long as its memory.
+const MOST_ARGUMENTS: u64 = 4096;
+/// The longest environment that is read. A process may make its own as long as its memory.
+const MOST_ENVIRONMENT: u64 = 1 << 20;
+
+/// The beginning of a file of `/proc/PID`.
+pub(super) fn read_of(pid: Pid, file: &str, most: u64) -> std::io::Result<Vec<u8>> {
+    read_most(Path::new(&format!("/proc/{pid}/{file}")), most)
+}
+
+fn read_most(path: &Path, most: u64) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    fs::File::open(path)?.take(most).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// The first 4 KiB of a process's arguments, each with a NUL; empty where they can't be read.
+pub(super) fn arguments(pid: Pid) -> Vec<u8> {
+    read_of(pid, "cmdline", MOST_ARGUMENTS).unwrap_or_default()
+}
+
+/// What a process was started with; none where that can't be read, or is longer than a mebibyte: half
+/// of it would say of a variable that it is not there.
+pub(super) fn environment_of(pid: Pid) -> Option<Vec<u8>> {
+    let bytes = read_of(pid, "environ", MOST_ENVIRONMENT + 1).ok()?;
+    (bytes.len() as u64 <= MOST_ENVIRONMENT).then_some(bytes)
+}
 
 /// Processes, through `/proc` and pidfds.
 #[derive(Clone, Copy, Debug, Default)]
@@ -51,7 +83,7 @@ impl Stat {
     }
 
     fn read(pid: Pid) -> Option<Self> {
-        let bytes = fs::read(format!("/proc/{pid}/stat")).ok()?;
+        let bytes = read_of(pid, "stat", MOST_STAT).ok()?;
         let stat = Self::parse(&String::from_utf8_lossy(&bytes))?;
         // A zombie has ended: it holds nothing any more, though a signal still reaches its pid. Not
         // so one whose first thread alone has ended.
@@ -62,7 +94,7 @@ impl Stat {
     fn has_threads(pid: Pid) -> bool {
         let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else { return false };
         tasks.flatten().any(|task| {
-            let stat = fs::read(task.path().join("stat")).unwrap_or_default();
+            let stat = read_most(&task.path().join("stat"), MOST_STAT).unwrap_or_default();
             let stat = Self::parse(&String::from_utf8_lossy(&stat));
             stat.is_some_and(|stat| !matches!(stat.state, 'Z' | 'X' | 'x'))
         })
@@ -96,8 +128,8 @@ fn program(pid: Pid) -> Option<String> {
 impl Processes for SystemProcesses {
     fn facts(&self, pid: Pid) -> Option<ProcessFacts> {
         let stat = Stat::read(pid)?;
-        let status = fs::read(format!("/proc/{pid}/status")).ok()?;
-        let arguments = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let status = read_of(pid, "status", MOST_STAT).ok()?;
+        let arguments = arguments(pid);
         // The pid may have passed to another process between the reads.
         if Stat::read(pid)?.start_time != stat.start_time {
             return self.facts(pid);
@@ -124,7 +156,7 @@ impl Processes for SystemProcesses {
     }
 
     fn environment(&self, pid: Pid, names: &[&str]) -> Option<Vec<(String, String)>> {
-        let bytes = fs::read(format!("/proc/{pid}/environ")).ok()?;
+        let bytes = environment_of(pid)?;
         let entries = bytes.split(|byte| *byte == 0).map(String::from_utf8_lossy);
         let pairs = entries.filter_map(|entry| {
             let (name, value) = entry.split_once('=')?;
@@ -232,7 +264,7 @@ impl Clock for SystemClock {
     }
 
     fn boot_id(&self) -> Result<String> {
-        let path = std::path::Path::new("/proc/sys/kernel/random/boot_id");
+        let path = Path::new("/proc/sys/kernel/random/boot_id");
         let id = fs::read_to_string(path).map_err(|error| Error::io("read", path, error))?;
         Ok(id.trim().to_owned())
     }
@@ -281,6 +313,44 @@ mod tests {
     }
 
     #[test]
+    fn no_process_makes_us_read_without_end() {
+        let long = "x".repeat(120_000);
+        let child = |count: usize| {
+            let mut command = Command::new("sleep");
+            command.arg("1000").env("WANTED", "1");
+            for number in 0..count {
+                command.env(format!("LONG{number}"), &long);
+            }
+            command.spawn().unwrap()
+        };
+        // It becomes the program a moment after it was spawned.
+        let wait = |done: &dyn Fn() -> bool| {
+            let start = std::time::Instant::now();
+            while !done() && start.elapsed() < Duration::from_secs(5) {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        };
+        let wanted = vec![("WANTED".to_owned(), "1".to_owned())];
+        for (count, expected) in [(1, Some(wanted)), (12, None)] {
+            let mut child = child(count);
+            let look = || SystemProcesses::new().environment(pid_of(&child), &["WANTED"]);
+            wait(&|| look() == expected);
+            let seen = look();
+            child.kill().unwrap();
+            child.wait().unwrap();
+            assert_eq!(seen, expected);
+        }
+        let mut command = Command::new("sh");
+        command.args(["-c", "read x", &long]);
+        let mut child = command.stdin(std::process::Stdio::piped()).spawn().unwrap();
+        wait(&|| arguments(pid_of(&child)).len() == 4096);
+        let length = arguments(pid_of(&child)).len();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(length, 4096);
+    }
+
+    #[test]
     fn the_effective_user_is_the_second() {
         assert_eq!(uid("Name:\tx\nUid:\t1\t2\t3\t4\nGid:\t5\n"), Some(2));
         assert_eq!(uid("Name:\tx\n"), None);
@@ -305,7 +375,7 @@ mod tests {
             std::thread::sleep(Duration::from_millis(1));
         }
         // Now it is a zombie: its pid is still taken, and it counts as gone.
-        assert!(std::path::Path::new(&format!("/proc/{pid}")).exists());
+        assert!(Path::new(&format!("/proc/{pid}")).exists());
         processes.signal(pid, facts.start_time, Signal::Kill).unwrap();
         let ended = child.wait().unwrap();
         assert_eq!(std::os::unix::process::ExitStatusExt::signal(&ended), Some(15));

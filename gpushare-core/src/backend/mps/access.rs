@@ -4,7 +4,7 @@ use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::Duration;
 
-use rustix::fs::{Gid, Mode, XattrFlags};
+use rustix::fs::{Mode, XattrFlags};
 use rustix::io::Errno;
 
 use super::place::Leaf;
@@ -12,7 +12,7 @@ use crate::backend::command;
 use crate::error::{Error, ErrorCode, Result};
 use crate::parameters::Access;
 
-/// The attribute in which the kernel keeps the rights of single users: acl(5).
+/// The attribute in which the kernel keeps the rights of single users and groups: acl(5).
 const ACL: &str = "system.posix_acl_access";
 
 /// How long a directory service may take to say who a name is.
@@ -56,15 +56,6 @@ impl Served {
         }
     }
 
-    /// The group that the daemon must have: its servers run with it and without any other, and have
-    /// to get into the directory like the users whom they serve.
-    pub(super) const fn gid(self) -> u32 {
-        match self {
-            Self::Group(gid) => gid,
-            Self::User(_) | Self::Any => 0,
-        }
-    }
-
     /// Refuses whom this process cannot let in.
     ///
     /// # Errors
@@ -99,41 +90,57 @@ impl Served {
         .with_needs(vec!["root".to_owned()]))
     }
 
-    /// Refuses a single user where the file system keeps no rights of single users.
+    /// Whom the directory's list of rights must name; none where its mode says enough.
+    fn listed(self) -> Option<Entry> {
+        match self {
+            Self::User(uid) if uid == rustix::process::geteuid().as_raw() => None,
+            Self::User(uid) => Some(Entry { tag: USER, id: uid }),
+            Self::Group(gid) => Some(Entry { tag: GROUP, id: gid }),
+            Self::Any => None,
+        }
+    }
+
+    /// Refuses a single user or group where the file system keeps no rights of single ones.
     ///
     /// # Errors
     /// UNSUPPORTED.
     pub(super) fn expect_kept(self, directory: impl AsFd, path: &Path) -> Result<()> {
-        if !matches!(self, Self::User(uid) if uid != rustix::process::geteuid().as_raw()) {
+        if self.listed().is_none() {
             return Ok(());
         }
         match rustix::fs::fgetxattr(directory, ACL, &mut [0_u8; 256][..]) {
-            Err(Errno::OPNOTSUPP) => Err(no_single_users(path)),
+            Err(Errno::OPNOTSUPP) => Err(no_single_ones(path)),
             _ => Ok(()),
         }
     }
 
     /// Gives those their way into a directory, and takes it from all others.
     ///
+    /// The daemon and its servers keep root's group, whomever they serve: with the group of those whom
+    /// they serve, its members could trace the server that holds them to their limits. A server gets in
+    /// as its user, or by root's group.
+    ///
     /// # Errors
-    /// UNSUPPORTED for a single user where the file system keeps no such rights; IO.
+    /// UNSUPPORTED for a single user or group where the file system keeps no such rights; IO.
     pub(super) fn open(self, leaf: &Leaf) -> Result<()> {
         shut(leaf)?;
         let failed = |errno: Errno| Error::io("set who may enter", leaf.path(), errno.into());
-        let mode = |mode| rustix::fs::fchmod(leaf, Mode::from_raw_mode(mode)).map_err(failed);
-        match self {
-            Self::User(uid) if uid == rustix::process::geteuid().as_raw() => Ok(()),
-            Self::User(uid) => {
-                match rustix::fs::fsetxattr(leaf, ACL, &acl(uid), XattrFlags::empty()) {
-                    Err(Errno::OPNOTSUPP) => Err(no_single_users(leaf.path())),
+        let root = rustix::process::geteuid().is_root();
+        if root {
+            let gid = Some(rustix::fs::Gid::from_raw(0));
+            rustix::fs::fchown(leaf, None, gid).map_err(failed)?;
+        }
+        match self.listed() {
+            Some(entry) => {
+                match rustix::fs::fsetxattr(leaf, ACL, &acl(entry, root), XattrFlags::empty()) {
+                    Err(Errno::OPNOTSUPP) => Err(no_single_ones(leaf.path())),
                     set => set.map_err(failed),
                 }
             }
-            Self::Group(gid) => {
-                rustix::fs::fchown(leaf, None, Some(Gid::from_raw(gid))).map_err(failed)?;
-                mode(0o750)
+            None if self == Self::Any => {
+                rustix::fs::fchmod(leaf, Mode::from_raw_mode(0o755)).map_err(failed)
             }
-            Self::Any => mode(0o755),
+            None => Ok(()),
         }
     }
 }
@@ -153,20 +160,33 @@ pub(super) fn shut(leaf: &Leaf) -> Result<()> {
     }
 }
 
-/// The rights of a directory that its owner and one other user may enter, as the kernel keeps them
-/// (linux/posix_acl_xattr.h): a version, then tag, rights and id of each entry, little-endian.
-fn acl(uid: u32) -> Vec<u8> {
+/// A single user or group in a list of rights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Entry {
+    tag: u16,
+    id: u32,
+}
+
+const USER: u16 = 0x02;
+const GROUP: u16 = 0x08;
+
+/// The rights of a directory that its owner and one other user or group may enter, as the kernel keeps
+/// them (linux/posix_acl_xattr.h): a version, then tag, rights and id of each entry, in the order of the
+/// tags, little-endian. Its own group may enter for a group: the servers of root's daemons have it.
+fn acl(entry: Entry, root: bool) -> Vec<u8> {
     const VERSION: u32 = 2;
     const NO_ID: u32 = u32::MAX;
     const ALL: u16 = 7;
     const READ_AND_ENTER: u16 = 5;
-    let entries: [(u16, u16, u32); 5] = [
-        (0x01, ALL, NO_ID),            // the owner
-        (0x02, READ_AND_ENTER, uid),   // that user
-        (0x04, 0, NO_ID),              // the group
+    let own_group = if root && entry.tag == GROUP { READ_AND_ENTER } else { 0 };
+    let mut entries: [(u16, u16, u32); 5] = [
+        (0x01, ALL, NO_ID),                    // the owner
+        (entry.tag, READ_AND_ENTER, entry.id), // that user or group
+        (0x04, own_group, NO_ID),              // the group
         (0x10, READ_AND_ENTER, NO_ID), // the most that users and groups other than the owner get
         (0x20, 0, NO_ID),              // everybody else
     ];
+    entries.sort_unstable_by_key(|entry| entry.0);
     let mut bytes = VERSION.to_le_bytes().to_vec();
     for (tag, rights, id) in entries {
         bytes.extend(tag.to_le_bytes());
@@ -176,12 +196,13 @@ fn acl(uid: u32) -> Vec<u8> {
     bytes
 }
 
-fn no_single_users(path: &Path) -> Error {
+fn no_single_ones(path: &Path) -> Error {
     Error::new(
         ErrorCode::Unsupported,
         format!(
-            "the file system of {} keeps no rights of single users (ACLs), so another user cannot \
-             be let in alone; give a group with --group",
+            "the file system of {} keeps no rights of single users and groups (ACLs), so others \
+             cannot be let in alone; let in everybody with --any-user, or give a directory on \
+             another file system with --state-dir",
             path.display()
         ),
     )

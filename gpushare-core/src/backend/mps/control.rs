@@ -3,14 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::tool;
 use super::wire::{self, Failure, Peer};
+use super::{PROGRAM, tool};
 use crate::error::{Error, ErrorCode, Result};
 use crate::id::Pid;
 use crate::mps::{Command, Dialect, Reply};
 
-/// Where NVIDIA's installers put the program.
-const DEFAULT_TOOL: &str = "/usr/bin/nvidia-cuda-mps-control";
 /// How long a command may take. A busy daemon of driver 580 answers in 0.1 ms, beside seven other
 /// sessions within 50 ms.
 const LIMIT: Duration = Duration::from_secs(2);
@@ -53,7 +51,7 @@ enum Way {
 impl MpsControl {
     /// The daemon that listens in that directory. Nothing is looked at yet.
     pub fn in_directory(directory: impl Into<PathBuf>) -> Self {
-        let (directory, tool) = (directory.into(), DEFAULT_TOOL.into());
+        let (directory, tool) = (directory.into(), PROGRAM.into());
         Self { directory, tool, limit: LIMIT, way: Way::Either }
     }
 

@@ -4,12 +4,12 @@ use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::access::{Served, shut};
+use super::access::shut;
 use super::control::MpsControl;
 use super::listener::listener;
 use super::place::{ACCESS, CHANGED, CONTROL, Place};
 use super::processes::{
-    PIPE_DIRECTORY, Process, end, have_ended, may_be_of_directory, of_directory,
+    PIPE_DIRECTORY, Process, claims, end, have_ended, may_be_of_directory, of_directory,
 };
 use super::spawn::{Launch, Started, kill, spawn};
 use super::ticks;
@@ -122,8 +122,6 @@ pub(super) struct Start<'a> {
     pub(super) domain: &'a MpsDomain,
     /// For whom, as it was asked for.
     pub(super) access: &'a Access,
-    /// For whom, in numbers.
-    pub(super) served: Served,
     /// What it begins with.
     pub(super) settings: &'a MpsSettings,
     /// The daemon's program.
@@ -192,7 +190,7 @@ impl Start<'_> {
         let deadline = Instant::now() + START;
         arguments.push(OsStr::new("-d"));
         let environment = self.environment();
-        let launch = Launch { program, arguments, environment, gid: Some(self.served.gid()) };
+        let launch = Launch { program, arguments, environment, gid: Some(0) };
         let mut started = spawn(&launch).map_err(|error| Error::io("run", program, error))?;
         let result = wait(self.place, &mut started, deadline);
         result.map_err(|how| {
@@ -337,6 +335,11 @@ pub(super) fn stop(place: &Place, control: &MpsControl) -> Result<()> {
         return Ok(());
     }
     let _turn = place.lock(TURN)?;
+    for pid in claims(&place.path()).pretenders {
+        let directory = place.path();
+        let directory = directory.display();
+        tracing::warn!(%pid, %directory, "a process that is not ours says that it is of this MPS daemon");
+    }
     let found = match place.open()? {
         Some(_) => find(place)?,
         None => Found { health: MpsHealth::Gone, pid: None },

@@ -39,7 +39,8 @@ const PROGRAM: &str = "/usr/bin/nvidia-cuda-mps-control";
 ///
 /// The daemon of a domain listens in `mps/UUID` below the directory of what does not outlive this
 /// life of the machine (`/run/gpushare`), and it and its servers log into `mps/UUID` below the
-/// durable one (`/var/lib/gpushare`).
+/// durable one (`/var/lib/gpushare`). Each look at a daemon adds lines to its log, so whoever looks also
+/// gives back the disk that the beginning of a long log takes.
 #[derive(Clone, Debug)]
 pub struct RealMps {
     run: Directory,
@@ -171,10 +172,17 @@ impl MpsHost for RealMps {
             let served = self.served(access)?;
             self.lib.open(false)?;
             place.open()?;
-            match self.run.open(false)? {
-                Some(run) => served.expect_kept(run, &self.run.path()),
-                None => Ok(()),
+            if let Some(run) = self.run.open(false)? {
+                served.expect_kept(run, &self.run.path())?;
             }
+            if tool::dialect(&self.program)? == Dialect::V3 {
+                let program = self.program.display();
+                return Err(Error::new(
+                    ErrorCode::Unsupported,
+                    format!("{program} speaks MPS protocol 3, which this version does not"),
+                ));
+            }
+            Ok(())
         };
         check().map_err(of_domain(domain))
     }
@@ -190,7 +198,7 @@ impl MpsHost for RealMps {
                 access => access.clone(),
             };
             let program = &self.program;
-            let start = Start { place: &place, domain, access, served, settings, program };
+            let start = Start { place: &place, domain, access, settings, program };
             start.start(&self.scope)
         };
         start().map_err(of_domain(domain))

@@ -50,7 +50,8 @@ impl Started {
 
 /// Starts a program.
 ///
-/// It stands in `/`, reads nothing, has umask 022, no signal blocked or ignored, no descriptor but
+/// It stands in `/`, reads nothing, has umask 022, no signal blocked or ignored, the highest limits that
+/// it may have, no descriptor but
 /// the three of every program, and what it prints goes into memory: a pipe would end a daemon that
 /// prints when we are gone. Should this thread end before the program does, it is killed; not so
 /// what it left behind on purpose, as a daemon does.
@@ -104,8 +105,30 @@ fn prepare(parent: Pid, root: bool) -> io::Result<()> {
     if root {
         rustix::thread::set_thread_groups(&[])?;
     }
+    raise_limits();
     reset_signals();
     keep_no_descriptor()
+}
+
+/// The limits of our own terminal or job are not for a daemon that serves many: it holds descriptors for
+/// each client. What is not allowed stays as it is.
+fn raise_limits() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    // Not more: programs that close all descriptors there may be would take minutes.
+    const DESCRIPTORS: u64 = 65_536;
+    let files = getrlimit(Resource::Nofile);
+    let most = files.maximum.unwrap_or(DESCRIPTORS).min(DESCRIPTORS);
+    if files.current.is_some_and(|current| current < most) {
+        let raised = Rlimit { current: Some(most), maximum: files.maximum };
+        let _ = setrlimit(Resource::Nofile, raised);
+    }
+    for resource in [Resource::Fsize, Resource::As, Resource::Cpu] {
+        let Rlimit { maximum, .. } = getrlimit(resource);
+        // Only root may raise what is the most.
+        if setrlimit(resource, Rlimit { current: None, maximum: None }).is_err() {
+            let _ = setrlimit(resource, Rlimit { current: maximum, maximum });
+        }
+    }
 }
 
 /// No signal blocked or ignored: whoever started us may have done either, and the program would keep

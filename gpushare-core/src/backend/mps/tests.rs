@@ -213,11 +213,55 @@ fn what_a_killed_applier_spawned_is_ended_by_stop_and_nobody_else_is() {
 }
 
 #[test]
+fn who_only_says_that_it_is_of_our_daemon_is_left_alone() {
+    if !is_root() {
+        return skipped("processes of others that take the name of ours");
+    }
+    let machine = Machine::new(DEAF);
+    let folder = machine.path("theirs");
+    fs::create_dir(&folder).unwrap();
+    let server = folder.join("nvidia-cuda-mps-server");
+    fs::copy("/bin/sleep", &server).unwrap();
+    let start = |program: &Path, uid: u32| {
+        let mut command = std::process::Command::new(program);
+        command.arg("1000").uid(uid).gid(uid).env("CUDA_MPS_PIPE_DIRECTORY", machine.leaf());
+        command.spawn().unwrap()
+    };
+    let mut theirs = start(&server, NOBODY);
+    // One with set-id, which has root's rights by now.
+    let set_id = folder.join("nvidia-cuda-mps-control");
+    fs::copy("/bin/sleep", &set_id).unwrap();
+    set_permissions(&set_id, Permissions::from_mode(0o6755)).unwrap();
+    let mut risen = start(&set_id, 0);
+    for leaf in [true, false] {
+        if leaf {
+            machine.make_leaf();
+        }
+        assert_eq!(processes::claims(&machine.leaf()).pretenders.len(), 2);
+        let before = Instant::now();
+        machine.mps.stop(&machine.domain).unwrap();
+        assert!(before.elapsed() < Duration::from_secs(2));
+        machine.expect_nothing();
+    }
+    for child in [&mut theirs, &mut risen] {
+        assert_eq!(child.try_wait().unwrap(), None, "it was signalled");
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    // The server of a daemon of root's that was killed.
+    let mut orphan = std::process::Command::new(&server);
+    orphan.arg("1000").uid(NOBODY).gid(0).env("CUDA_MPS_PIPE_DIRECTORY", machine.leaf());
+    let mut orphan = orphan.spawn().unwrap();
+    machine.mps.stop(&machine.domain).unwrap();
+    assert!(orphan.wait().unwrap().code().is_none(), "it was signalled");
+}
+
+#[test]
 fn the_program_gets_nothing_of_ours() {
     let machine = Machine::new(
         r#"exec > $here/seen 2>&1
-env | sort; echo cwd $(pwd) umask $(umask); ls -l /proc/$$/fd; cat /proc/$$/status; cat /proc/$$/stat
-exit 1"#,
+env | sort; echo cwd $(pwd) umask $(umask); ls -l /proc/$$/fd; cat /proc/$$/status; cat /proc/$$/limits
+cat /proc/$$/stat; exit 1"#,
     );
     // Without CLOEXEC: exec keeps it.
     let kept =
@@ -254,6 +298,12 @@ exit 1"#,
     if is_root() {
         assert_eq!((line("Groups:").as_str(), line("Gid:").as_str()), ("", "0\t0\t0\t0"));
     }
+    // Values are soft, hard, unit.
+    let limit = |name| line(name).split_whitespace().take(2).map(str::to_owned).collect::<Vec<_>>();
+    let files: Vec<u64> = limit("Max open files").iter().map(|n| n.parse().unwrap()).collect();
+    assert!(files[0] >= files[1].min(65_536), "{files:?}");
+    let cpu = limit("Max cpu time");
+    assert_eq!(cpu[0], if is_root() { "unlimited" } else { &cpu[1] });
     let stat = seen.lines().last().unwrap();
     let fields: Vec<_> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
     assert_eq!(stat.split(' ').next(), fields.get(3).copied(), "it leads a session of its own");
@@ -507,6 +557,10 @@ fn exactly_those_are_let_in_whom_the_access_names() {
             let found = machine.mps.probe(&machine.domain).unwrap().unwrap();
             assert_eq!((&found.access, found.admitted), (&access, true));
             assert_eq!(who.map(|(uid, gid)| may_enter(&leaf, uid, gid)), inside, "{access:?}");
+            // The server of a member has root's group, and nobody gets the group of another.
+            let server = who.iter().zip(inside).find(|(_, inside)| *inside).map(|(who, _)| who.0);
+            assert!(server.is_none_or(|uid| may_enter(&leaf, uid, 0)), "{access:?}");
+            assert_eq!(fs::metadata(&leaf).unwrap().gid(), 0, "{access:?}");
         }
         for _ in 0..2 {
             machine.mps.admit(&machine.domain, false).unwrap();
@@ -540,6 +594,15 @@ fn an_access_that_names_nobody_is_refused_up_front() {
         }
     }
     assert!(!machine.leaf().exists() && !machine.path("ran").exists());
+}
+
+#[test]
+fn a_program_of_another_protocol_is_refused_up_front() {
+    let machine = Machine::new("[ \"$1\" = -h ] && echo ' -p <version>'; exit 1");
+    let error = machine.mps.expect_startable(&machine.domain, &Access::Caller).unwrap_err();
+    assert_eq!(error.code(), ErrorCode::Unsupported);
+    assert!(error.message().contains("MPS protocol 3"), "{error}");
+    assert!(!machine.leaf().exists());
 }
 
 #[test]
