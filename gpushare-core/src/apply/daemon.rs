@@ -122,6 +122,13 @@ impl Executor<'_> {
     ) -> Result<()> {
         let domain = self.domain(gpu, on)?;
         let mps = self.ports().mps.clone();
+        if setting.is_of_servers_too() {
+            // One that can be told nothing now would have the limits of before: known before anything
+            // is set.
+            for server in mps.command(&domain, &Command::Servers)?.pids()? {
+                self.wait_for_server(&domain, server)?;
+            }
+        }
         self.tell(gpu, "set MPS default", &setting.to_string(), || {
             MpsSettings::set_default(setting, &mut |command| mps.command(&domain, command))
         })
@@ -137,7 +144,9 @@ impl Executor<'_> {
         let domain = self.domain(gpu, on)?;
         let mps = self.ports().mps.clone();
         for server in mps.command(&domain, &Command::Servers)?.pids()? {
-            self.wait_for_server(&domain, server)?;
+            if !self.wait_for_server(&domain, server)? {
+                continue;
+            }
             let argument = format!("server {server}: {setting}");
             let set = self.tell(gpu, "set MPS server", &argument, || {
                 MpsSettings::set_server(server, setting, &mut |command| {
@@ -179,13 +188,17 @@ impl Executor<'_> {
     }
 
     /// A server that still starts shows no limits and takes none. Waits until it has come up, or gone.
-    fn wait_for_server(&self, domain: &MpsDomain, server: Pid) -> Result<()> {
+    /// Whether it can be told something: what is undone is not held up by one that still starts.
+    fn wait_for_server(&self, domain: &MpsDomain, server: Pid) -> Result<bool> {
         let (mps, clock) = (self.ports().mps.clone(), self.ports().clock.clone());
         let start = clock.now();
         loop {
             let shown = ServerLimits::read(server, &mut |command| mps.command(domain, command));
             match shown {
                 Err(error) if error.code() == ErrorCode::InvalidState => {
+                    if self.is_undoing() {
+                        return Ok(false);
+                    }
                     if clock.now().saturating_sub(start) >= SERVER_START {
                         return Err(error.context(format!(
                             "the MPS server {server} of {domain} is still starting, and what it gives cannot be set"
@@ -194,7 +207,8 @@ impl Executor<'_> {
                     clock.sleep(POLL / 10);
                 }
                 Err(error) if error.code() != ErrorCode::NotFound => return Err(error),
-                _ => return Ok(()),
+                Err(_) => return Ok(false),
+                Ok(_) => return Ok(true),
             }
         }
     }

@@ -36,6 +36,8 @@ pub(super) struct Executor<'a> {
     /// Whether clients of MPS daemons that stop are ended, and who was.
     evict: bool,
     evicted: Vec<Evicted>,
+    /// Whether steps are being undone.
+    undoing: bool,
 }
 
 /// Steps that failed on the way.
@@ -76,6 +78,7 @@ impl<'a> Executor<'a> {
             mig_devices: HashMap::new(),
             evict: false,
             evicted: Vec::new(),
+            undoing: false,
         };
         snapshot.gpus.iter().for_each(|gpu| executor.learn(gpu));
         executor
@@ -88,6 +91,15 @@ impl<'a> Executor<'a> {
 
     pub(super) fn ports(&self) -> &'a Ports {
         self.ports
+    }
+
+    /// From now on steps are undone, or done again.
+    pub(super) fn undo(&mut self, undoing: bool) {
+        self.undoing = undoing;
+    }
+
+    pub(super) fn is_undoing(&self) -> bool {
+        self.undoing
     }
 
     pub(super) fn may_evict(&self) -> bool {

@@ -116,6 +116,7 @@ pub(super) fn roll_back(
     header: &Header,
     reached: &[Reached],
 ) -> Result<RolledBack> {
+    executor.undo(true);
     let snapshot = executor.observe(header)?;
     let mut outcome = RolledBack::default();
     let mut undone = Vec::new();
@@ -130,6 +131,7 @@ pub(super) fn roll_back(
             Err(error) => outcome.stuck.push((position, error)),
         }
     }
+    executor.undo(false);
     let snapshot = executor.observe(header)?;
     for position in undone {
         let Some(change) = header.gpus.get(position) else { continue };

@@ -133,7 +133,9 @@ impl Ours {
         for mps in on_devices.chain(&gpu.mps).filter(|mps| mps.ours) {
             ours.daemons.extend(mps.pid);
             ours.there |= mps.health.is_some_and(|health| health != MpsHealth::Gone);
-            ours.hidden |= mps.health.is_none();
+            // One whose process is not known either: nobody says which servers are its own.
+            let unasked = mps.health != Some(MpsHealth::Gone) && mps.pid.is_none();
+            ours.hidden |= mps.health.is_none() || unasked;
             for server in &mps.servers {
                 ours.servers.insert(server.pid);
                 ours.clients.extend(&server.clients);

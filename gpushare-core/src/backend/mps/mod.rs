@@ -27,6 +27,7 @@ use super::directory::Directory;
 use super::files::FileStore;
 use super::system::SystemProcesses;
 use crate::error::{Error, ErrorCode, Result};
+use crate::mode::MpsHealth;
 use crate::mps::{Command, Dialect, MpsDomain, MpsSettings, Reply};
 use crate::parameters::Access;
 use crate::port::Processes as _;
@@ -150,7 +151,13 @@ impl MpsHost for RealMps {
             // Whoever was let in of whom nothing is known was not let in by us.
             let admitted = access.is_some() && leaf.read(ADMITTED)?.is_some();
             let changed = leaf.read(CHANGED)?.and_then(|text| text.trim().parse().ok());
-            let Found { health, pid } = find(&place)?;
+            let Found { mut health, pid } = find(&place)?;
+            // What its socket speaks is unknown, and NVIDIA's program may know it.
+            if health == MpsHealth::Unknown
+                && self.control(&place).command(&Command::Servers).is_ok()
+            {
+                health = MpsHealth::Answers;
+            }
             place.bound_logs();
             Ok(Some(MpsDaemon {
                 access: access.unwrap_or_default(),
