@@ -47,7 +47,15 @@ impl Dialect {
                 c.is_whitespace() || matches!(c, ',' | '|' | '[' | ']' | '=' | ';')
             })
         };
-        let option = |name: &str| words().any(|word| word == name);
+        // An option of the program's own stands at the beginning of its line: driver 580 prints
+        // `ps [-p PID]` among its commands.
+        let option = |name: &str| {
+            text.lines().any(|line| {
+                let line = line.trim_start();
+                let words = line.split(|c: char| c.is_whitespace() || matches!(c, ',' | '='));
+                line.starts_with('-') && words.take_while(|w| w.starts_with('-')).any(|w| w == name)
+            })
+        };
         let command = |first: &str, second: &str| {
             words().zip(words().skip(1)).any(|pair| pair == (first, second))
         };
@@ -107,7 +115,8 @@ Copyright (C) 2003 - 2024 NVIDIA Corporation.
     #[test]
     fn dialects_are_told_by_their_help() {
         let v2 = "Usage: nvidia-cuda-mps-control [options]\n -d, --daemon\n -f, --forground\n \
-                  -M, --multiuser-server\n -q, --ready-devices\n -h, --help\n";
+                  -M, --multiuser-server\n -q, --ready-devices\n -h, --help\n\nCOMMAND:\n  \
+                  get_server_list\n  ps [-p PID]\n  device_query [<PID>] [-S]\n";
         assert_eq!(Dialect::of_help(PARAGRAPH), Dialect::V2);
         assert_eq!(Dialect::of_help(v2), Dialect::V2);
         assert_eq!(Dialect::of_help(""), Dialect::V2);
