@@ -274,29 +274,81 @@ impl fmt::Display for PciDeviceId {
 
 /// The id of a share: a GPU's or MIG device's uuid, and `::N` where there are several.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct ShareId(String);
+#[serde(try_from = "String", into = "String")]
+pub struct ShareId {
+    device: Box<str>,
+    number: Option<u32>,
+}
 
 impl ShareId {
     /// The only share of a device.
     pub fn whole(device: &str) -> Self {
-        Self(device.to_owned())
+        Self { device: device.into(), number: None }
     }
 
     /// One of several shares of a device.
     pub fn part(device: &str, number: u32) -> Self {
-        Self(format!("{device}::{number}"))
+        Self { device: device.into(), number: Some(number) }
     }
 
-    /// The id as it is printed.
-    pub fn as_str(&self) -> &str {
-        &self.0
+    /// The uuid of the GPU or MIG device that it is a share of.
+    pub fn device(&self) -> &str {
+        &self.device
+    }
+
+    /// Which of several shares of its device it is.
+    pub const fn number(&self) -> Option<u32> {
+        self.number
+    }
+}
+
+impl FromStr for ShareId {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let refuse = || {
+            Error::new(
+                ErrorCode::InvalidArgument,
+                format!("{text:?} is not the id of a share: the uuid of a GPU or MIG device, and ::N where there are several, as `gpushare leases` lists them"),
+            )
+        };
+        let (device, number) = match text.split_once("::") {
+            None => (text, None),
+            Some((device, number)) => {
+                let plain = number.bytes().all(|byte| byte.is_ascii_digit())
+                    && (number == "0" || !number.starts_with('0'));
+                let number = number.parse().ok().filter(|_| plain);
+                (device, Some(number.ok_or_else(refuse)?))
+            }
+        };
+        let known = device.parse::<GpuUuid>().is_ok() || device.parse::<MigUuid>().is_ok();
+        if !known {
+            return Err(refuse());
+        }
+        Ok(Self { device: device.into(), number })
+    }
+}
+
+impl TryFrom<String> for ShareId {
+    type Error = Error;
+
+    fn try_from(text: String) -> Result<Self, Error> {
+        text.parse()
+    }
+}
+
+impl From<ShareId> for String {
+    fn from(share: ShareId) -> Self {
+        share.to_string()
     }
 }
 
 impl fmt::Display for ShareId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        match self.number {
+            None => f.write_str(&self.device),
+            Some(number) => write!(f, "{}::{number}", self.device),
+        }
     }
 }
 
@@ -322,6 +374,18 @@ mod tests {
         assert!("MIG-GPU-8f3b98ec-0635-dff0-ff24-353df283557b/7/0".parse::<MigUuid>().is_ok());
         for text in ["", "GPU-", "MIG-1", "GPU-../../etc", "GPU-a/b", "gpu-1", "GPU-a b"] {
             assert!(text.parse::<GpuUuid>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn shares_are_named_by_their_device() {
+        for text in ["GPU-1", "GPU-1::0", "MIG-1::12", "MIG-GPU-8f3b98ec/7/0::3"] {
+            assert_eq!(text.parse::<ShareId>().unwrap().to_string(), text);
+        }
+        for text in ["", "GPU-", "GPU-1::", "GPU-1::x", "GPU-1::-1", "GPU-1::+1", "GPU-1::01",
+            "GPU-1::1::2", "GPU-../x", "1", "GPU-1::4294967296"]
+        {
+            assert!(text.parse::<ShareId>().is_err(), "{text}");
         }
     }
 

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::apply::{self, ApplyOptions, Event, Report, Source};
+use crate::backend::devices::SystemDevices;
 use crate::backend::directory::{self, Directory};
 use crate::backend::files::FileStore;
 use crate::backend::mps::RealMps;
@@ -12,6 +13,7 @@ use crate::backend::nvidia_smi::NvidiaSmi;
 use crate::backend::nvml::RealNvml;
 #[cfg(feature = "sim")]
 use crate::backend::sim::Simulator;
+use crate::backend::slots::FileSlots;
 use crate::backend::system::{SystemClock, SystemProcesses, environment};
 use crate::error::{Error, ErrorCode, Result};
 use crate::id::Pid;
@@ -159,7 +161,9 @@ impl NodeBuilder {
             policy: tool.clone(),
             reset: tool,
             processes: Arc::new(SystemProcesses::new()),
+            slots: Arc::new(FileSlots::below(store.run())),
             store: Arc::new(store),
+            devices: Arc::new(SystemDevices::new()),
             clock: Arc::new(SystemClock::new()),
         };
         Ok(Node {
@@ -193,7 +197,9 @@ fn simulated(fleet: &str, state_dir: Option<Directory>, shared: bool) -> Result<
             let own = Arc::new(store.within(&name));
             let file = format!("{name}.json");
             let simulator = Simulator::in_directory(store.run(), &file, true, fleet)?;
+            let slots = FileSlots::below(own.run());
             let mut ports = simulator.ports(own);
+            ports.slots = Arc::new(slots);
             ports.processes = simulator.processes_over(Arc::new(SystemProcesses::new()));
             (simulator, ports)
         }

@@ -22,6 +22,8 @@ pub enum HolderKind {
     ForeignMps,
     /// NVIDIA's own services: DCGM, persistenced, fabric manager.
     Service,
+    /// A process that holds a lease, be it on the GPU or not.
+    Lease,
 }
 
 /// A process that holds a GPU or an instance of it.

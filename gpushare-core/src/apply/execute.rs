@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use crate::apply::report::Evicted;
 use crate::apply::{Event, Progress};
 use crate::error::{Error, ErrorCode, Result};
-use crate::id::{ComputeInstanceId, GpuInstanceId, GpuUuid, MigUuid};
+use crate::id::{ComputeInstanceId, GpuInstanceId, GpuUuid, MigUuid, ShareId};
 use crate::mig::Placement;
 use crate::observe::{Observer, Scope};
 use crate::plan::Step;
@@ -38,6 +38,8 @@ pub(super) struct Executor<'a> {
     evicted: Vec<Evicted>,
     /// Whether steps are being undone.
     undoing: bool,
+    /// Shares that we hold ourselves.
+    held_back: Vec<ShareId>,
 }
 
 /// Steps that failed on the way.
@@ -79,9 +81,19 @@ impl<'a> Executor<'a> {
             evict: false,
             evicted: Vec::new(),
             undoing: false,
+            held_back: Vec::new(),
         };
         snapshot.gpus.iter().for_each(|gpu| executor.learn(gpu));
         executor
+    }
+
+    /// The same, which holds these shares itself, so that nobody leases them.
+    pub(super) fn holding_back(self, shares: Vec<ShareId>) -> Self {
+        let observer = self.observer.map(|mut observer| {
+            observer.hold_back(shares.iter().cloned());
+            observer
+        });
+        Self { observer, held_back: shares, ..self }
     }
 
     /// The same, which may end the clients of MPS daemons that stop.
@@ -272,7 +284,9 @@ impl<'a> Executor<'a> {
 
     pub(super) fn observer(&mut self) -> Result<&mut Observer> {
         if self.observer.is_none() {
-            self.observer = Some(Observer::open(self.ports, self.simulated)?);
+            let mut observer = Observer::open(self.ports, self.simulated)?;
+            observer.hold_back(self.held_back.iter().cloned());
+            self.observer = Some(observer);
         }
         self.observer
             .as_mut()

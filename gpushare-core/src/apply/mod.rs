@@ -9,6 +9,7 @@ mod consent;
 mod daemon;
 mod evict;
 mod execute;
+mod leases;
 mod options;
 mod recover;
 pub mod report;
@@ -37,6 +38,7 @@ pub use report::Report;
 use report::Recovered;
 
 use execute::{Executor, Failed};
+use leases::Reserved;
 use settle::RolledBack;
 
 /// Called at each step and every 100 ms of waiting; asking to stop rolls back.
@@ -163,10 +165,12 @@ impl UnderLock<'_> {
         if progress(&Event::Planned { plan: Box::new(plan.clone()) }).is_break() {
             return Err(Error::new(ErrorCode::Interrupted, "stopped before anything was changed"));
         }
+        let reserved = leases::reserve(ports, &plan, &snapshot)?;
         let executor =
             Executor::new(ports, simulated, self.locks, observer, &plan.digest, &snapshot)
+                .holding_back(reserved.shares())
                 .evicting(options.allow_evict);
-        transact(executor, &plan, &snapshot, options, progress)
+        transact(executor, &plan, &snapshot, reserved, options, progress)
     }
 }
 
@@ -333,6 +337,7 @@ fn transact(
     mut executor: Executor<'_>,
     plan: &Plan,
     snapshot: &Snapshot,
+    mut reserved: Reserved,
     options: &ApplyOptions,
     progress: &mut Progress<'_>,
 ) -> Result<Report> {
@@ -360,7 +365,11 @@ fn transact(
     let salt = ports.clock.now().subsec_nanos();
     let name = format!("{}-{pid}-{number}-{salt:08x}.jsonl", ports.clock.unix_time());
     let mut journal = Journal::begin(ports.store.as_ref(), &name, &header)?;
-    let evicted = match evict::evict(&executor, plan, options, progress) {
+    let evicted = evict::evict(&executor, plan, options, progress).and_then(|evicted| {
+        let taken = reserved.take_the_rest(ports);
+        taken.map(|()| evicted.clone()).map_err(|error| evict::after_evicting(error, &evicted))
+    });
+    let evicted = match evicted {
         Ok(evicted) => evicted,
         Err(error) => {
             // No step was done: there is nothing to undo.
@@ -376,6 +385,9 @@ fn transact(
             journal.settle().map_err(|error| evict::after_evicting(error, &evicted))?;
             let mut report = Report::applied(snapshot, plan);
             report.evicted = evicted;
+            if let Ok(observer) = executor.observer() {
+                reserved.commit(ports, observer);
+            }
             return Ok(report);
         }
         Err(failed) => failed,

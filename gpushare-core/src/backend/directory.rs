@@ -134,6 +134,59 @@ fn make_and_open(
     Ok(directory)
 }
 
+/// Opens a directory in which other users have files of their own, and makes it where wanted. It must
+/// belong to root or to this user, and nobody may touch the files of others there.
+///
+/// # Errors
+/// PERMISSION_DENIED when it can't be trusted; IO.
+pub(super) fn open_shared(
+    above: &OwnedFd,
+    name: &OsStr,
+    path: &Path,
+    make: Option<Shared>,
+) -> Result<Option<OwnedFd>> {
+    if let Some(Shared { mode, group }) = make {
+        match rustix::fs::mkdirat(above, name, Mode::from_raw_mode(PRIVATE)) {
+            Ok(()) => {
+                let failed = |errno: Errno| Error::io("make the directory", path, errno.into());
+                let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                let directory = rustix::fs::openat(above, name, flags, Mode::empty());
+                let directory = directory.map_err(failed)?;
+                let group = group.map(rustix::fs::Gid::from_raw);
+                rustix::fs::fchown(&directory, None, group).map_err(failed)?;
+                // Last: until then it is for us alone.
+                rustix::fs::fchmod(&directory, Mode::from_raw_mode(mode)).map_err(failed)?;
+            }
+            Err(Errno::EXIST) => {}
+            Err(errno) => return Err(Error::io("make the directory", path, errno.into())),
+        }
+    }
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let directory = match rustix::fs::openat(above, name, flags, Mode::empty()) {
+        Ok(directory) => directory,
+        Err(Errno::NOENT) => return Ok(None),
+        Err(Errno::LOOP | Errno::NOTDIR) => {
+            return Err(distrusted(path, "it is a symbolic link or no directory"));
+        }
+        Err(errno) => return Err(Error::io("open", path, errno.into())),
+    };
+    let stat = look(&directory, path)?;
+    let sticky = stat.st_mode & 0o1000 != 0;
+    match others(&stat) {
+        Some(why) if !sticky || why.starts_with("it belongs") => Err(distrusted(path, &why)),
+        _ => Ok(Some(directory)),
+    }
+}
+
+/// What a directory is made as in which other users have files.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Shared {
+    /// Its mode.
+    pub(super) mode: u32,
+    /// Its group, where not this user's.
+    pub(super) group: Option<u32>,
+}
+
 /// Opens a directory that can be trusted; none when it is not there.
 fn open_trusted(above: impl AsFd, name: &OsStr, path: &Path) -> Result<Option<OwnedFd>> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;

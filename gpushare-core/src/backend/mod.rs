@@ -1,6 +1,7 @@
 //! What implements the ports. Only the node's builder names a backend.
 
 mod command;
+pub mod devices;
 pub(crate) mod directory;
 pub mod files;
 pub mod mps;
@@ -9,4 +10,5 @@ pub mod nvidia_smi;
 pub mod nvml;
 #[cfg(feature = "sim")]
 pub mod sim;
+pub mod slots;
 pub mod system;

@@ -2,12 +2,12 @@
 
 use std::num::NonZeroU32;
 
-use crate::id::ShareId;
 use crate::mode::{ComputeMode, MpsHealth, SharingMode};
 use crate::mps::{MpsSettings, ServerLimits};
 use crate::parameters::Parameters;
 use crate::process::HolderKind;
-use crate::snapshot::{Epoch, GpuProcess, GpuSnapshot, MigDevice, MpsStatus, Share};
+use crate::snapshot::shares::{MPS_CLIENTS, clients_of, count_of, ids};
+use crate::snapshot::{Epoch, GpuProcess, GpuSnapshot, MpsStatus, Share};
 use crate::spec::Sharing;
 
 /// The mode, and why. Where several states apply, the first of [`SharingMode`]'s order counts.
@@ -109,58 +109,45 @@ fn degraded(mps: &MpsStatus) -> String {
 
 /// What can be leased. Counts come from the parameters on record; an unmanaged GPU is one share.
 pub(super) fn shares(gpu: &GpuSnapshot, parameters: Option<&Parameters>) -> Vec<Share> {
-    let parts = |device: &str, count: u32| -> Vec<Share> {
-        if count == 1 {
-            return vec![Share::free(ShareId::whole(device))];
-        }
-        (0..count).map(|number| Share::free(ShareId::part(device, number))).collect()
-    };
-    let uuid = gpu.uuid.as_str();
-    match gpu.mode {
-        SharingMode::Exclusive => parts(uuid, 1),
+    let count = match gpu.mode {
+        SharingMode::Exclusive => 1,
         SharingMode::TimeSliced => match parameters {
-            Some(Parameters::TimeSliced(parameters)) => parts(uuid, parameters.replicas.get()),
-            _ => parts(uuid, 1),
+            Some(Parameters::TimeSliced(parameters)) => parameters.replicas.get(),
+            _ => 1,
         },
         SharingMode::Mps => match gpu.mps.as_ref().and_then(|mps| mps.config.as_ref()) {
-            Some(config) => parts(uuid, config.max_clients.map_or(MPS_CLIENTS, |most| most.get())),
-            None => Vec::new(),
+            Some(config) => config.max_clients.map_or(MPS_CLIENTS, NonZeroU32::get),
+            None => 0,
         },
-        SharingMode::Mig => {
-            let instances =
-                gpu.record.as_ref().map(|record| &record.instances[..]).unwrap_or_default();
-            let mut shares = Vec::new();
-            for device in &gpu.mig_devices {
-                let sharing = instances
-                    .iter()
-                    .find(|record| Some(record.placement.start) == device.start)
-                    .and_then(|record| record.sharing.as_ref());
-                let count = match (sharing, device.mps.as_ref().filter(|mps| mps.alive)) {
-                    (Some(Sharing::TimeSliced(parameters)), _) => parameters.replicas.get(),
-                    (_, Some(mps)) => {
-                        let most = mps.config.as_ref().and_then(|config| config.max_clients);
-                        most.map_or_else(|| clients_of(device), NonZeroU32::get)
-                    }
-                    _ => 1,
-                };
-                shares.extend(parts(device.uuid.as_str(), count));
-            }
-            shares
-        }
+        SharingMode::Mig => return shares_of_mig_devices(gpu),
         SharingMode::Lost
         | SharingMode::Pending
         | SharingMode::Closed
         | SharingMode::Foreign
-        | SharingMode::Degraded => Vec::new(),
-    }
+        | SharingMode::Degraded => 0,
+    };
+    ids(gpu.uuid.as_str(), count).into_iter().map(Share::free).collect()
 }
 
-/// Clients of a MIG device: the GPU's number, scaled down with the compute slices (NVIDIA's MPS guide
-/// says that it is scaled, not how; never measured).
-fn clients_of(device: &MigDevice) -> u32 {
-    let slices = device.profile.compute.unwrap_or(device.profile.slices);
-    (MPS_CLIENTS * u32::from(slices) / 7).max(1)
+fn shares_of_mig_devices(gpu: &GpuSnapshot) -> Vec<Share> {
+    let instances = gpu.record.as_ref().map(|record| &record.instances[..]).unwrap_or_default();
+    let shares = gpu.mig_devices.iter().flat_map(|device| {
+        let sharing = instances
+            .iter()
+            .find(|record| Some(record.placement.start) == device.start)
+            .and_then(|record| record.sharing.as_ref());
+        let count = match (sharing, device.mps.as_ref().filter(|mps| mps.alive)) {
+            (Some(Sharing::TimeSliced(_)), _) | (_, None) => match sharing {
+                // Without its daemon it serves nobody who asks for a part.
+                Some(Sharing::Mps(_)) => 1,
+                sharing => count_of(device, sharing),
+            },
+            (_, Some(mps)) => {
+                let most = mps.config.as_ref().and_then(|config| config.max_clients);
+                most.map_or_else(|| clients_of(device), NonZeroU32::get)
+            }
+        };
+        ids(device.uuid.as_str(), count)
+    });
+    shares.map(Share::free).collect()
 }
-
-/// Clients that every MPS server of Volta and later takes (measured on an H200: 48).
-const MPS_CLIENTS: u32 = 48;

@@ -6,6 +6,7 @@
 
 mod attach;
 mod classify;
+mod leases;
 mod mig;
 mod mps;
 mod occupants;
@@ -15,7 +16,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 pub(crate) use occupants::lineage;
 
 use crate::error::Result;
-use crate::id::{GpuIndex, GpuUuid, MinorNumber, PciDeviceId};
+use crate::id::{GpuIndex, GpuUuid, MinorNumber, PciDeviceId, ShareId};
 use crate::mig::Geometry;
 use crate::mode::SharingMode;
 use crate::parameters::Parameters;
@@ -110,6 +111,8 @@ pub struct Observer {
     driver: Driver,
     models: HashMap<(PciDeviceId, u32), Model>,
     addresses: HashMap<GpuUuid, Address>,
+    /// Slots that we hold ourselves so that nobody leases them.
+    own_slots: BTreeSet<ShareId>,
 }
 
 /// What is the same for every GPU of a model.
@@ -145,6 +148,7 @@ impl Observer {
             driver,
             models: HashMap::new(),
             addresses: HashMap::new(),
+            own_slots: BTreeSet::new(),
         })
     }
 
@@ -212,6 +216,7 @@ impl Observer {
             gpus.push(gpu);
         }
         gpus.extend(vanished(records, &present, scope, &unsettled));
+        let void_leases = self.look_at_leases(&mut gpus, scope)?;
         Ok(Snapshot {
             schema: SCHEMA.to_owned(),
             simulated: self.simulated,
@@ -224,6 +229,7 @@ impl Observer {
             },
             caller_uid: Some(self.ports.processes.caller_uid()),
             gpus,
+            void_leases,
         })
     }
 

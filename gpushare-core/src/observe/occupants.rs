@@ -202,7 +202,8 @@ pub(crate) fn lineage(processes: &dyn Processes) -> BTreeSet<Pid> {
     lineage
 }
 
-fn holder(
+/// A process as a holder, with why it must not be evicted, if it must not.
+pub(super) fn holder(
     pid: Pid,
     kind: HolderKind,
     facts: Option<ProcessFacts>,
@@ -213,14 +214,17 @@ fn holder(
         HolderKind::Graphics => Some("it draws on a display"),
         HolderKind::ForeignMps => Some("it belongs to an MPS daemon that is not ours"),
         HolderKind::Service => Some("it is a service of NVIDIA's: stop it by its own means"),
-        HolderKind::Compute | HolderKind::MpsClient if pid == Pid::new(1) => Some("it is pid 1"),
-        HolderKind::Compute | HolderKind::MpsClient if lineage.contains(&pid) => {
-            Some("it is this process or one that started it")
+        HolderKind::Compute | HolderKind::MpsClient | HolderKind::Lease => {
+            if pid == Pid::new(1) {
+                Some("it is pid 1")
+            } else if lineage.contains(&pid) {
+                Some("it is this process or one that started it")
+            } else if facts.is_none() {
+                Some("it is in another pid namespace, or gone")
+            } else {
+                None
+            }
         }
-        HolderKind::Compute | HolderKind::MpsClient if facts.is_none() => {
-            Some("it is in another pid namespace, or gone")
-        }
-        HolderKind::Compute | HolderKind::MpsClient => None,
     };
     holder.protected = protected.map(str::to_owned);
     if let Some(facts) = facts {

@@ -7,6 +7,7 @@ use crate::mig::solve::{CurrentCompute, CurrentInstance, Solution, WantedInstanc
 use crate::mig::{ComputeProfile, Geometry, Placement, Profile};
 use crate::mode::{ComputeMode, Interval, SharingMode};
 use crate::parameters::Parameters;
+use crate::plan::shares::doomed;
 use crate::plan::step::{ComputeInstanceStep, GpuInstanceStep, Step};
 use crate::plan::target::{MigTarget, Target};
 use crate::plan::{Eviction, Fit, GpuPlan, Kept, Needs, expect_visible};
@@ -63,6 +64,7 @@ pub(super) fn plan_gpu(
     planner.start_mps(needs)?;
     planner.foreign();
     planner.record();
+    planner.leases();
     needs.evict.append(&mut planner.evict);
     Ok(planner.plan)
 }
@@ -384,6 +386,16 @@ impl Planner<'_> {
     fn compute_mode_before(&self) -> Option<ComputeMode> {
         let touched = self.target.compute_mode.is_some() || self.target.mig.is_some();
         self.gpu.compute_mode.filter(|_| touched)
+    }
+
+    /// A share that goes, or becomes another one, must not be somebody's.
+    fn leases(&mut self) {
+        for share in doomed(self.gpu, &self.plan) {
+            let there = self.gpu.shares.iter().find(|there| there.id == share);
+            if let Some(holder) = there.and_then(|there| there.holder.clone()) {
+                self.need_gone(format!("share {share}, which is leased,"), vec![holder]);
+            }
+        }
     }
 
     fn record(&mut self) {

@@ -11,6 +11,7 @@ mod layout;
 mod mps;
 pub(crate) mod previous;
 pub mod select;
+pub(crate) mod shares;
 pub mod state;
 pub mod step;
 mod target;

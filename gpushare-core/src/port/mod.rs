@@ -4,9 +4,11 @@
 //! nothing more: no decision, no retry, no cache of anything that can change. That makes a port
 //! thin enough to be simulated, counted, and made to fail at any call.
 
+mod devices;
 mod mps;
 mod nvml;
 mod returned;
+mod slots;
 
 use std::fmt;
 use std::os::fd::OwnedFd;
@@ -18,12 +20,14 @@ use crate::error::Result;
 use crate::id::{GpuUuid, Pid};
 use crate::mode::Interval;
 
+pub use devices::Devices;
 pub use mps::{ForeignDaemon, MpsDaemon, MpsHost};
 pub use nvml::{
     Activation, ComputeInstanceInfo, ContextKind, GpuInstanceInfo, MigDeviceInfo, MigMode, Nvml,
     NvmlLibrary, PciInfo, ProcessInfo, ProfileAnswer, UnnamedComputeInstance,
 };
 pub use returned::{NvmlFailure, NvmlResult, NvmlReturn};
+pub use slots::{HeldSlot, LeaseScope, Note, Slot, Slots, Taken, Ticket};
 
 /// The time-slice interval, for which NVML has no function.
 pub trait ComputePolicy: Send + Sync + fmt::Debug {
@@ -161,6 +165,10 @@ pub struct Ports {
     pub processes: Arc<dyn Processes>,
     /// Durable files and locks.
     pub store: Arc<dyn Store>,
+    /// Who holds which share.
+    pub slots: Arc<dyn Slots>,
+    /// Device nodes.
+    pub devices: Arc<dyn Devices>,
     /// Time.
     pub clock: Arc<dyn Clock>,
 }

@@ -5,7 +5,9 @@
 
 mod digest;
 pub(crate) mod draw;
+mod lease;
 mod mps;
+pub(crate) mod shares;
 
 use serde::{Deserialize, Serialize};
 
@@ -23,6 +25,7 @@ use crate::units::Bytes;
 
 pub use digest::digest;
 pub(crate) use digest::hash;
+pub use lease::{LeaseStatus, LeaseTerms};
 pub use mps::{MpsServer, MpsStatus};
 
 /// The schema that a serialised snapshot names.
@@ -47,6 +50,10 @@ pub struct Snapshot {
     pub caller_uid: Option<u32>,
     /// The GPUs, by NVML index; those that our records know and the driver does not come last, as `lost`.
     pub gpus: Vec<GpuSnapshot>,
+    /// Leases of shares that are no more: their GPU was partitioned anew or is gone, and what their
+    /// holders have is void. Only in a snapshot of all GPUs.
+    #[serde(default)]
+    pub void_leases: Vec<Share>,
 }
 
 /// Versions of the driver and its libraries.
@@ -156,6 +163,9 @@ pub struct GpuSnapshot {
     pub mig_devices: Vec<MigDevice>,
     /// What can be leased.
     pub shares: Vec<Share>,
+    /// Why no new leases of it are given, where somebody stopped that.
+    #[serde(default)]
+    pub cordoned: Option<String>,
     /// Who uses it.
     pub processes: Vec<GpuProcess>,
     /// Whether the driver did not show who uses it: then nobody may be taken for idle.
@@ -292,14 +302,22 @@ pub struct MigDevice {
 pub struct Share {
     /// Its id.
     pub id: ShareId,
-    /// Who holds it.
+    /// Who holds it: one process of those that do.
     pub holder: Option<Holder>,
+    /// The lease by which it is held.
+    #[serde(default)]
+    pub lease: Option<LeaseStatus>,
 }
 
 impl Share {
     /// A share that nobody holds.
     pub fn free(id: ShareId) -> Self {
-        Self { id, holder: None }
+        Self { id, holder: None, lease: None }
+    }
+
+    /// Whether somebody holds it.
+    pub const fn is_leased(&self) -> bool {
+        self.holder.is_some()
     }
 }
 
@@ -391,6 +409,7 @@ impl Snapshot {
             abilities: Abilities::default(),
             caller_uid: None,
             gpus: Vec::new(),
+            void_leases: Vec::new(),
         }
     }
 
@@ -428,11 +447,17 @@ impl GpuSnapshot {
             mig: None,
             mig_devices: Vec::new(),
             shares: Vec::new(),
+            cordoned: None,
             processes: Vec::new(),
             processes_hidden: false,
             record: None,
             unsettled: None,
         }
+    }
+
+    /// The device that a share is of, where it is a MIG device of this GPU.
+    pub fn mig_device(&self, share: &ShareId) -> Option<&MigDevice> {
+        self.mig_devices.iter().find(|device| device.uuid.as_str() == share.device())
     }
 
     /// Whether our record speaks of this life of machine and driver.

@@ -261,6 +261,12 @@ fn look_up(kind: Kind, name: &str) -> Result<u32> {
     Err(refuse(ErrorCode::NotFound, "this machine does not know it"))
 }
 
+/// The number of a group of this machine's files; none where there is no such group.
+pub(crate) fn group_number(name: &str) -> Option<u32> {
+    let known = std::fs::read("/etc/group").ok()?;
+    number_of(&String::from_utf8_lossy(&known), name)
+}
+
 /// The number of a name in lines `NAME:PASSWORD:NUMBER:…`.
 fn number_of(lines: &str, name: &str) -> Option<u32> {
     let number = lines.lines().find_map(|line| {

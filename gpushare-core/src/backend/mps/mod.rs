@@ -19,6 +19,7 @@ use rustix::time::{ClockId, clock_gettime};
 
 pub use self::control::MpsControl;
 
+pub(crate) use self::access::group_number;
 use self::access::{Served, shut};
 use self::daemon::{Found, Scope, Start, TURN, find};
 use self::place::{ACCESS, ADMITTED, CHANGED, Leaf, Place};

@@ -22,6 +22,7 @@
 
 mod backing;
 mod control;
+mod devices;
 mod faults;
 mod fleet;
 mod mig;
@@ -51,6 +52,7 @@ pub use rules::Rules;
 pub use store::MemoryStore;
 
 use crate::backend::directory::Directory;
+use crate::backend::slots::FileSlots;
 use crate::error::{Error, ErrorCode, Result};
 use crate::port::{Ports, Processes, Store};
 use backing::Backing;
@@ -113,7 +115,7 @@ impl Simulator {
         Self { inner: Arc::new(Inner { backing, clock, sessions: Mutex::default() }) }
     }
 
-    /// All ports of the node, with durable files in that store.
+    /// All ports of the node, with durable files in that store. Leases are of these ports and their clones.
     pub fn ports(&self, store: Arc<dyn Store>) -> Ports {
         let ports = Arc::new(SimulatedPorts::new(self.clone(), None));
         Ports {
@@ -123,6 +125,8 @@ impl Simulator {
             reset: ports.clone(),
             processes: ports.clone(),
             store,
+            slots: Arc::new(FileSlots::temporary()),
+            devices: ports.clone(),
             clock: ports,
         }
     }

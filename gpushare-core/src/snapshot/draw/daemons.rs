@@ -121,7 +121,7 @@ fn unlisted(
         HolderKind::MpsClient => Some(Relation::DriverSays),
         HolderKind::Compute if silent && device.is_some() => Some(Relation::Unknown),
         HolderKind::Compute | HolderKind::ForeignMps => Some(Relation::Beside),
-        HolderKind::Graphics | HolderKind::Service => None,
+        HolderKind::Graphics | HolderKind::Service | HolderKind::Lease => None,
     };
     let processes = gpu.processes.iter().filter(on_device);
     processes

@@ -35,6 +35,7 @@ pub(super) struct Faulty {
 
 impl Faulty {
     pub(super) fn wrap(ports: Ports, shared: &Arc<Shared>) -> Ports {
+        let (slots, devices) = (ports.slots.clone(), ports.devices.clone());
         let faulty = Arc::new(Self { ports, shared: shared.clone() });
         Ports {
             nvml: faulty.clone(),
@@ -43,6 +44,8 @@ impl Faulty {
             reset: faulty.clone(),
             processes: faulty.clone(),
             store: faulty.clone(),
+            slots,
+            devices,
             clock: faulty,
         }
     }

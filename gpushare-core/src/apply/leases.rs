@@ -1,0 +1,145 @@
+//! Shares that a plan destroys or alters: held while it is applied, so that nobody leases them.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use crate::error::{Error, ErrorCode, Result};
+use crate::id::{GpuUuid, Pid, ShareId};
+use crate::observe::{Observer, Scope};
+use crate::plan::Plan;
+use crate::plan::shares::doomed;
+use crate::port::{LeaseScope, Ports, Slot, Taken};
+use crate::process::{Holder, HolderKind};
+use crate::snapshot::Snapshot;
+
+/// How long the kernel may take to let go of what an ended process held.
+const AFTER_EVICTION: Duration = Duration::from_secs(2);
+const POLL: Duration = Duration::from_millis(5);
+
+/// Slots that are held so that nobody leases what changes.
+#[derive(Debug, Default)]
+pub(super) struct Reserved {
+    slots: Vec<Slot>,
+    /// Leased now: free when their holders were ended, by consent.
+    leased: Vec<(GpuUuid, ShareId)>,
+    gpus: Vec<GpuUuid>,
+}
+
+/// Takes the slots of all shares that go or become others, as far as they are free.
+///
+/// # Errors
+/// BUSY when somebody leased one since the snapshot; PERMISSION_DENIED, IO. Nothing is held then.
+pub(super) fn reserve(ports: &Ports, plan: &Plan, snapshot: &Snapshot) -> Result<Reserved> {
+    let mut reserved = Reserved::default();
+    for planned in plan.changed() {
+        let Some(gpu) = snapshot.gpu(&planned.uuid) else { continue };
+        reserved.gpus.push(gpu.uuid.clone());
+        for share in doomed(gpu, planned) {
+            let known = gpu.shares.iter().find(|known| known.id == share);
+            if known.is_some_and(|share| share.is_leased()) {
+                reserved.leased.push((gpu.uuid.clone(), share));
+                continue;
+            }
+            match ports.slots.try_take(&share)? {
+                Taken::Slot(slot) => reserved.slots.push(slot),
+                // Without a slot nobody has it, and nobody gets one while the GPU is locked.
+                Taken::Missing => {}
+                Taken::Held => return Err(held(ports, &gpu.uuid, &share)),
+            }
+        }
+    }
+    Ok(reserved)
+}
+
+impl Reserved {
+    /// All of them, those that are still leased included.
+    pub(super) fn shares(&self) -> Vec<ShareId> {
+        let held = self.slots.iter().map(|slot| slot.share.clone());
+        held.chain(self.leased.iter().map(|(_, share)| share.clone())).collect()
+    }
+
+    /// Takes the slots whose holders were ended.
+    ///
+    /// # Errors
+    /// BUSY when somebody holds on to one.
+    pub(super) fn take_the_rest(&mut self, ports: &Ports) -> Result<()> {
+        let start = ports.clock.now();
+        while let Some((gpu, share)) = self.leased.pop() {
+            loop {
+                match ports.slots.try_take(&share)? {
+                    Taken::Slot(slot) => self.slots.push(slot),
+                    Taken::Missing => {}
+                    Taken::Held => {
+                        if ports.clock.now().saturating_sub(start) >= AFTER_EVICTION {
+                            return Err(held(ports, &gpu, &share));
+                        }
+                        ports.clock.sleep(POLL);
+                        continue;
+                    }
+                }
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// The change stands: what was held is no share any more, and the shares that are get slots. What
+    /// fails here costs nobody anything: a share without a slot gets one when root looks.
+    pub(super) fn commit(self, ports: &Ports, observer: &mut Observer) {
+        let warn = |error: &Error| {
+            tracing::warn!(target: "gpushare::lease", %error, "slots are not as the shares are");
+        };
+        for slot in &self.slots {
+            if let Err(error) = ports.slots.retire(slot) {
+                warn(&error);
+            }
+        }
+        // Elsewhere who leases makes the slot.
+        if ports.slots.scope() == LeaseScope::Private || !ports.slots.may_prepare() {
+            return;
+        }
+        let prepared = observer.snapshot(&Scope::gpus(self.gpus)).and_then(|snapshot| {
+            let shares = snapshot.gpus.iter().flat_map(|gpu| &gpu.shares);
+            let shares: BTreeSet<_> = shares.map(|share| share.id.clone()).collect();
+            ports.slots.prepare(&shares.into_iter().collect::<Vec<_>>())
+        });
+        if let Err(error) = prepared {
+            warn(&error);
+        }
+    }
+}
+
+fn held(ports: &Ports, gpu: &GpuUuid, share: &ShareId) -> Error {
+    let openers = ports.slots.openers();
+    let kernel = ports.slots.held().unwrap_or_default();
+    let kernel = kernel.into_iter().filter(|slot| slot.share == *share).filter_map(|slot| slot.pid);
+    let alive = |pid: &Pid| ports.processes.facts(*pid).is_some();
+    let mut pids: Vec<Pid> = openers
+        .into_iter()
+        .filter_map(|(opened, pid)| (opened == *share).then_some(pid))
+        .chain(kernel.filter(alive))
+        .filter(|pid| *pid != ports.processes.own_pid())
+        .collect();
+    pids.sort_unstable();
+    pids.dedup();
+    let holders: Vec<Holder> = pids
+        .into_iter()
+        .map(|pid| {
+            let mut holder = Holder::new(pid, HolderKind::Lease);
+            if let Some(facts) = ports.processes.facts(pid) {
+                holder.start_time = Some(facts.start_time);
+                holder.uid = Some(facts.uid);
+                holder.command = facts.command;
+            }
+            holder
+        })
+        .collect();
+    let names: Vec<_> = holders.iter().map(ToString::to_string).collect();
+    let by = if names.is_empty() { String::new() } else { format!(" by {}", names.join(", ")) };
+    Error::new(
+        ErrorCode::Busy,
+        format!("share {share} is leased{by}; wait for it, or stop new leases first with `gpushare cordon`"),
+    )
+    .of_gpu(gpu)
+    .with_holders(holders)
+}

@@ -1,0 +1,125 @@
+//! Who holds a slot: as the kernel says.
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+
+use rustix::fs::FlockOperation;
+use rustix::io::Errno;
+
+use super::{Folder, SLOT, share_of};
+use crate::error::Result;
+use crate::id::{Pid, ShareId};
+use crate::port::HeldSlot;
+
+/// The slots in a directory that are held, from the kernel's list of locks. It does not show the
+/// locks of other pid namespaces, nor in a namespace those whose process has gone: where that may be,
+/// each slot is tried.
+pub(super) fn held(folder: &Folder) -> Result<Vec<HeldSlot>> {
+    let names = folder.names()?;
+    if names.is_empty() {
+        return Ok(Vec::new());
+    }
+    let listed = std::fs::read_to_string("/proc/locks");
+    let complete = listed.is_ok() && sees_all(folder);
+    let listed = locks(&listed.unwrap_or_default());
+    let device = rustix::fs::fstat(&folder.directory).map_err(folder.error("look at", ""))?.st_dev;
+    let device = (rustix::fs::major(device), rustix::fs::minor(device));
+    let mut held = Vec::new();
+    for (name, inode) in names {
+        let Some(share) = share_of(&name) else { continue };
+        let pid = listed.get(&(device, inode));
+        if pid.is_some() || (!complete && is_held(folder, &name)) {
+            held.push(HeldSlot { share, pid: pid.copied().flatten() });
+        }
+    }
+    held.sort_by(|a, b| a.share.cmp(&b.share));
+    Ok(held)
+}
+
+/// Whether the kernel's list shows every lock of this directory: in the first pid namespace, on a file
+/// system whose files have the device number that the list prints.
+fn sees_all(folder: &Folder) -> bool {
+    /// The kernel gives the first pid namespace this inode on every machine (`PROC_PID_INIT_INO`).
+    const FIRST: u64 = 0xEFFF_FFFC;
+    // linux/magic.h: btrfs and overlayfs give each subvolume or layer a number of its own.
+    const OTHER_NUMBERS: [u64; 2] = [0x9123_683E, 0x794C_7630];
+    let first = std::fs::metadata("/proc/self/ns/pid").is_ok_and(|space| space.ino() == FIRST);
+    let kind = rustix::fs::fstatfs(&folder.directory).map(|kind| kind.f_type);
+    let plain = |kind| u64::try_from(kind).is_ok_and(|kind| !OTHER_NUMBERS.contains(&kind));
+    first && kind.is_ok_and(plain)
+}
+
+/// Device and inode of what flock holds, and who took it.
+fn locks(text: &str) -> BTreeMap<((u32, u32), u64), Option<Pid>> {
+    let hex = |text: &str| u32::from_str_radix(text, 16).ok();
+    let lines = text.lines().filter_map(|line| {
+        let mut fields = line.split_ascii_whitespace().skip(1);
+        // `->` stands before those who wait.
+        (fields.next()? == "FLOCK").then_some(())?;
+        let (_, access, pid, file) =
+            (fields.next()?, fields.next()?, fields.next()?, fields.next()?);
+        (access == "WRITE").then_some(())?;
+        let mut file = file.split(':');
+        let device = (hex(file.next()?)?, hex(file.next()?)?);
+        let inode = file.next()?.parse().ok()?;
+        let pid = pid.parse::<u32>().ok().filter(|pid| *pid != 0).map(Pid::new);
+        Some(((device, inode), pid))
+    });
+    lines.collect()
+}
+
+/// Asks for a lock that stands in nobody's way for longer than that.
+fn is_held(folder: &Folder, name: &str) -> bool {
+    let Ok(Some(file)) = folder.open(name) else { return false };
+    let shared = rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared);
+    shared == Err(Errno::WOULDBLOCK)
+}
+
+/// Every process that has a slot open, be it that the slot was removed since.
+pub(super) fn openers(slots: &Path) -> Vec<(ShareId, Pid)> {
+    let mut openers = Vec::new();
+    let Ok(processes) = std::fs::read_dir("/proc") else { return openers };
+    for process in processes.flatten() {
+        let Some(pid) = process.file_name().to_str().and_then(|pid| pid.parse::<u32>().ok()) else {
+            continue;
+        };
+        // Another user's are root's to see.
+        let Ok(descriptors) = std::fs::read_dir(process.path().join("fd")) else { continue };
+        let links = descriptors.flatten().filter_map(|fd| std::fs::read_link(fd.path()).ok());
+        for link in links {
+            if link.parent() != Some(slots) {
+                continue;
+            }
+            let name = link.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            let name = name.strip_suffix(" (deleted)").unwrap_or(name);
+            if !name.ends_with(SLOT) {
+                continue;
+            }
+            if let Some(share) = share_of(name) {
+                openers.push((share, Pid::new(pid)));
+            }
+        }
+    }
+    openers.sort();
+    openers.dedup();
+    openers
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernels_list_is_read() {
+        let text = "1: FLOCK  ADVISORY  WRITE 1234 fe:00:77 0 EOF\n\
+                    1: -> FLOCK  ADVISORY  WRITE 1235 fe:00:77 0 EOF\n\
+                    2: POSIX  ADVISORY  WRITE 1236 fe:00:78 0 EOF\n\
+                    3: FLOCK  ADVISORY  READ  1237 fe:00:79 0 EOF\n\
+                    4: FLOCK  ADVISORY  WRITE 0 00:2e:80 0 EOF\n\
+                    5: OFDLCK ADVISORY  WRITE -1 00:2e:81 0 EOF\nrubbish\n6: FLOCK\n";
+        let found = locks(text);
+        let held = [(((0xfe, 0), 77), Some(Pid::new(1234))), (((0, 0x2e), 80), None)];
+        assert_eq!(found, BTreeMap::from(held));
+    }
+}

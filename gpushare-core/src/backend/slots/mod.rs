@@ -1,0 +1,471 @@
+//! Slots on disk: files that are held by flock(2), below the directory of what does not outlive this
+//! life of the machine.
+//!
+//! `slots/` holds one file for each share. Whoever owns the directory makes and removes them; all
+//! others may only hold them, so that nobody can take a slot away from under its holder.
+//! `leases/` and `queue/` hold files of everybody who leases, and prove nothing: a lease is the lock.
+
+mod holders;
+mod queue;
+
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{Read as _, Write as _};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags};
+use rustix::io::Errno;
+
+use crate::backend::directory::{Directory, PRIVATE, Shared, open_shared};
+use crate::error::{Error, ErrorCode, Result};
+use crate::id::{Pid, ShareId};
+use crate::port::{HeldSlot, LeaseScope, Note, Slot, Slots, Taken, Ticket};
+
+/// The files that are held.
+const SLOTS: &str = "slots";
+/// What was leased, in the words of who leased it.
+const NOTES: &str = "leases";
+/// Who waits.
+const QUEUE: &str = "queue";
+/// How the names of slots end.
+const SLOT: &str = ".slot";
+
+/// Who may lease, where the machine has a group of that name.
+const GROUP: &str = "gpushare";
+
+/// A note or a ticket is a few hundred bytes; what is longer is none.
+const LONGEST: u64 = 64 << 10;
+
+/// How often a slot that was replaced while it was taken is tried again.
+const MOST_TRIES: u32 = 16;
+
+/// Slots in a directory.
+#[derive(Debug)]
+pub struct FileSlots {
+    place: Place,
+    scope: LeaseScope,
+}
+
+#[derive(Debug)]
+enum Place {
+    /// A directory of ours.
+    Given(Directory),
+    /// A directory that is made when it is first needed and goes with us: of a node in memory.
+    Temporary { pid: u32, made: OnceLock<PathBuf> },
+}
+
+impl FileSlots {
+    /// Slots below a directory.
+    pub(crate) fn below(directory: &Directory) -> Self {
+        let named = directory.path();
+        let root_owns = std::fs::symlink_metadata(&named)
+            .map(|meta| std::os::unix::fs::MetadataExt::uid(&meta) == 0)
+            .unwrap_or_else(|_| rustix::process::geteuid().is_root());
+        let scope = if root_owns { LeaseScope::Node } else { LeaseScope::Private };
+        Self { place: Place::Given(directory.clone()), scope }
+    }
+
+    /// Slots of this process and its children alone, in a directory that is made when it is first
+    /// needed and is removed with the handle.
+    pub fn temporary() -> Self {
+        let place = Place::Temporary { pid: std::process::id(), made: OnceLock::new() };
+        Self { place, scope: LeaseScope::Private }
+    }
+
+    fn path(&self) -> PathBuf {
+        match &self.place {
+            Place::Given(directory) => directory.path(),
+            Place::Temporary { made, .. } => made.get().cloned().unwrap_or_default(),
+        }
+    }
+
+    /// The directory above; none when it is not there and was not to be made.
+    fn above(&self, make: bool) -> Result<Option<OwnedFd>> {
+        match &self.place {
+            Place::Given(directory) => directory.open(make),
+            Place::Temporary { made, .. } => {
+                if made.get().is_none() && make {
+                    let path = temporary_directory()?;
+                    // Another thread may have been quicker.
+                    if let Err(path) = made.set(path) {
+                        let _ = std::fs::remove_dir(path);
+                    }
+                }
+                match made.get() {
+                    Some(path) => Directory::new(path)?.private().open(false),
+                    None => Ok(None),
+                }
+            }
+        }
+    }
+
+    /// One of the three directories; none when it is not there.
+    fn folder(&self, name: &'static str) -> Result<Option<Folder>> {
+        let Some(above) = self.above(false)? else { return Ok(None) };
+        self.folder_in(&above, name, None)
+    }
+
+    fn folder_in(
+        &self,
+        above: &OwnedFd,
+        name: &'static str,
+        make: Option<Shared>,
+    ) -> Result<Option<Folder>> {
+        let path = self.path().join(name);
+        let opened = open_shared(above, OsStr::new(name), &path, make);
+        match opened {
+            Ok(found) => Ok(found.map(|directory| Folder { directory, path })),
+            Err(error) if error.code() == ErrorCode::PermissionDenied => Err(not_admitted(error)),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// One of the directories in which everybody has files of their own.
+    fn common_folder(&self, name: &'static str) -> Result<Folder> {
+        self.folder(name)?.ok_or_else(|| no_slots(&self.path()))
+    }
+}
+
+impl Drop for FileSlots {
+    fn drop(&mut self) {
+        if let Place::Temporary { pid, made } = &self.place {
+            // A forked child must not take it from its parent.
+            if let Some(path) = made.get().filter(|_| *pid == std::process::id()) {
+                let _ = std::fs::remove_dir_all(path);
+            }
+        }
+    }
+}
+
+fn temporary_directory() -> Result<PathBuf> {
+    static NUMBER: AtomicU64 = AtomicU64::new(0);
+    let above = std::env::temp_dir();
+    let mut last = None;
+    for _ in 0..MOST_TRIES {
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let salt = rustix::time::clock_gettime(rustix::time::ClockId::Realtime).tv_nsec;
+        let path = above.join(format!("gpushare-{}-{number}-{salt:08x}", std::process::id()));
+        match rustix::fs::mkdirat(rustix::fs::CWD, &path, Mode::from_raw_mode(PRIVATE)) {
+            Ok(()) => return Ok(path),
+            Err(Errno::EXIST) => last = Some(Errno::EXIST),
+            Err(errno) => return Err(Error::io("make the directory", &path, errno.into())),
+        }
+    }
+    let errno = last.unwrap_or(Errno::EXIST);
+    Err(Error::io("make a directory in", &above, errno.into()))
+}
+
+fn no_slots(path: &Path) -> Error {
+    Error::new(
+        ErrorCode::PermissionDenied,
+        format!(
+            "nobody may lease here yet: {} has no slots, and root makes them (`gpushare leases` as root does)",
+            path.display()
+        ),
+    )
+    .with_needs(vec!["root".to_owned()])
+}
+
+fn not_admitted(error: Error) -> Error {
+    if !error.message().contains("ermission denied") {
+        return error;
+    }
+    let needs = vec![format!("membership in the group {GROUP}")];
+    error.context(format!("only members of the group {GROUP} lease on this machine")).with_needs(needs)
+}
+
+/// Whom the directories are made for.
+fn admitted(scope: LeaseScope) -> (Shared, Shared) {
+    if scope == LeaseScope::Private || !rustix::process::geteuid().is_root() {
+        let own = Shared { mode: PRIVATE, group: None };
+        return (own, own);
+    }
+    match crate::backend::mps::group_number(GROUP) {
+        Some(group) => (
+            Shared { mode: 0o750, group: Some(group) },
+            Shared { mode: 0o1770, group: Some(group) },
+        ),
+        None => (Shared { mode: 0o755, group: None }, Shared { mode: 0o1777, group: None }),
+    }
+}
+
+/// The name of a share in names of files: a uuid has no `+` and no `~`.
+fn encode(share: &ShareId) -> String {
+    share.to_string().replace('/', "+")
+}
+
+fn decode(name: &str) -> Option<ShareId> {
+    name.replace('+', "/").parse().ok()
+}
+
+fn share_of(slot: &str) -> Option<ShareId> {
+    decode(slot.strip_suffix(SLOT)?)
+}
+
+/// An open directory.
+#[derive(Debug)]
+struct Folder {
+    directory: OwnedFd,
+    path: PathBuf,
+}
+
+impl Folder {
+    fn error(&self, doing: &str, name: &str) -> impl Fn(Errno) -> Error {
+        let (doing, path) = (doing.to_owned(), self.path.join(name));
+        move |errno| Error::io(&doing, &path, errno.into())
+    }
+
+    /// The names in it that are not being written, with their inodes.
+    fn names(&self) -> Result<Vec<(String, u64)>> {
+        let entries = rustix::fs::Dir::read_from(&self.directory).map_err(self.error("list", ""))?;
+        let mut names = Vec::new();
+        for entry in entries {
+            let entry = entry.map_err(self.error("list", ""))?;
+            if let Ok(name) = entry.file_name().to_str() {
+                if !name.starts_with('.') && entry.file_type() != FileType::Directory {
+                    names.push((name.to_owned(), entry.ino()));
+                }
+            }
+        }
+        Ok(names)
+    }
+
+    /// Opens a file to read it or to hold it; none when it is not there. Whose it is, is not looked at.
+    fn open(&self, name: &str) -> Result<Option<OwnedFd>> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        match rustix::fs::openat(&self.directory, name, flags, Mode::empty()) {
+            Ok(file) => Ok(Some(file)),
+            Err(Errno::NOENT) => Ok(None),
+            Err(errno) => Err(not_admitted(self.error("open", name)(errno))),
+        }
+    }
+
+    /// What a file of somebody's says, and whose it is. Links, pipes and the like say nothing.
+    fn read(&self, name: &str) -> Option<(u32, Vec<u8>)> {
+        let file = self.open(name).ok()??;
+        let stat = rustix::fs::fstat(&file).ok()?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile || stat.st_nlink != 1 {
+            return None;
+        }
+        let mut content = Vec::new();
+        File::from(file).take(LONGEST + 1).read_to_end(&mut content).ok()?;
+        (content.len() as u64 <= LONGEST).then_some((stat.st_uid, content))
+    }
+
+    /// Makes a file of this user's that is not there, with its content, for all to read.
+    fn make(&self, name: &str, content: &[u8], mode: u32) -> Result<File> {
+        // What has that name is left of an earlier process with this pid.
+        let _ = rustix::fs::unlinkat(&self.directory, name, AtFlags::empty());
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(&self.directory, name, flags, Mode::from_raw_mode(mode))
+            .map_err(|errno| not_admitted(self.error("write", name)(errno)))?;
+        let mut file = File::from(file);
+        let written = rustix::fs::fchmod(&file, Mode::from_raw_mode(mode))
+            .map_err(std::io::Error::from)
+            .and_then(|()| file.write_all(content));
+        if let Err(error) = written {
+            let _ = rustix::fs::unlinkat(&self.directory, name, AtFlags::empty());
+            return Err(Error::io("write", &self.path.join(name), error));
+        }
+        Ok(file)
+    }
+}
+
+/// A name that no other thread or process of this pid namespace uses now.
+fn scratch() -> String {
+    static NUMBER: AtomicU64 = AtomicU64::new(0);
+    format!(".new-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed))
+}
+
+/// Readable by all, writable by nobody: flock(2) needs no more.
+const HELD_ONLY: u32 = 0o444;
+const READABLE: u32 = 0o644;
+
+impl Slots for FileSlots {
+    fn scope(&self) -> LeaseScope {
+        self.scope
+    }
+
+    fn may_prepare(&self) -> bool {
+        self.scope == LeaseScope::Private || rustix::process::geteuid().is_root()
+    }
+
+    fn prepare(&self, shares: &[ShareId]) -> Result<()> {
+        if !self.may_prepare() {
+            return Err(no_slots(&self.path()));
+        }
+        let gone = || Error::new(ErrorCode::Io, format!("{} is gone", self.path().display()));
+        let above = self.above(true)?.ok_or_else(gone)?;
+        let (slots, common) = admitted(self.scope);
+        for name in [NOTES, QUEUE] {
+            self.folder_in(&above, name, Some(common))?.ok_or_else(gone)?;
+        }
+        let folder = self.folder_in(&above, SLOTS, Some(slots))?.ok_or_else(gone)?;
+        let there: BTreeSet<String> = folder.names()?.into_iter().map(|(name, _)| name).collect();
+        for share in shares {
+            let name = encode(share) + SLOT;
+            if there.contains(&name) {
+                continue;
+            }
+            let new = scratch();
+            folder.make(&new, b"", HELD_ONLY)?;
+            // By link, which replaces nothing: one that came meanwhile may be held.
+            let linked = rustix::fs::linkat(
+                &folder.directory,
+                &new,
+                &folder.directory,
+                &name,
+                AtFlags::empty(),
+            );
+            let _ = rustix::fs::unlinkat(&folder.directory, &new, AtFlags::empty());
+            match linked {
+                Ok(()) | Err(Errno::EXIST) => {}
+                Err(errno) => return Err(folder.error("make", &name)(errno)),
+            }
+        }
+        Ok(())
+    }
+
+    fn try_take(&self, share: &ShareId) -> Result<Taken> {
+        let Some(folder) = self.folder(SLOTS)? else { return Ok(Taken::Missing) };
+        let name = encode(share) + SLOT;
+        for _ in 0..MOST_TRIES {
+            let Some(file) = folder.open(&name)? else { return Ok(Taken::Missing) };
+            let stat = rustix::fs::fstat(&file).map_err(folder.error("look at", &name))?;
+            expect_slot(&folder, &name, &stat)?;
+            match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => {}
+                Err(Errno::WOULDBLOCK) => return Ok(Taken::Held),
+                Err(errno) => return Err(folder.error("lock", &name)(errno)),
+            }
+            // What was removed while it was opened holds nothing.
+            let flags = AtFlags::SYMLINK_NOFOLLOW;
+            let same = rustix::fs::statat(&folder.directory, &name, flags)
+                .is_ok_and(|there| (there.st_dev, there.st_ino) == (stat.st_dev, stat.st_ino));
+            if same {
+                return Ok(Taken::Slot(Slot { share: share.clone(), descriptor: file }));
+            }
+        }
+        Ok(Taken::Held)
+    }
+
+    fn retire(&self, slot: &Slot) -> Result<()> {
+        let Some(folder) = self.folder(SLOTS)? else { return Ok(()) };
+        let name = encode(&slot.share) + SLOT;
+        match rustix::fs::unlinkat(&folder.directory, &name, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(errno) => return Err(folder.error("remove", &name)(errno)),
+        }
+        // What lies beside it is nobody's word any more; what cannot be removed is passed over when
+        // it is read.
+        if let Some(notes) = self.folder(NOTES)? {
+            let before = format!("{}~", encode(&slot.share));
+            for (name, _) in notes.names()? {
+                if name.starts_with(&before) {
+                    let _ = rustix::fs::unlinkat(&notes.directory, &name, AtFlags::empty());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn held(&self) -> Result<Vec<HeldSlot>> {
+        match self.folder(SLOTS) {
+            Ok(Some(folder)) => holders::held(&folder),
+            Ok(None) => Ok(Vec::new()),
+            // Who may not lease may not see who does.
+            Err(error) if error.code() == ErrorCode::PermissionDenied => Ok(Vec::new()),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn openers(&self) -> Vec<(ShareId, Pid)> {
+        holders::openers(&self.path().join(SLOTS))
+    }
+
+    fn note(&self, share: &ShareId, content: &[u8]) -> Result<()> {
+        let folder = self.common_folder(NOTES)?;
+        let new = scratch();
+        folder.make(&new, content, READABLE)?;
+        let name = format!("{}~{}", encode(share), rustix::process::geteuid().as_raw());
+        let moved = rustix::fs::renameat(&folder.directory, &new, &folder.directory, &name);
+        moved.map_err(|errno| {
+            let _ = rustix::fs::unlinkat(&folder.directory, &new, AtFlags::empty());
+            folder.error("write", &name)(errno)
+        })
+    }
+
+    fn notes(&self, share: Option<&ShareId>) -> Result<Vec<Note>> {
+        let folder = match self.folder(NOTES) {
+            Ok(Some(folder)) => folder,
+            Ok(None) => return Ok(Vec::new()),
+            Err(error) if error.code() == ErrorCode::PermissionDenied => return Ok(Vec::new()),
+            Err(error) => return Err(error),
+        };
+        let before = share.map(|share| format!("{}~", encode(share)));
+        let mut notes = Vec::new();
+        for (name, _) in folder.names()? {
+            if before.as_ref().is_some_and(|before| !name.starts_with(before)) {
+                continue;
+            }
+            let Some((share, uid)) = name.split_once('~') else { continue };
+            let (Some(share), Ok(uid)) = (decode(share), uid.parse::<u32>()) else { continue };
+            match folder.read(&name) {
+                // A user's note has their name, and nobody else's.
+                Some((author, content)) if author == uid => {
+                    notes.push(Note { share, author, content });
+                }
+                _ => {}
+            }
+        }
+        Ok(notes)
+    }
+
+    fn join(&self, content: &[u8]) -> Result<Box<dyn Ticket>> {
+        queue::join(self.common_folder(QUEUE)?, content)
+    }
+
+    fn queue(&self) -> Result<Vec<String>> {
+        match self.folder(QUEUE)? {
+            Some(folder) => queue::list(&folder),
+            None => Ok(Vec::new()),
+        }
+    }
+
+    fn ticket(&self, name: &str) -> Option<Vec<u8>> {
+        let folder = self.folder(QUEUE).ok()??;
+        folder.read(name).map(|(_, content)| content)
+    }
+
+    fn still_waits(&self, ticket: &str) -> bool {
+        match self.folder(QUEUE) {
+            Ok(Some(folder)) => queue::still_waits(&folder, ticket),
+            _ => false,
+        }
+    }
+}
+
+/// Refuses what stands where a slot would and is none.
+fn expect_slot(folder: &Folder, name: &str, stat: &rustix::fs::Stat) -> Result<()> {
+    let own = rustix::process::geteuid().as_raw();
+    let why = if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+        "it is no regular file"
+    } else if stat.st_uid != 0 && stat.st_uid != own {
+        "it is another user's"
+    } else if stat.st_nlink > 1 {
+        "it has another name elsewhere (a hard link)"
+    } else {
+        return Ok(());
+    };
+    Err(Error::new(
+        ErrorCode::InvalidState,
+        format!(
+            "{} is not used: {why}; look who put it there, and remove it",
+            folder.path.join(name).display()
+        ),
+    ))
+}

@@ -1,0 +1,126 @@
+//! The queue: tickets of those who wait, in the order in which they came.
+//!
+//! A ticket is a file that its owner holds by flock(2) and names after the time. It ends with its
+//! process, however that ends; then it is passed over, and removed by who may.
+
+use std::fs::File;
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{AtFlags, FlockOperation, inotify};
+use rustix::io::Errno;
+use rustix::time::{ClockId, clock_gettime};
+
+use super::{Folder, READABLE, scratch};
+use crate::error::Result;
+use crate::port::Ticket;
+
+/// How often who cannot be told looks again.
+const POLL: Duration = Duration::from_millis(2);
+
+/// Nanoseconds since boot with that many digits sort as text.
+const DIGITS: usize = 20;
+
+/// A ticket of ours.
+#[derive(Debug)]
+struct FileTicket {
+    folder: Folder,
+    name: String,
+    /// Holds the ticket.
+    _file: File,
+    pid: u32,
+    /// Where the kernel tells us of other tickets; none where it tells no more of this user's processes.
+    watch: Option<OwnedFd>,
+}
+
+pub(super) fn join(folder: Folder, content: &[u8]) -> Result<Box<dyn Ticket>> {
+    let new = scratch();
+    let file = folder.make(&new, content, READABLE)?;
+    let remove = |name: &str| {
+        let _ = rustix::fs::unlinkat(&folder.directory, name, AtFlags::empty());
+    };
+    // Nobody knows it by that name: it is ours at once.
+    if let Err(errno) = rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        remove(&new);
+        return Err(folder.error("lock", &new)(errno));
+    }
+    // It counts from boot, whatever anybody sets the clock to.
+    let now = clock_gettime(ClockId::Boottime);
+    let since_boot = i128::from(now.tv_sec) * 1_000_000_000 + i128::from(now.tv_nsec);
+    let name = format!("{since_boot:0DIGITS$}-{}", new.trim_start_matches(".new-"));
+    if let Err(errno) = rustix::fs::renameat(&folder.directory, &new, &folder.directory, &name) {
+        remove(&new);
+        return Err(folder.error("write", &name)(errno));
+    }
+    let flags = inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK;
+    let watch = inotify::init(flags).ok();
+    let pid = std::process::id();
+    Ok(Box::new(FileTicket { folder, name, _file: file, pid, watch }))
+}
+
+impl Drop for FileTicket {
+    fn drop(&mut self) {
+        // A forked child must not take its parent's place away.
+        if self.pid == std::process::id() {
+            let _ = rustix::fs::unlinkat(&self.folder.directory, &self.name, AtFlags::empty());
+        }
+    }
+}
+
+impl Ticket for FileTicket {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn wait_for(&mut self, ahead: &str, most: Duration) {
+        let Some(watch) = &self.watch else {
+            std::thread::sleep(POLL.min(most));
+            return;
+        };
+        // Its owner has it open for writing; others only to see whether it is held.
+        let ends = inotify::WatchFlags::CLOSE_WRITE
+            | inotify::WatchFlags::ATTRIB
+            | inotify::WatchFlags::DELETE_SELF
+            | inotify::WatchFlags::ONESHOT;
+        let path = format!("/proc/self/fd/{}/{ahead}", self.folder.directory.as_raw_fd());
+        match inotify::add_watch(watch, path, ends) {
+            Ok(_) => {}
+            // It is gone already.
+            Err(Errno::NOENT) => return,
+            Err(_) => {
+                std::thread::sleep(POLL.min(most));
+                return;
+            }
+        }
+        let timeout = Timespec::try_from(most).ok();
+        let mut event = [PollFd::new(watch, PollFlags::IN)];
+        if poll(&mut event, timeout.as_ref()).is_ok_and(|ready| ready > 0) {
+            let mut buffer = [0_u8; 4096];
+            // What it says is no news: one ticket was watched.
+            while rustix::io::read(watch, &mut buffer).is_ok_and(|read| read > 0) {}
+        }
+    }
+}
+
+pub(super) fn list(folder: &Folder) -> Result<Vec<String>> {
+    let mut names: Vec<String> = folder.names()?.into_iter().map(|(name, _)| name).collect();
+    names.retain(|name| is_ticket(name));
+    names.sort();
+    Ok(names)
+}
+
+fn is_ticket(name: &str) -> bool {
+    let digits = name.bytes().take_while(u8::is_ascii_digit).count();
+    digits == DIGITS && name.as_bytes().get(DIGITS) == Some(&b'-')
+}
+
+pub(super) fn still_waits(folder: &Folder, ticket: &str) -> bool {
+    // What cannot be opened is no ticket that anybody can be told from a dead one.
+    let Ok(Some(file)) = folder.open(ticket) else { return false };
+    if rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared) == Err(Errno::WOULDBLOCK) {
+        return true;
+    }
+    let _ = rustix::fs::unlinkat(&folder.directory, ticket, AtFlags::empty());
+    false
+}

@@ -1,0 +1,230 @@
+//! Leases: the right of one process tree to one share, or to several.
+//!
+//! A lease is a file that is held: it lasts until it is released, or until the last process that has
+//! its descriptor is gone, however that ends. No daemon keeps it. The descriptor is close-on-exec, and
+//! stays with this process unless it is asked for: [`Lease::descriptors`], [`Lease::apply_to`].
+//!
+//! What a tenant does with its share is enforced or declared, and a [`Grant`] says which.
+//!
+//! ```
+//! # #[cfg(feature = "sim")] {
+//! use std::process::Command;
+//!
+//! use gpushare_core::Node;
+//! use gpushare_core::lease::LeaseRequest;
+//!
+//! let node = Node::builder().sim("1xH100-80GB").open()?;
+//! let lease = node.lease(&LeaseRequest::gpu("0"))?;
+//! let mut command = Command::new("true");
+//! lease.apply_to(&mut command)?; // CUDA_VISIBLE_DEVICES and the like, and the descriptor
+//! assert!(command.status().is_ok_and(|status| status.success()));
+//! assert!(node.lease(&LeaseRequest::gpu("0")).is_err(), "it is ours");
+//! lease.release()?;
+//! # }
+//! # Ok::<(), gpushare_core::Error>(())
+//! ```
+
+mod acquire;
+mod cordon;
+mod create;
+mod grant;
+mod held;
+mod list;
+mod nodes;
+mod pick;
+mod request;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::ControlFlow;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::process::Command;
+use std::sync::Arc;
+
+use rustix::io::{FdFlags, fcntl_getfd, fcntl_setfd};
+use serde::Serialize;
+
+pub use acquire::Wait;
+pub use grant::{Bound, Grant, LEASE_VARIABLE, SHARES_VARIABLE};
+pub use held::after_fork_in_child;
+pub use list::LeaseList;
+pub use nodes::DeviceNode;
+pub use request::{LeaseRequest, Of};
+
+use held::Held;
+
+use crate::error::{Error, ErrorCode, Result};
+use crate::id::ShareId;
+use crate::node::Node;
+use crate::port::LeaseScope;
+use crate::snapshot::Snapshot;
+
+/// The schema of a serialised lease.
+pub const SCHEMA: &str = "gpushare.lease/v1";
+
+/// A lease that this process holds.
+///
+/// Dropping it gives it back, as [`release`](Self::release) does, but for what was created: that stays.
+#[derive(Debug)]
+pub struct Lease {
+    node: Node,
+    document: Document,
+    held: Arc<Held>,
+    /// What was created for it, to be destroyed with it.
+    created: Vec<crate::id::MigUuid>,
+}
+
+/// What a lease says of itself.
+#[derive(Clone, Debug, Serialize)]
+struct Document {
+    schema: &'static str,
+    simulated: bool,
+    name: String,
+    scope: LeaseScope,
+    shares: Vec<Grant>,
+    variables: BTreeMap<String, String>,
+    unset: BTreeSet<String>,
+}
+
+impl Node {
+    /// Leases what is asked for, of what there is now. The driver is open only while it is looked at.
+    ///
+    /// # Errors
+    /// BUSY when others have it and no waiting was wanted, with the holders; TIMEOUT; NOT_FOUND,
+    /// INSUFFICIENT when this node has no such share, with what there is; INVALID_STATE,
+    /// RECOVERY_REQUIRED for a GPU of which nothing is leased now; UNSUPPORTED for limits without
+    /// MPS; HAZARD; PERMISSION_DENIED for who may not lease here; IO.
+    pub fn lease(&self, request: &LeaseRequest) -> Result<Lease> {
+        self.lease_with(request, |_| ControlFlow::Continue(()))
+    }
+
+    /// Leases what is asked for, and hears every 100 ms of waiting who is in the way. When `waiting`
+    /// asks to stop, nothing is leased: INTERRUPTED.
+    ///
+    /// # Errors
+    /// As [`lease`](Self::lease).
+    pub fn lease_with(
+        &self,
+        request: &LeaseRequest,
+        mut waiting: impl FnMut(&Wait) -> ControlFlow<()>,
+    ) -> Result<Lease> {
+        acquire::acquire(self, None, request, &mut waiting)
+    }
+
+    /// Leases what is asked for, of what a snapshot shows, and asks the driver only where that is not
+    /// enough: when a share changes hands, or when it must be waited for. For who leases often.
+    ///
+    /// # Errors
+    /// As [`lease`](Self::lease).
+    pub fn lease_in(&self, snapshot: &Snapshot, request: &LeaseRequest) -> Result<Lease> {
+        acquire::acquire(self, Some(snapshot), request, &mut |_| ControlFlow::Continue(()))
+    }
+}
+
+impl Lease {
+    /// Its name, which `gpushare leases` shows.
+    pub fn name(&self) -> &str {
+        &self.document.name
+    }
+
+    /// For whom it holds: on a node that is this user's alone, others do not see it.
+    pub fn scope(&self) -> LeaseScope {
+        self.document.scope
+    }
+
+    /// What it gives, by share.
+    pub fn grants(&self) -> &[Grant] {
+        &self.document.shares
+    }
+
+    /// The ids of its shares.
+    pub fn shares(&self) -> impl Iterator<Item = &ShareId> {
+        self.document.shares.iter().map(|grant| &grant.share)
+    }
+
+    /// The variables to set for its tenant.
+    pub fn variables(&self) -> &BTreeMap<String, String> {
+        &self.document.variables
+    }
+
+    /// The variables to remove for its tenant: what an outer environment says of MPS does not count.
+    pub fn unset(&self) -> &BTreeSet<String> {
+        &self.document.unset
+    }
+
+    /// Hands its descriptors on: from now on every child of this process that is started with them
+    /// holds the lease too, and it lasts until all of them are gone. One for each share.
+    ///
+    /// # Errors
+    /// INVALID_STATE when it was released; IO.
+    pub fn descriptors(&self) -> Result<Vec<OwnedFd>> {
+        let failed = |errno: rustix::io::Errno| {
+            Error::new(ErrorCode::Io, format!("cannot hand the lease on: {errno}"))
+        };
+        self.held.with(|slots| {
+            slots
+                .iter()
+                .map(|slot| {
+                    let flags = fcntl_getfd(&slot.descriptor).map_err(failed)?;
+                    fcntl_setfd(&slot.descriptor, flags - FdFlags::CLOEXEC).map_err(failed)?;
+                    rustix::io::dup(slot.descriptor.as_fd()).map_err(failed)
+                })
+                .collect()
+        })?
+    }
+
+    /// Hands its descriptors on, without a copy for the caller.
+    fn hand_on(&self) -> Result<()> {
+        self.held.keep_in_children();
+        self.descriptors().map(drop)
+    }
+
+    /// Makes a command its tenant: sets and removes variables, and hands the descriptors on to it (and
+    /// to every child of this process from now on).
+    ///
+    /// # Errors
+    /// INVALID_STATE when it was released; IO.
+    pub fn apply_to(&self, command: &mut Command) -> Result<()> {
+        self.hand_on()?;
+        for name in &self.document.unset {
+            command.env_remove(name);
+        }
+        command.envs(&self.document.variables);
+        Ok(())
+    }
+
+    /// Refuses a lease that is void: its GPU was partitioned anew, reset or lost, or it was released.
+    ///
+    /// # Errors
+    /// INVALID_STATE saying why.
+    pub fn check(&self) -> Result<()> {
+        self.held.with(|_| ())?;
+        let snapshot = self.node.snapshot()?;
+        let known = |share: &ShareId| {
+            snapshot.gpus.iter().any(|gpu| gpu.shares.iter().any(|known| known.id == *share))
+        };
+        match self.shares().find(|share| !known(share)) {
+            None => Ok(()),
+            Some(share) => Err(Error::new(
+                ErrorCode::InvalidState,
+                format!("the lease of {share} is void: no GPU of this node has that share any more"),
+            )),
+        }
+    }
+
+    /// Gives it back: at once for this process; children that have its descriptors keep it until they
+    /// are gone. What was created for it and is to be given back is destroyed, unless somebody else
+    /// was quicker to lease it.
+    ///
+    /// # Errors
+    /// Of what was created: as [`Node::apply`]. The lease is given back all the same.
+    pub fn release(self) -> Result<()> {
+        self.held.let_go();
+        create::give_back(&self.node, &self.created)
+    }
+
+    /// What it says of itself, as a document of schema [`SCHEMA`].
+    pub fn to_json(&self) -> String {
+        // Every value in it serialises.
+        serde_json::to_string(&self.document).unwrap_or_default()
+    }
+}

@@ -1,0 +1,34 @@
+//! Which shares a device has.
+
+use crate::id::ShareId;
+use crate::snapshot::MigDevice;
+use crate::spec::Sharing;
+
+/// Clients that every MPS server of Volta and later takes (measured on an H200: 48).
+pub(crate) const MPS_CLIENTS: u32 = 48;
+
+/// The shares of a device that has that many.
+pub(crate) fn ids(device: &str, count: u32) -> Vec<ShareId> {
+    if count == 1 {
+        return vec![ShareId::whole(device)];
+    }
+    (0..count).map(|number| ShareId::part(device, number)).collect()
+}
+
+/// How many shares a MIG device has that is shared further in that way.
+pub(crate) fn count_of(device: &MigDevice, sharing: Option<&Sharing>) -> u32 {
+    match sharing {
+        Some(Sharing::TimeSliced(parameters)) => parameters.replicas.get(),
+        Some(Sharing::Mps(config)) => {
+            config.max_clients.map_or_else(|| clients_of(device), std::num::NonZeroU32::get)
+        }
+        _ => 1,
+    }
+}
+
+/// Clients of a MIG device: the GPU's number, scaled down with the compute slices (NVIDIA's MPS guide
+/// says that it is scaled, not how; never measured).
+pub(crate) fn clients_of(device: &MigDevice) -> u32 {
+    let slices = device.profile.compute.unwrap_or(device.profile.slices);
+    (MPS_CLIENTS * u32::from(slices) / 7).max(1)
+}
