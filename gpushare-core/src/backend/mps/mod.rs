@@ -262,6 +262,10 @@ impl MpsHost for RealMps {
         self.place(domain).log()
     }
 
+    fn domains(&self) -> Result<Vec<MpsDomain>> {
+        place::domains(&self.run)
+    }
+
     fn foreign(&self) -> Result<Vec<ForeignDaemon>> {
         foreign::foreign(&own_place(&self.run))
     }

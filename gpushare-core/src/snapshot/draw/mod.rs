@@ -5,6 +5,7 @@ pub(crate) mod daemons;
 pub(crate) mod mps;
 pub(crate) mod page;
 mod slots;
+mod strays;
 
 use std::fmt;
 
@@ -48,6 +49,7 @@ pub(crate) fn draw(page: &mut Page, snapshot: &Snapshot) {
         page.end();
         block(page, snapshot, gpu);
     }
+    strays::strays(page, snapshot);
 }
 
 fn block(page: &mut Page, snapshot: &Snapshot, gpu: &GpuSnapshot) {
