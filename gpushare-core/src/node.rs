@@ -13,6 +13,7 @@ use crate::backend::nvml::RealNvml;
 #[cfg(feature = "sim")]
 use crate::backend::sim::Simulator;
 use crate::backend::system::{SystemClock, SystemProcesses, environment};
+use crate::backend::trust::distrusted;
 use crate::error::{Error, ErrorCode, Result};
 use crate::id::Pid;
 use crate::mps::Attachment;
@@ -126,7 +127,7 @@ impl NodeBuilder {
     /// # Errors
     /// INVALID_ARGUMENT for a fleet that cannot be read, a state directory without a name, or a
     /// library or program whose path is not absolute; PERMISSION_DENIED as root for a library or
-    /// program that others could have written;
+    /// program that others could have written, or put another in its place;
     /// UNSUPPORTED for a simulated node without feature `sim`.
     pub fn open(self) -> Result<Node> {
         let sim = match self.sim {
@@ -254,30 +255,22 @@ fn text(value: std::ffi::OsString) -> Result<String> {
 
 /// Code from this path runs with all rights of this process.
 fn expect_trusted(path: &Path) -> Result<()> {
-    use std::os::unix::fs::MetadataExt as _;
     if !path.is_absolute() {
         return Err(Error::new(
             ErrorCode::InvalidArgument,
             format!("{}: give an absolute path", path.display()),
         ));
     }
-    if !rustix::process::geteuid().is_root() {
-        return Ok(());
-    }
-    let meta = match std::fs::metadata(path) {
-        Ok(meta) => meta,
+    let why = match distrusted(path) {
+        Ok(None) => return Ok(()),
+        Ok(Some(why)) => why,
         // Whoever needs it will say that it is not there.
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(Error::io("look at", path, error)),
     };
-    if meta.uid() != 0 || meta.mode() & 0o022 != 0 {
-        return Err(Error::new(
-            ErrorCode::PermissionDenied,
-            format!("{} is not used by root: others than root may write it", path.display()),
-        )
-        .with_needs(vec![format!("{} owned by root and writable by root alone", path.display())]));
-    }
-    Ok(())
+    let path = path.display();
+    Err(Error::new(ErrorCode::PermissionDenied, format!("{path} is not used: {why}"))
+        .with_needs(vec![format!("{path} and the folders above it writable by root alone")]))
 }
 
 impl Node {

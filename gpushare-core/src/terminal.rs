@@ -5,6 +5,7 @@
 //! clear a line, or write one that nobody said.
 
 use std::borrow::Cow;
+use std::fmt;
 
 /// Whether a terminal obeys it, or another line could begin with it.
 const fn obeyed(c: char) -> bool {
@@ -37,8 +38,8 @@ pub(crate) fn printable_lines(text: &str) -> Cow<'_, str> {
 }
 
 /// So many things: `1 step`, `2 steps`. Of things whose plural ends with an s.
-pub(crate) fn count(number: usize, one: &str) -> String {
-    let s = if number == 1 { "" } else { "s" };
+pub(crate) fn count<N: From<bool> + PartialEq + fmt::Display>(number: N, one: &str) -> String {
+    let s = if number == N::from(true) { "" } else { "s" };
     format!("{number} {one}{s}")
 }
 

@@ -72,8 +72,8 @@ pub(super) fn gone(
     gpus: &[GpuSnapshot],
 ) -> Vec<MpsDomain> {
     let hides = gpus.iter().any(|gpu| {
-        let parts = gpu.mig.as_ref().is_some_and(|mig| mig.enabled)
-            && gpu.visibility != Visibility::Full;
+        let parts =
+            gpu.mig.as_ref().is_some_and(|mig| mig.enabled) && gpu.visibility != Visibility::Full;
         gpu.mode == SharingMode::Lost || parts
     });
     let mut domains = domains;

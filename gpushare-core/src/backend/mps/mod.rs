@@ -5,6 +5,7 @@ mod control;
 mod daemon;
 mod foreign;
 mod listener;
+mod peer;
 mod place;
 mod processes;
 mod spawn;

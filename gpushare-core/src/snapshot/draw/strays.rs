@@ -23,8 +23,7 @@ pub(super) fn strays(page: &mut Page, snapshot: &Snapshot) {
 fn lines(stray: &MpsStray) -> [String; 2] {
     let mps = &stray.mps;
     let pid = mps.pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default();
-    let there =
-        format!("this node has no such device any more; the daemon{pid} {}", health(mps));
+    let there = format!("this node has no such device any more; the daemon{pid} {}", health(mps));
     let then = match stray.is_left() {
         Some(why) => format!("`gpushare recover` leaves it: {why}"),
         None if mps.health == Some(MpsHealth::Gone) => {
