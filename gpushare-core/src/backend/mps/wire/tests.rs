@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 
 use super::*;
+use crate::id::Pid;
 
 const LIMIT: Duration = Duration::from_millis(300);
 
