@@ -396,7 +396,11 @@ impl Node {
         apply::settle_gpus(&self.inner.ports, self.inner.simulated, gpus, options, &mut progress)
     }
 
-    /// Settles what dead appliers left: rolls it back, or else finishes it. Needs root.
+    /// Settles what dead appliers left: rolls it back, or else finishes it. Then ends the MPS daemons of
+    /// ours whose devices are gone, unless somebody may be their client. Needs root.
+    ///
+    /// Run it where all GPUs can be seen: in a container that has some of them, daemons of the others
+    /// look like strays, and those whose processes it can see are ended when they have no clients.
     ///
     /// # Errors
     /// RECOVERY_REQUIRED where a person has to decide; LOCKED where an applier is alive.
@@ -446,5 +450,36 @@ impl Plan {
     /// As [`Node::apply`].
     pub fn apply(&self, node: &Node, options: ApplyOptions) -> Result<Report> {
         node.apply_with(Source::Plan(self), &options, |_| ControlFlow::Continue(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::chown;
+
+    use super::*;
+
+    #[test]
+    fn root_uses_nothing_from_a_folder_of_somebody_elses() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        std::fs::write(&path, "").unwrap();
+        let state = folder.path().join("state");
+        let builders = || {
+            let new = || Node::builder().state_dir(&state);
+            [new().nvml_path(&path), new().nvidia_smi(&path), new().mps_control(&path)]
+        };
+        assert!(builders().into_iter().all(|builder| builder.open().is_ok()));
+        if !rustix::process::geteuid().is_root() {
+            let text = b"SKIPPED: what root may use: needs root\n";
+            let _ = std::io::Write::write_all(&mut std::io::stderr(), text);
+            return;
+        }
+        chown(folder.path(), Some(65534), None).unwrap();
+        for builder in builders() {
+            let error = builder.open().unwrap_err();
+            assert_eq!(error.code(), ErrorCode::PermissionDenied);
+            assert!(error.message().contains("belongs to user 65534; make it root's"), "{error}");
+        }
     }
 }
