@@ -24,7 +24,7 @@ pub(super) fn end_strays(
         return Ok(seen.strays.iter().map(|stray| left(stray, stray.is_left())).collect());
     }
     // Nobody knows of which GPU they were, and who changes one may be about to make the device again:
-    // it would have the same uuid.
+    // it may get the same uuid.
     let mut gpus: Vec<GpuUuid> = seen.gpus.into_iter().map(|gpu| gpu.uuid).collect();
     gpus.sort();
     let (store, clock) = (ports.store.as_ref(), ports.clock.as_ref());
