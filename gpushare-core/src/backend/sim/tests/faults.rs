@@ -129,7 +129,7 @@ fn nothing_takes_effect_after_a_death() {
     faults.die();
     assert!(faults.is_dead());
     let failed = call_everything(&ports, &mut *nvml, gpu);
-    assert_eq!(failed.len(), 25 + 21);
+    assert_eq!(failed.len(), 25 + 22);
     assert!(ports.nvml.open().is_err());
     assert_eq!(simulator.inner.backing.read().unwrap(), before);
     assert!(plain.store.read("a").unwrap().is_none());
