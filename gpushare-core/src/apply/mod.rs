@@ -13,6 +13,7 @@ mod options;
 mod recover;
 pub mod report;
 mod settle;
+mod stray;
 
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;

@@ -10,3 +10,4 @@ pub mod nvml;
 #[cfg(feature = "sim")]
 pub mod sim;
 pub mod system;
+pub(crate) mod trust;

@@ -23,7 +23,7 @@ use crate::units::Bytes;
 
 pub use digest::digest;
 pub(crate) use digest::hash;
-pub use mps::{MpsServer, MpsStatus};
+pub use mps::{MpsServer, MpsStatus, MpsStray};
 
 /// The schema that a serialised snapshot names.
 pub const SCHEMA: &str = "gpushare.status/v1";
@@ -47,6 +47,10 @@ pub struct Snapshot {
     pub caller_uid: Option<u32>,
     /// The GPUs, by NVML index; those that our records know and the driver does not come last, as `lost`.
     pub gpus: Vec<GpuSnapshot>,
+    /// MPS daemons of ours whose devices are not on the node any more; empty where not all GPUs and MIG
+    /// devices were looked at.
+    #[serde(default, rename = "stray_mps")]
+    pub strays: Vec<MpsStray>,
 }
 
 /// Versions of the driver and its libraries.
@@ -391,6 +395,7 @@ impl Snapshot {
             abilities: Abilities::default(),
             caller_uid: None,
             gpus: Vec::new(),
+            strays: Vec::new(),
         }
     }
 

@@ -394,6 +394,50 @@ fn a_path_that_daemons_do_not_take_is_refused_before_anything_is_made() {
 }
 
 #[test]
+fn every_domain_that_has_a_directory_is_listed() {
+    let machine = Machine::new("exit 1");
+    assert_eq!(machine.mps.domains().unwrap(), []);
+    let old = "MIG-GPU-5a2b0e4c-0000-1111-2222-000000000001/1/0";
+    let mut domains: Vec<MpsDomain> =
+        [machine.domain.as_str(), "MIG-c7885312-0000-1111-2222-000000000001", old]
+            .map(|uuid| uuid.parse().unwrap())
+            .into();
+    domains.sort();
+    for domain in &domains {
+        let place = machine.mps.place(domain);
+        drop((place.make().unwrap(), place.lock(TURN).unwrap()));
+    }
+    // Neither a lock, nor what is no name of ours.
+    let above = machine.leaf().parent().unwrap().to_owned();
+    for name in ["notes", "GPU-1_2", "MIG-", "GPU-1 2"] {
+        fs::create_dir(above.join(name)).unwrap();
+    }
+    fs::write(above.join("GPU-1"), "").unwrap();
+    assert_eq!(machine.mps.domains().unwrap(), domains);
+    for domain in &domains {
+        assert_eq!(machine.mps.probe(domain).unwrap().unwrap().health, MpsHealth::Gone);
+        machine.mps.stop(domain).unwrap();
+    }
+    assert_eq!(machine.mps.domains().unwrap(), []);
+}
+
+#[test]
+fn a_program_in_a_folder_of_somebody_elses_is_not_run_by_root() {
+    if !is_root() {
+        return skipped("a program in a folder of somebody else's");
+    }
+    let machine = Machine::new("touch $here/ran; exit 1");
+    assert!(machine.mps.able());
+    chown(machine.folder.path(), Some(NOBODY), None).unwrap();
+    assert!(!machine.mps.able());
+    let error = machine.mps.dialect().unwrap_err();
+    assert_eq!(error.code(), ErrorCode::PermissionDenied);
+    assert!(error.message().contains("belongs to user 65534; make it root's"), "{error}");
+    chown(machine.folder.path(), Some(0), None).unwrap();
+    assert!(!machine.path("ran").exists());
+}
+
+#[test]
 fn a_directory_that_somebody_else_made_is_refused_and_left_alone() {
     let machine = Machine::new("touch $here/ran; exit 1");
     let refused = |why: &str| {
