@@ -299,6 +299,19 @@ fn mig_devices_have_daemons_of_their_own() {
             machine.gpu().mig_devices.iter().map(|d| d.mps.as_ref().map(|mps| mps.pid)).collect();
         assert_eq!(left.iter().flatten().count(), 1, "{major}");
         machine.expect_an_owner_for_each("one daemon");
+        // Another tool destroys the device of it.
+        let shared = machine.gpu().mig_devices.into_iter().find(|d| d.mps.is_some()).unwrap();
+        let gpu = machine.gpu().uuid;
+        let mut nvml = machine.node.ports().nvml.open().unwrap();
+        nvml.destroy_compute_instance(&gpu, shared.gi, shared.ci).unwrap();
+        drop(nvml);
+        let strays = machine.node.snapshot().unwrap().strays;
+        assert_eq!((strays.len(), strays[0].mps.pid), (1, shared.mps.unwrap().pid), "{major}");
+        assert_eq!(strays[0].domain.as_str(), shared.uuid.as_str());
+        let report = machine.node.recover().unwrap();
+        assert_eq!(report.strays[0].left, None, "{major}");
+        assert_eq!(machine.processes(), Vec::<u32>::new(), "{major}");
+        assert!(!strays[0].mps.directory.as_ref().unwrap().exists());
         let gpus = machine.simulator.gpus().unwrap();
         let leave = Request::Leave { mode: Mode::Mig, gpus };
         machine.request(&leave, &options().allow_reset(true)).unwrap();

@@ -15,6 +15,7 @@ use crate::backend::nvml::RealNvml;
 use crate::backend::sim::Simulator;
 use crate::backend::slots::FileSlots;
 use crate::backend::system::{SystemClock, SystemProcesses, environment};
+use crate::backend::trust::distrusted;
 use crate::error::{Error, ErrorCode, Result};
 use crate::id::Pid;
 use crate::mps::Attachment;
@@ -128,7 +129,7 @@ impl NodeBuilder {
     /// # Errors
     /// INVALID_ARGUMENT for a fleet that cannot be read, a state directory without a name, or a
     /// library or program whose path is not absolute; PERMISSION_DENIED as root for a library or
-    /// program that others could have written;
+    /// program that others could have written, or put another in its place;
     /// UNSUPPORTED for a simulated node without feature `sim`.
     pub fn open(self) -> Result<Node> {
         let sim = match self.sim {
@@ -260,30 +261,22 @@ fn text(value: std::ffi::OsString) -> Result<String> {
 
 /// Code from this path runs with all rights of this process.
 fn expect_trusted(path: &Path) -> Result<()> {
-    use std::os::unix::fs::MetadataExt as _;
     if !path.is_absolute() {
         return Err(Error::new(
             ErrorCode::InvalidArgument,
             format!("{}: give an absolute path", path.display()),
         ));
     }
-    if !rustix::process::geteuid().is_root() {
-        return Ok(());
-    }
-    let meta = match std::fs::metadata(path) {
-        Ok(meta) => meta,
+    let why = match distrusted(path) {
+        Ok(None) => return Ok(()),
+        Ok(Some(why)) => why,
         // Whoever needs it will say that it is not there.
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(Error::io("look at", path, error)),
     };
-    if meta.uid() != 0 || meta.mode() & 0o022 != 0 {
-        return Err(Error::new(
-            ErrorCode::PermissionDenied,
-            format!("{} is not used by root: others than root may write it", path.display()),
-        )
-        .with_needs(vec![format!("{} owned by root and writable by root alone", path.display())]));
-    }
-    Ok(())
+    let path = path.display();
+    Err(Error::new(ErrorCode::PermissionDenied, format!("{path} is not used: {why}"))
+        .with_needs(vec![format!("{path} and the folders above it writable by root alone")]))
 }
 
 impl Node {
@@ -409,7 +402,11 @@ impl Node {
         apply::settle_gpus(&self.inner.ports, self.inner.simulated, gpus, options, &mut progress)
     }
 
-    /// Settles what dead appliers left: rolls it back, or else finishes it. Needs root.
+    /// Settles what dead appliers left: rolls it back, or else finishes it. Then ends the MPS daemons of
+    /// ours whose devices are gone, unless somebody may be their client. Needs root.
+    ///
+    /// Run it where all GPUs can be seen: in a container that has some of them, daemons of the others
+    /// look like strays, and those whose processes it can see are ended when they have no clients.
     ///
     /// # Errors
     /// RECOVERY_REQUIRED where a person has to decide; LOCKED where an applier is alive.
@@ -459,5 +456,36 @@ impl Plan {
     /// As [`Node::apply`].
     pub fn apply(&self, node: &Node, options: ApplyOptions) -> Result<Report> {
         node.apply_with(Source::Plan(self), &options, |_| ControlFlow::Continue(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::chown;
+
+    use super::*;
+
+    #[test]
+    fn root_uses_nothing_from_a_folder_of_somebody_elses() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        std::fs::write(&path, "").unwrap();
+        let state = folder.path().join("state");
+        let builders = || {
+            let new = || Node::builder().state_dir(&state);
+            [new().nvml_path(&path), new().nvidia_smi(&path), new().mps_control(&path)]
+        };
+        assert!(builders().into_iter().all(|builder| builder.open().is_ok()));
+        if !rustix::process::geteuid().is_root() {
+            let text = b"SKIPPED: what root may use: needs root\n";
+            let _ = std::io::Write::write_all(&mut std::io::stderr(), text);
+            return;
+        }
+        chown(folder.path(), Some(65534), None).unwrap();
+        for builder in builders() {
+            let error = builder.open().unwrap_err();
+            assert_eq!(error.code(), ErrorCode::PermissionDenied);
+            assert!(error.message().contains("belongs to user 65534; make it root's"), "{error}");
+        }
     }
 }

@@ -1,10 +1,11 @@
-//! Text from outside, made safe to show.
+//! Text from outside, made safe to show, and words for numbers.
 //!
 //! Commands of other users' processes, names in specs and paths stand in what root reads on a
 //! terminal. A terminal obeys some characters instead of showing them: with those a name could
 //! clear a line, or write one that nobody said.
 
 use std::borrow::Cow;
+use std::fmt;
 
 /// Whether a terminal obeys it, or another line could begin with it.
 const fn obeyed(c: char) -> bool {
@@ -36,9 +37,22 @@ pub(crate) fn printable_lines(text: &str) -> Cow<'_, str> {
     }
 }
 
+/// So many things: `1 step`, `2 steps`. Of things whose plural ends with an s.
+pub(crate) fn count<N: From<bool> + PartialEq + fmt::Display>(number: N, one: &str) -> String {
+    let s = if number == N::from(true) { "" } else { "s" };
+    format!("{number} {one}{s}")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_thing_is_no_things() {
+        for (number, text) in [(0, "0 steps"), (1, "1 step"), (2, "2 steps"), (11, "11 steps")] {
+            assert_eq!(count(number, "step"), text);
+        }
+    }
 
     #[test]
     fn nothing_that_a_terminal_obeys_gets_through() {

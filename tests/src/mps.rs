@@ -13,7 +13,7 @@ use gpushare_core::backend::mps::MpsControl;
 use crate::nvidia::{drivers, skipped};
 
 /// How long anything may take that a daemon does on its own.
-pub const PATIENCE: Duration = Duration::from_secs(10);
+pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What stands in for `nvidia-cuda-mps-server`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

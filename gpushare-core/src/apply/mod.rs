@@ -14,6 +14,7 @@ mod options;
 mod recover;
 pub mod report;
 mod settle;
+mod stray;
 
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;

@@ -3,6 +3,7 @@
 use crate::apply::execute::{Executor, Reached};
 use crate::apply::report::{Recovered, Report, Settled};
 use crate::apply::settle::{Position, RolledBack, answering, locate, required, roll_back};
+use crate::apply::stray::end_strays;
 use crate::apply::{ApplyOptions, Event, Progress};
 use crate::error::{Error, ErrorCode, Outcome, Result};
 use crate::id::GpuUuid;
@@ -15,7 +16,8 @@ use crate::snapshot::Snapshot;
 use crate::state::journal::{self, Found, Header, Journal};
 use crate::state::lock::{self, Locks};
 
-/// Settles every unfinished change of this node whose applier is dead.
+/// Settles every unfinished change of this node whose applier is dead, and then ends the MPS daemons
+/// of ours whose devices are gone.
 ///
 /// # Errors
 /// LOCKED where an applier is alive; RECOVERY_REQUIRED where a person has to decide.
@@ -43,7 +45,10 @@ pub(crate) fn recover(
     }
     match failed {
         Some(error) => Err(after_settling(error, &recovered)),
-        None => Ok(Report::recovered(simulated, recovered)),
+        None => match end_strays(ports, simulated, options, progress) {
+            Ok(strays) => Ok(Report::recovered(simulated, recovered, strays)),
+            Err(error) => Err(after_settling(error, &recovered)),
+        },
     }
 }
 

@@ -6,11 +6,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::id::{GpuUuid, MigUuid};
 use crate::mig::Placement;
+use crate::mps::MpsDomain;
 use crate::plan::{Plan, previous};
 use crate::process::Holder;
 use crate::snapshot::Snapshot;
 use crate::spec::Spec;
-use crate::terminal::printable;
+use crate::terminal::{count, printable};
 
 /// The schema that a serialised report names.
 pub const SCHEMA: &str = "gpushare.report/v1";
@@ -40,6 +41,9 @@ pub struct Report {
     pub evicted: Vec<Evicted>,
     /// Changes of dead appliers that were settled first.
     pub recovered: Vec<Recovered>,
+    /// MPS daemons of ours whose devices were gone: of a recovery.
+    #[serde(default, rename = "stray_mps")]
+    pub strays: Vec<Stray>,
 }
 
 /// What came of it.
@@ -51,7 +55,7 @@ pub enum ReportOutcome {
     Unchanged,
     /// It is now.
     Applied,
-    /// Unfinished changes were settled.
+    /// Unfinished changes were settled, or stray MPS daemons ended.
     Recovered,
 }
 
@@ -95,6 +99,17 @@ pub struct Recovered {
     pub recreated: Vec<Recreated>,
 }
 
+/// An MPS daemon of ours whose device was gone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Stray {
+    /// The device that it was started for.
+    #[serde(rename = "device")]
+    pub domain: MpsDomain,
+    /// Why it was left, and what to do; none where it was ended and its directory removed.
+    pub left: Option<String>,
+}
+
 /// How an unfinished change was settled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -122,6 +137,7 @@ impl Report {
             recreated: Vec::new(),
             evicted: Vec::new(),
             recovered: Vec::new(),
+            strays: Vec::new(),
         }
     }
 
@@ -133,9 +149,13 @@ impl Report {
         Self::new(snapshot, plan, ReportOutcome::Applied)
     }
 
-    pub(super) fn recovered(simulated: bool, recovered: Vec<Recovered>) -> Self {
-        let outcome =
-            if recovered.is_empty() { ReportOutcome::Unchanged } else { ReportOutcome::Recovered };
+    pub(super) fn recovered(
+        simulated: bool,
+        recovered: Vec<Recovered>,
+        strays: Vec<Stray>,
+    ) -> Self {
+        let nothing = recovered.is_empty() && strays.iter().all(|stray| stray.left.is_some());
+        let outcome = if nothing { ReportOutcome::Unchanged } else { ReportOutcome::Recovered };
         Self {
             schema: SCHEMA.to_owned(),
             simulated,
@@ -147,6 +167,7 @@ impl Report {
             recreated: recovered.iter().flat_map(|one| one.recreated.clone()).collect(),
             evicted: Vec::new(),
             recovered,
+            strays,
         }
     }
 
@@ -177,9 +198,21 @@ impl fmt::Display for Report {
             let how = if evicted.killed { "killed" } else { "ended" };
             writeln!(f, "{how} {}", evicted.holder)?;
         }
+        for stray in &self.strays {
+            match &stray.left {
+                Some(why) => {
+                    let why = printable(why);
+                    writeln!(f, "The stray MPS daemon of {} was left: {why}", stray.domain)?;
+                }
+                None => writeln!(f, "Ended the stray MPS daemon of {}", stray.domain)?,
+            }
+        }
         match self.outcome {
+            ReportOutcome::Unchanged if !self.strays.is_empty() => {
+                writeln!(f, "Nothing was changed.")
+            }
             ReportOutcome::Unchanged => writeln!(f, "Nothing to do."),
-            ReportOutcome::Applied => writeln!(f, "Applied: {} steps.", self.steps),
+            ReportOutcome::Applied => writeln!(f, "Applied: {}.", count(self.steps, "step")),
             ReportOutcome::Recovered => writeln!(f, "Recovered."),
         }
     }

@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::io::{Read as _, Seek as _, Write as _};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -13,6 +13,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::MemfdFlags;
 use rustix::process::{Pid, kill_process_group};
 
+use super::trust::distrusted;
 use crate::error::{Error, ErrorCode, Result};
 
 /// The most that is kept of what a program prints. `nvidia-smi` prints a few hundred bytes here.
@@ -43,7 +44,7 @@ impl Answer {
 }
 
 /// Refuses a program that this process should not run: one without an absolute path, and for
-/// root one that somebody else could have put there.
+/// root one that somebody else could have put there, by the file or by a folder above it.
 ///
 /// # Errors
 /// IO when it is not there, PERMISSION_DENIED when it is not to be trusted.
@@ -60,18 +61,8 @@ pub(super) fn trust(program: &Path) -> Result<()> {
     if !found.is_file() || mode & 0o111 == 0 {
         return Err(refuse("it is no program".to_owned()));
     }
-    if rustix::process::geteuid().is_root() {
-        if found.uid() != 0 {
-            return Err(refuse(format!(
-                "this process is root and the file belongs to user {}",
-                found.uid()
-            )));
-        }
-        if mode & 0o002 != 0 || (mode & 0o020 != 0 && found.gid() != 0) {
-            return Err(refuse("this process is root and others may write the file".to_owned()));
-        }
-    }
-    Ok(())
+    let why = distrusted(program).map_err(|error| Error::io("look at", program, error))?;
+    why.map_or(Ok(()), |why| Err(refuse(why)))
 }
 
 /// What a program gets in place of its standard input.

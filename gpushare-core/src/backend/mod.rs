@@ -12,3 +12,4 @@ pub mod nvml;
 pub mod sim;
 pub mod slots;
 pub mod system;
+pub(crate) mod trust;

@@ -7,6 +7,7 @@ use crate::apply::Event;
 use crate::id::{GpuIndex, GpuUuid};
 use crate::node::Node;
 use crate::process::Holder;
+use crate::terminal::count;
 
 use super::output::say;
 
@@ -56,7 +57,7 @@ impl Progress {
                 let digits = of.to_string().len();
                 format!("[{number:>digits$}/{of}] {}: {what}", self.name(gpu))
             }
-            Event::Planned { plan } => format!("{} steps", plan.step_count()),
+            Event::Planned { plan } => count(plan.step_count(), "step"),
             Event::RollingBack => "rolling back".to_owned(),
             Event::Recovering { journal } => format!("settling the unfinished change {journal}"),
         }

@@ -36,6 +36,7 @@ impl Select {
         if !self.gpu.is_empty() {
             let selected = self.selected(snapshot)?;
             snapshot.gpus.retain(|gpu| selected.contains(&gpu.uuid));
+            snapshot.strays.clear();
         }
         Ok(())
     }

@@ -11,7 +11,7 @@ use crate::hazard::{
 };
 use crate::id::GpuUuid;
 use crate::snapshot::Driver;
-use crate::terminal::printable;
+use crate::terminal::{count, printable};
 use crate::units::{Bytes, ThreadPercentage};
 
 /// The schema that a serialised split names.
@@ -111,14 +111,15 @@ fn split_target(target: &MpsTarget, driver: &Driver, parts: u32) -> Result<Split
     if parts == 0 || parts > most {
         return Err(Error::new(
             ErrorCode::InvalidArgument,
-            format!("{parts} parts: an MPS daemon serves from 1 to {most} clients here"),
+            format!("{}: an MPS daemon serves from 1 to {most} clients here", count(parts, "part")),
         ));
     }
     let Some(total) = target.sm_count.filter(|&total| total > 0) else {
         return Err(Error::new(
             ErrorCode::Unsupported,
             format!(
-                "a split into {parts} parts: the driver does not say how many SMs the {noun} has, so nothing can be said of its parts"
+                "a split into {}: the driver does not say how many SMs the {noun} has, so nothing can be said of its parts",
+                count(parts, "part")
             ),
         ));
     };
@@ -167,7 +168,8 @@ fn expect_divisible(target: &MpsTarget, total: u32, parts: u32) -> Result<()> {
         return Err(Error::new(
             ErrorCode::Unsupported,
             format!(
-                "a split into {parts} parts: MPS limits the threads of its clients from compute capability 7.0 (Volta) on, and this card is older; share it by time slicing"
+                "a split into {}: MPS limits the threads of its clients from compute capability 7.0 (Volta) on, and this card is older; share it by time slicing",
+                count(parts, "part")
             ),
         ));
     }
@@ -219,9 +221,8 @@ impl fmt::Display for Split {
         if self.simulated {
             writeln!(f, "SIMULATED")?;
         }
-        let parts = if self.parts == 1 { "part" } else { "parts" };
         let of = if self.mig_device { "a MIG device of GPU" } else { "GPU" };
-        writeln!(f, "{} {parts} of {of} {}", self.parts, self.gpu)?;
+        writeln!(f, "{} of {of} {}", count(self.parts, "part"), self.gpu)?;
         writeln!(f, "  thread percentage  {} % each", self.thread_percentage)?;
         write!(f, "  SMs                {} of {} each", self.sm_count, self.sm_total)?;
         if self.sm_left_over > 0 {

@@ -15,6 +15,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 pub(crate) use occupants::lineage;
 
+use self::mps::gone;
 use crate::error::Result;
 use crate::id::{GpuIndex, GpuUuid, MinorNumber, PciDeviceId, ShareId};
 use crate::mig::Geometry;
@@ -182,13 +183,19 @@ impl Observer {
         let store = self.ports.store.as_ref();
         let Records { known: mut records, unreadable } = record::read_all(store)?;
         let unsettled = journal::unsettled(store)?;
+        // Before the devices: who makes one and starts its daemon meanwhile has left no stray.
+        let domains = self.domains(scope)?;
+        let mut unidentified = false;
         let mut gpus = Vec::new();
         let mut present = BTreeSet::new();
         for index in 0..self.nvml.device_count()? {
             let uuid = match self.nvml.device(index) {
                 Ok(uuid) => uuid,
                 // A lost GPU may not even say who it is; our record of it, if any, shows it as lost.
-                Err(failure) if is_lost(&failure) => continue,
+                Err(failure) if is_lost(&failure) => {
+                    unidentified = true;
+                    continue;
+                }
                 Err(failure) => return Err(failure.into()),
             };
             present.insert(uuid.clone());
@@ -215,6 +222,8 @@ impl Observer {
             }
             gpus.push(gpu);
         }
+        let strays = if unidentified { Vec::new() } else { gone(domains, &present, &gpus) };
+        let strays = self.look_at_strays(strays);
         gpus.extend(vanished(records, &present, scope, &unsettled));
         let void_leases = self.look_at_leases(&mut gpus, scope)?;
         Ok(Snapshot {
@@ -230,6 +239,7 @@ impl Observer {
             caller_uid: Some(self.ports.processes.caller_uid()),
             gpus,
             void_leases,
+            strays,
         })
     }
 

@@ -1,16 +1,17 @@
 //! Our MPS daemons: what there is of them, and what they say of themselves.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::error::{Error, ErrorCode, Result};
 use crate::id::{GpuUuid, Pid};
 use crate::mig::Placement;
-use crate::mode::MpsHealth;
+use crate::mode::{MpsHealth, SharingMode};
 use crate::mps::{Command, MpsDomain, MpsSettings, Reply, ServerLimits};
-use crate::observe::{Failure, Observer};
+use crate::observe::{Failure, Observer, Scope};
 use crate::parameters::{MpsComputeMode, MpsConfig, Parameters};
 use crate::port::{Clock, MpsDaemon, MpsHost};
-use crate::snapshot::{Epoch, GpuSnapshot, MpsServer, MpsStatus};
+use crate::snapshot::{Epoch, GpuSnapshot, MpsServer, MpsStatus, MpsStray, Visibility};
 use crate::spec::Sharing;
 
 impl Observer {
@@ -37,6 +38,53 @@ impl Observer {
         }
         Ok(())
     }
+
+    /// What there is of ours, where everything is looked at that it could belong to.
+    pub(super) fn domains(&self, scope: &Scope) -> Result<Vec<MpsDomain>> {
+        if scope.gpus.is_some() || scope.unnamed {
+            return Ok(Vec::new());
+        }
+        match self.ports.mps.domains() {
+            // Each GPU says so too.
+            Err(error) if error.code() == ErrorCode::PermissionDenied => Ok(Vec::new()),
+            domains => domains,
+        }
+    }
+
+    /// The daemons of domains that are gone. One that cannot be looked at is shown as hidden: it does
+    /// not keep anybody from seeing the GPUs.
+    pub(super) fn look_at_strays(&self, domains: Vec<MpsDomain>) -> Vec<MpsStray> {
+        let (mps, clock) = (self.ports.mps.as_ref(), self.ports.clock.as_ref());
+        let strays = domains.into_iter().filter_map(|domain| {
+            let found = look(mps, clock, &domain, None);
+            let mps = found.unwrap_or_else(|error| Some(MpsStatus::hidden(None, error.message())));
+            Some(MpsStray { domain, mps: mps? })
+        });
+        strays.collect()
+    }
+}
+
+/// The domains whose devices are not on the node any more. A MIG device that may stand where nobody
+/// could look, on a GPU that does not answer or shows only part of itself, is not among them.
+pub(super) fn gone(
+    domains: Vec<MpsDomain>,
+    present: &BTreeSet<GpuUuid>,
+    gpus: &[GpuSnapshot],
+) -> Vec<MpsDomain> {
+    let hides = gpus.iter().any(|gpu| {
+        let parts =
+            gpu.mig.as_ref().is_some_and(|mig| mig.enabled) && gpu.visibility != Visibility::Full;
+        gpu.mode == SharingMode::Lost || parts
+    });
+    let mut domains = domains;
+    domains.retain(|domain| match domain {
+        MpsDomain::Gpu(gpu) => !present.contains(gpu),
+        MpsDomain::MigDevice(device) => {
+            let mut devices = gpus.iter().flat_map(|gpu| &gpu.mig_devices);
+            !hides && !devices.any(|there| there.uuid == *device)
+        }
+    });
+    domains
 }
 
 /// The daemon of a domain: what there is of it, else what our record says there should be.
@@ -47,18 +95,33 @@ fn status(
     domain: &MpsDomain,
     recorded: Option<MpsConfig>,
 ) -> Result<Option<MpsStatus>, Failure> {
+    let found = look(mps, clock, domain, recorded.as_ref());
+    let Some(status) = found.map_err(|error| Failure::Other(error.of_gpu(gpu)))? else {
+        return Ok(recorded.map(MpsStatus::gone));
+    };
+    // A dead daemon that nothing remembers is no state of the GPU.
+    let hidden = status.health.is_none();
+    let nothing = recorded.is_none() && !hidden && !status.alive && !status.is_unready();
+    Ok((!nothing).then_some(status))
+}
+
+/// What there is of ours for a domain, and what it says.
+fn look(
+    mps: &dyn MpsHost,
+    clock: &dyn Clock,
+    domain: &MpsDomain,
+    recorded: Option<&MpsConfig>,
+) -> Result<Option<MpsStatus>> {
+    let hidden = |error: Error| Ok(Some(MpsStatus::hidden(recorded.cloned(), error.message())));
     let daemon = match mps.probe(domain) {
         Ok(Some(daemon)) => daemon,
-        Ok(None) => return Ok(recorded.map(MpsStatus::gone)),
-        Err(error) if error.code() == ErrorCode::PermissionDenied => {
-            return Ok(Some(MpsStatus::hidden(recorded, error.message())));
-        }
-        Err(error) => return Err(Failure::Other(error.of_gpu(gpu))),
+        Err(error) if error.code() == ErrorCode::PermissionDenied => return hidden(error),
+        none => return none.map(|_| None),
     };
     let mut status = MpsStatus {
         ours: true,
         alive: false,
-        config: recorded.clone(),
+        config: recorded.cloned(),
         pid: daemon.pid,
         health: Some(daemon.health),
         directory: Some(daemon.directory.clone()),
@@ -67,7 +130,7 @@ fn status(
         changed: daemon.changed,
     };
     if daemon.health == MpsHealth::Answers {
-        match ask(mps, clock, domain, &daemon, recorded.as_ref()) {
+        match ask(mps, clock, domain, &daemon, recorded) {
             Ok((config, servers)) => {
                 status.alive = daemon.admitted;
                 status.config = Some(config);
@@ -78,17 +141,13 @@ fn status(
                 status.health = Some(match error.code() {
                     ErrorCode::NotFound => MpsHealth::Gone,
                     ErrorCode::Timeout => MpsHealth::Frozen,
-                    ErrorCode::PermissionDenied => {
-                        return Ok(Some(MpsStatus::hidden(recorded, error.message())));
-                    }
+                    ErrorCode::PermissionDenied => return hidden(error),
                     _ => MpsHealth::Unknown,
                 });
             }
         }
     }
-    // A dead daemon that nothing remembers is no state of the GPU.
-    let nothing = recorded.is_none() && !status.alive && !status.is_unready();
-    Ok((!nothing).then_some(status))
+    Ok(Some(status))
 }
 
 /// How long one look at a daemon may take.

@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::plan::step::Step;
 use crate::plan::{GpuPlan, Plan};
-use crate::terminal::printable;
+use crate::terminal::{count, printable};
 
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -88,16 +88,17 @@ impl fmt::Display for GpuPlan {
             writeln!(f, "  {sign} {step}{assumed}")?;
         }
         if !self.steps.is_empty() {
-            let count =
+            let number =
                 |which: fn(&Step) -> bool| self.steps.iter().filter(|step| which(step)).count();
-            let destroys = count(|step| {
+            let destroys = number(|step| {
                 matches!(step, Step::DestroyComputeInstance(_) | Step::DestroyGpuInstance(_))
             });
-            let creates = count(|step| {
+            let creates = number(|step| {
                 matches!(step, Step::CreateComputeInstance(_) | Step::CreateGpuInstance(_))
             });
             if destroys + creates > 0 {
-                writeln!(f, "    costs    {destroys} destroys, {creates} creates")?;
+                let (destroys, creates) = (count(destroys, "destroy"), count(creates, "create"));
+                writeln!(f, "    costs    {destroys}, {creates}")?;
             }
         }
         if !self.fits_after.is_empty() {

@@ -10,6 +10,7 @@ use crate::plan::step::{MigPlace, Step};
 use crate::plan::{GpuHazard, Needs};
 use crate::snapshot::{MigDevice, MigStatus, MpsStatus};
 use crate::spec::{Instance, Sharing};
+use crate::terminal::count;
 
 /// What becomes of one daemon.
 #[derive(Debug, Default)]
@@ -159,8 +160,14 @@ impl Planner<'_> {
             self.need_idle(what, tenants);
         } else if !tenants.holders().is_empty() && !then.is_empty() {
             let clients = tenants.holders().len();
+            let keep = if clients == 1 {
+                "is there keeps the limits that it came with"
+            } else {
+                "are there keep the limits that they came with"
+            };
             self.plan.notes.push(format!(
-                "{clients} MPS clients that are there keep the limits that they came with; those that come get the new ones"
+                "{} that {keep}; those that come get the new ones",
+                count(clients, "MPS client")
             ));
         }
         self.later.extend(then);

@@ -43,6 +43,9 @@ pub trait MpsHost: Send + Sync + fmt::Debug {
     fn stop(&self, domain: &MpsDomain) -> Result<()>;
     /// The last lines that a daemon of ours and its servers wrote, for messages.
     fn log(&self, domain: &MpsDomain) -> String;
+    /// The domains that something of ours is there for: a daemon, or the directory that a dead one
+    /// left. Whether their devices are still there is not looked at.
+    fn domains(&self) -> Result<Vec<MpsDomain>>;
     /// Control daemons of this machine that are not ours, as far as they can be seen. They are
     /// never told anything.
     fn foreign(&self) -> Result<Vec<ForeignDaemon>>;

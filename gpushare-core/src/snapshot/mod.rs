@@ -26,7 +26,7 @@ use crate::units::Bytes;
 pub use digest::digest;
 pub(crate) use digest::hash;
 pub use lease::{LeaseStatus, LeaseTerms};
-pub use mps::{MpsServer, MpsStatus};
+pub use mps::{MpsServer, MpsStatus, MpsStray};
 
 /// The schema that a serialised snapshot names.
 pub const SCHEMA: &str = "gpushare.status/v1";
@@ -54,6 +54,10 @@ pub struct Snapshot {
     /// holders have is void. Only in a snapshot of all GPUs.
     #[serde(default)]
     pub void_leases: Vec<Share>,
+    /// MPS daemons of ours whose devices are not on the node any more; empty where not all GPUs and MIG
+    /// devices were looked at.
+    #[serde(default, rename = "stray_mps")]
+    pub strays: Vec<MpsStray>,
 }
 
 /// Versions of the driver and its libraries.
@@ -410,6 +414,7 @@ impl Snapshot {
             caller_uid: None,
             gpus: Vec::new(),
             void_leases: Vec::new(),
+            strays: Vec::new(),
         }
     }
 

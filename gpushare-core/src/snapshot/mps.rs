@@ -7,10 +7,11 @@ use serde::{Deserialize, Serialize};
 use crate::id::Pid;
 use crate::mig::Placement;
 use crate::mode::MpsHealth;
-use crate::mps::ServerStatus;
+use crate::mps::{MpsDomain, ServerStatus};
 use crate::parameters::MpsConfig;
 use crate::process::{Holder, HolderKind};
 use crate::snapshot::{ComputeInstance, GpuSnapshot, MigDevice, Usage};
+use crate::terminal::count;
 use crate::units::{Bytes, ThreadPercentage};
 
 /// An MPS daemon.
@@ -135,6 +136,46 @@ impl MpsServer {
             pinned_memory_limit: None,
             clients: Vec::new(),
             exact: false,
+        }
+    }
+}
+
+/// An MPS daemon of ours, or what is left of one, whose device the node does not have any more:
+/// another tool destroyed the MIG device, which is possible while nobody is served.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct MpsStray {
+    /// The device that it was started for.
+    #[serde(rename = "device")]
+    pub domain: MpsDomain,
+    /// What there is of it.
+    pub mps: MpsStatus,
+}
+
+impl MpsStray {
+    /// Its clients, as it lists them.
+    pub fn clients(&self) -> impl Iterator<Item = Pid> {
+        self.mps.servers.iter().flat_map(|server| &server.clients).copied()
+    }
+
+    /// Why recovery leaves it, and what to do; none where recovery ends it. Nobody who may be its client
+    /// is ended with it.
+    pub fn is_left(&self) -> Option<String> {
+        let process = self.mps.pid.map_or_else(|| "it".to_owned(), |pid| format!("process {pid}"));
+        match self.mps.health {
+            Some(MpsHealth::Gone) => None,
+            Some(MpsHealth::Answers) => match self.clients().count() {
+                // Whoever sees other processes may see other devices too.
+                0 if self.mps.pid.is_none() => {
+                    Some("it runs in another pid namespace: end it there".to_owned())
+                }
+                0 => None,
+                clients => Some(format!("it has {}: end them first", count(clients, "client"))),
+            },
+            Some(MpsHealth::Frozen | MpsHealth::Unknown) => {
+                Some(format!("it does not say whether it has clients: end {process}"))
+            }
+            None => Some("this user may not ask it: ask as root or as its user".to_owned()),
         }
     }
 }

@@ -104,7 +104,7 @@ GPU 0  H100 80GB HBM3  GPU-1e109052-d5d2-57c4-c5cd-be7fbc03ef65: mig
   - destroy GPU instance 1g.10gb at 3:1
   + create compute instance 2g.20gb at 0:2 of 0:2
   ~ write the record
-    costs    3 destroys, 1 creates
+    costs    3 destroys, 1 create
     then fits  1g.10gb at 3, 1g.10gb+me at 3
 GPU 1  Tesla T4  GPU-9c3922dc-7432-32b7-6510-dcb158d2d127: time_sliced -> exclusive
   ~ set compute mode exclusive_process (was default)

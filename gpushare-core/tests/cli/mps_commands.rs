@@ -361,3 +361,41 @@ fn disable_leaves_a_daemon_with_clients_alone_until_a_grace_is_given() {
         (&"applied".into(), &serde_json::json!([]))
     );
 }
+
+#[test]
+fn the_daemon_of_a_destroyed_mig_device_is_listed_and_ended_by_recover() {
+    let place = Place::new("1xA100-40GB");
+    let spec = r#"{"version": "gpushare/v1", "gpus": [{"select": 0, "mode": "mig", "mig":
+        {"instances": [{"profile": "3g", "mps": {}}]}}]}"#;
+    let path = place.spec("mig.json", spec);
+    let consent = ["--allow-reset", "--allow-hazard", "bypass-possible"];
+    place.done(&[&["apply", &path][..], &consent].concat());
+    let device = gpu(&place)["mig_devices"][0].clone();
+    let node = Node::builder().sim("1xA100-40GB").state_dir(place.state()).open().unwrap();
+    let simulated = node.simulator().unwrap().gpus().unwrap().remove(0);
+    let seen = node.snapshot().unwrap().gpus.remove(0).mig_devices.remove(0);
+    let mut nvml = node.ports().nvml.open().unwrap();
+    nvml.destroy_compute_instance(&simulated, seen.gi, seen.ci).unwrap();
+    drop(nvml);
+
+    let uuid = device["uuid"].as_str().unwrap();
+    for arguments in [&["status"][..], &["mps", "status"]] {
+        let text = place.done(arguments).stdout;
+        words(&text, &["Stray MPS daemon", uuid, "serves", "`gpushare recover` ends it"]);
+        let one = place.done(&[arguments, &["-i", "0"]].concat()).stdout;
+        assert!(!one.contains("Stray"), "{one}");
+    }
+    let strays = document(&place.done(&["--json", "status"]))["stray_mps"].clone();
+    assert_eq!(strays[0]["device"], device["uuid"]);
+    for key in ["pid", "directory", "health", "admitted"] {
+        assert_eq!(strays[0]["mps"][key], device["mps"][key], "{key}");
+    }
+    let again = document(&place.done(&["--json", "mps", "status"]));
+    assert_eq!(again["stray_mps"].as_array().unwrap().len(), 1);
+
+    let report = document(&place.done(&["--json", "recover"]));
+    assert_eq!(report["outcome"], "recovered");
+    assert_eq!(report["stray_mps"], serde_json::json!([{"device": uuid, "left": null}]));
+    assert_eq!(place.done(&["recover"]).stdout, "SIMULATED\nNothing to do.\n");
+    assert!(!place.done(&["status"]).stdout.contains("Stray"));
+}

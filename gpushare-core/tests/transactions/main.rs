@@ -10,4 +10,5 @@ mod mps;
 mod observation;
 mod recovery;
 mod scenario;
+mod strays;
 mod typed;

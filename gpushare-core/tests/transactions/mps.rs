@@ -94,9 +94,12 @@ fn a_changed_limit_reaches_daemon_and_server_and_clients_are_told_what_they_keep
     world
         .apply(&spec("mps", r#"{"thread_percentage": 25, "pinned_memory_limit": "2GiB"}"#))
         .unwrap();
-    world.serve(2);
-    let there = mps(&world);
     let wanted = spec("mps", r#"{"thread_percentage": 50, "pinned_memory_limit": "4GiB"}"#);
+    world.serve(1);
+    let notes = &plan(&world, &wanted).gpus[0].notes;
+    assert!(notes.iter().any(|note| note.starts_with("1 MPS client that is there keeps")));
+    world.serve(1);
+    let there = mps(&world);
     let planned = plan(&world, &wanted);
     let gpu = &planned.gpus[0];
     assert!(planned.needs.is_empty(), "nobody is in the way: {:?}", planned.needs);

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::wire::{self, Failure, Peer};
+use super::wire::{self, Failure};
 use super::{PROGRAM, tool};
 use crate::error::{Error, ErrorCode, Result};
 use crate::id::Pid;
@@ -97,10 +97,14 @@ impl MpsControl {
     /// The daemon's process, by the kernel's word for its socket, once it has greeted. It is told nothing.
     ///
     /// # Errors
-    /// As [`command`](Self::command).
+    /// As [`command`](Self::command); NOT_FOUND for a process outside this pid namespace.
     pub fn pid(&self) -> Result<Pid> {
         match wire::greet(&self.socket(false), self.limit) {
-            Ok(peer) => Ok(peer.pid),
+            Ok(peer) => peer.pid.ok_or_else(|| {
+                let daemon = self.directory.display();
+                let why = "runs in another pid namespace: it has no pid here";
+                Error::new(ErrorCode::NotFound, format!("the MPS daemon in {daemon} {why}"))
+            }),
             Err(failure) => Err(self.error(failure, "connect")),
         }
     }
@@ -187,14 +191,16 @@ impl MpsControl {
                 ErrorCode::Mps,
                 format!("{daemon} broke off; whether it has done `{doing}` is not known"),
             ),
-            Failure::Foreign(Peer { pid, uid }) => Error::new(
+            Failure::Foreign(peer) => Error::new(
                 ErrorCode::PermissionDenied,
                 format!(
-                    "{daemon} is process {pid} of user {uid}, neither root's nor this user's, and is \
-                     not told `{doing}`"
+                    "{daemon} is {} of user {}, neither root's nor this user's, and is \
+                     not told `{doing}`",
+                    peer.process(),
+                    peer.uid
                 ),
             )
-            .with_needs(vec![format!("user {uid}, or a daemon of this user")]),
+            .with_needs(vec![format!("user {}, or a daemon of this user", peer.uid)]),
             Failure::Other(error) => error.context(format!("`{doing}` to {daemon}")),
         }
     }

@@ -7,13 +7,14 @@ use std::time::{Duration, Instant};
 use super::access::shut;
 use super::control::MpsControl;
 use super::listener::listener;
+use super::peer::Peer;
 use super::place::{ACCESS, CHANGED, CONTROL, Place};
 use super::processes::{
     PIPE_DIRECTORY, Process, claims, end, have_ended, may_be_of_directory, of_directory,
 };
 use super::spawn::{Launch, Started, kill, spawn};
 use super::ticks;
-use super::wire::{Failure, Peer, greet};
+use super::wire::{Failure, greet};
 use crate::backend::command::trust;
 use crate::error::{Error, ErrorCode, Result};
 use crate::id::Pid;
@@ -83,7 +84,7 @@ pub(super) fn find(place: &Place) -> Result<Found> {
         answer => answer,
     };
     Ok(match answer {
-        Ok(peer) => Found { health: MpsHealth::Answers, pid: Some(peer.pid) },
+        Ok(peer) => Found { health: MpsHealth::Answers, pid: peer.pid },
         Err(Failure::Absent) => Found { health: MpsHealth::Gone, pid: None },
         Err(Failure::Frozen) => seen(MpsHealth::Frozen),
         Err(Failure::Handshake(_) | Failure::Died) => seen(MpsHealth::Unknown),
@@ -103,9 +104,9 @@ fn strangers(socket: &Path, peer: &Peer) -> Error {
     Error::new(
         ErrorCode::PermissionDenied,
         format!(
-            "process {} of user {} listens at {}, who is neither root nor this user: it is told \
+            "{} of user {} listens at {}, who is neither root nor this user: it is told \
              nothing and not believed; end it, and look how it got there",
-            peer.pid,
+            peer.process(),
             peer.uid,
             socket.display()
         ),
@@ -329,7 +330,8 @@ fn wait(place: &Place, started: &mut Started, deadline: Instant) -> Result<(), S
 ///
 /// # Errors
 /// PERMISSION_DENIED where it is another user's; LOCKED; MPS when a process outlives a kill; IO;
-/// INVALID_STATE when something is in the directory that no daemon leaves.
+/// INVALID_STATE when something is in the directory that no daemon leaves, or the daemon runs in
+/// another pid namespace.
 pub(super) fn stop(place: &Place, control: &MpsControl) -> Result<()> {
     if place.open()?.is_none() && of_directory(&place.path()).is_empty() {
         return Ok(());
@@ -344,6 +346,16 @@ pub(super) fn stop(place: &Place, control: &MpsControl) -> Result<()> {
         Some(_) => find(place)?,
         None => Found { health: MpsHealth::Gone, pid: None },
     };
+    if found.health == MpsHealth::Answers && found.pid.is_none() {
+        return Err(Error::new(
+            ErrorCode::InvalidState,
+            format!(
+                "the MPS daemon in {} runs in another pid namespace and is left as it is: end it there, \
+                 for instance in its container",
+                place.path().display()
+            ),
+        ));
+    }
     // What the kernel noted when somebody began to listen: the pid may have passed on since.
     let process = found.pid.filter(|&pid| may_be_of_directory(pid, &place.path()));
     let process = process.and_then(Process::now);

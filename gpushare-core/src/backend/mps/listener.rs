@@ -5,9 +5,10 @@ use std::path::Path;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
+use super::peer::peer;
 use crate::id::Pid;
 
-/// The process that listens at a control socket.
+/// The process that listens at a control socket; none for one outside this pid namespace.
 ///
 /// It is what the kernel noted when the process began to listen. The connection is closed at once: a
 /// daemon serves nobody else while it waits for a client's first word.
@@ -20,8 +21,5 @@ pub(super) fn listener(socket: &Path) -> Result<Option<Pid>, Errno> {
     let connection =
         rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
     rustix::net::connect(&connection, &address)?;
-    let peer = rustix::net::sockopt::socket_peercred(&connection)?;
-    // Nought for a process outside this pid namespace.
-    let raw = rustix::process::Pid::as_raw(Some(peer.pid));
-    Ok(u32::try_from(raw).ok().filter(|&pid| pid != 0).map(Pid::new))
+    Ok(peer(&connection)?.pid)
 }

@@ -5,6 +5,7 @@ mod control;
 mod daemon;
 mod foreign;
 mod listener;
+mod peer;
 mod place;
 mod processes;
 mod spawn;
@@ -261,6 +262,10 @@ impl MpsHost for RealMps {
 
     fn log(&self, domain: &MpsDomain) -> String {
         self.place(domain).log()
+    }
+
+    fn domains(&self) -> Result<Vec<MpsDomain>> {
+        place::domains(&self.run)
     }
 
     fn foreign(&self) -> Result<Vec<ForeignDaemon>> {

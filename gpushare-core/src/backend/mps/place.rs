@@ -81,8 +81,7 @@ pub(super) struct Place {
 impl Place {
     /// The place of a domain below our directories.
     pub(super) fn of(run: &Directory, lib: &Directory, domain: &MpsDomain) -> Self {
-        // Old uuids of MIG devices have slashes: MIG-GPU-…/1/0.
-        let name = domain.as_str().replace('/', "_");
+        let name = name_of(domain);
         let logs = lib.join("mps").join(&name);
         Self { above: above(run), logs, name }
     }
@@ -261,6 +260,38 @@ impl Place {
         let path = self.path();
         Error::new(ErrorCode::Io, format!("{} is gone while it is made", path.display()))
     }
+}
+
+/// The domains that have a directory.
+///
+/// # Errors
+/// PERMISSION_DENIED when what is above them can't be trusted or read; IO.
+pub(super) fn domains(run: &Directory) -> Result<Vec<MpsDomain>> {
+    let above = above(run);
+    let Some(directory) = above.open(false)? else { return Ok(Vec::new()) };
+    let failed = |errno: Errno| Error::io("list", &above.path(), errno.into());
+    let mut found = Vec::new();
+    for entry in rustix::fs::Dir::read_from(&directory).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        // The locks beside them are files.
+        let may_be = matches!(entry.file_type(), FileType::Directory | FileType::Unknown);
+        let name = entry.file_name().to_str().ok().filter(|_| may_be);
+        found.extend(name.and_then(domain_of));
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// The name of the directory of a domain.
+fn name_of(domain: &MpsDomain) -> String {
+    // Old uuids of MIG devices have slashes: MIG-GPU-…/1/0.
+    domain.as_str().replace('/', "_")
+}
+
+/// The domain that has a directory of that name.
+fn domain_of(name: &str) -> Option<MpsDomain> {
+    let domain: MpsDomain = name.replace('_', "/").parse().ok()?;
+    (name_of(&domain) == name).then_some(domain)
 }
 
 /// Where the directories of all domains are.

@@ -258,9 +258,10 @@ fn who_only_says_that_it_is_of_our_daemon_is_left_alone() {
 
 #[test]
 fn the_program_gets_nothing_of_ours() {
+    // The shell itself reads its status: while it starts another program, all signals are blocked.
     let machine = Machine::new(
         r#"exec > $here/seen 2>&1
-env | sort; echo cwd $(pwd) umask $(umask); ls -l /proc/$$/fd; cat /proc/$$/status; cat /proc/$$/limits
+env | sort; echo cwd $(pwd) umask $(umask); ls -l /proc/$$/fd; while IFS= read -r line; do echo "$line"; done < /proc/$$/status; cat /proc/$$/limits
 cat /proc/$$/stat; exit 1"#,
     );
     // Without CLOEXEC: exec keeps it.
@@ -390,6 +391,50 @@ fn a_path_that_daemons_do_not_take_is_refused_before_anything_is_made() {
         assert!(!state.exists());
         assert_eq!(mps.probe(&domain).unwrap(), None);
     }
+}
+
+#[test]
+fn every_domain_that_has_a_directory_is_listed() {
+    let machine = Machine::new("exit 1");
+    assert_eq!(machine.mps.domains().unwrap(), []);
+    let old = "MIG-GPU-5a2b0e4c-0000-1111-2222-000000000001/1/0";
+    let mut domains: Vec<MpsDomain> =
+        [machine.domain.as_str(), "MIG-c7885312-0000-1111-2222-000000000001", old]
+            .map(|uuid| uuid.parse().unwrap())
+            .into();
+    domains.sort();
+    for domain in &domains {
+        let place = machine.mps.place(domain);
+        drop((place.make().unwrap(), place.lock(TURN).unwrap()));
+    }
+    // Neither a lock, nor what is no name of ours.
+    let above = machine.leaf().parent().unwrap().to_owned();
+    for name in ["notes", "GPU-1_2", "MIG-", "GPU-1 2"] {
+        fs::create_dir(above.join(name)).unwrap();
+    }
+    fs::write(above.join("GPU-1"), "").unwrap();
+    assert_eq!(machine.mps.domains().unwrap(), domains);
+    for domain in &domains {
+        assert_eq!(machine.mps.probe(domain).unwrap().unwrap().health, MpsHealth::Gone);
+        machine.mps.stop(domain).unwrap();
+    }
+    assert_eq!(machine.mps.domains().unwrap(), []);
+}
+
+#[test]
+fn a_program_in_a_folder_of_somebody_elses_is_not_run_by_root() {
+    if !is_root() {
+        return skipped("a program in a folder of somebody else's");
+    }
+    let machine = Machine::new("touch $here/ran; exit 1");
+    assert!(machine.mps.able());
+    chown(machine.folder.path(), Some(NOBODY), None).unwrap();
+    assert!(!machine.mps.able());
+    let error = machine.mps.dialect().unwrap_err();
+    assert_eq!(error.code(), ErrorCode::PermissionDenied);
+    assert!(error.message().contains("belongs to user 65534; make it root's"), "{error}");
+    chown(machine.folder.path(), Some(0), None).unwrap();
+    assert!(!machine.path("ran").exists());
 }
 
 #[test]

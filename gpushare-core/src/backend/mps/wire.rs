@@ -32,8 +32,8 @@ use rustix::net::{
     SocketFlags, SocketType, UCred,
 };
 
+use super::peer::{Peer, peer};
 use crate::error::{Error, ErrorCode};
-use crate::id::Pid;
 use crate::mps::MOST_TEXT;
 
 const GREETING: &[u8] = b"OUTBHELL\0";
@@ -51,15 +51,6 @@ const MOST_ANSWER: usize = 256 * 1024;
 /// The first and the longest pause before a command is said again.
 const FIRST_PAUSE: Duration = Duration::from_micros(200);
 const LONGEST_PAUSE: Duration = Duration::from_millis(3);
-
-/// Who listens on a socket, by the kernel's word.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Peer {
-    /// Its process.
-    pub(super) pid: Pid,
-    /// Its user.
-    pub(super) uid: u32,
-}
 
 /// Why there is no answer.
 #[derive(Debug)]
@@ -82,7 +73,7 @@ pub(super) enum Failure {
 
 /// Connects, hears who it is and the greeting, and goes.
 ///
-/// The pid of a daemon in a pid namespace that is not visible from here is not known: that is `Other`.
+/// The pid of a daemon in a pid namespace that is not visible from here is not known.
 pub(super) fn greet(socket: &Path, within: Duration) -> Result<Peer, Failure> {
     let deadline = Deadline::after(within);
     retry(&deadline, || {
@@ -245,10 +236,7 @@ impl Session {
             }
             Err(errno) => return Err(other("connect to", errno)),
         }
-        let credentials = rustix::net::sockopt::socket_peercred(&socket)
-            .map_err(|errno| other("ask who listens on", errno))?;
-        let pid = u32::try_from(credentials.pid.as_raw_nonzero().get()).unwrap_or_default();
-        let peer = Peer { pid: Pid::new(pid), uid: credentials.uid.as_raw() };
+        let peer = peer(&socket).map_err(|errno| other("ask who listens on", errno))?;
         if peer.uid != 0 && peer.uid != rustix::process::geteuid().as_raw() {
             return Err(Failure::Foreign(peer).into());
         }

@@ -292,8 +292,7 @@ impl NodeState {
 }
 
 fn running_mps<'a>(node: &'a mut NodeState, domain: &MpsDomain) -> Result<&'a mut MpsState> {
-    let there = node.mps_slot(domain).and_then(Option::as_mut);
-    there
+    node.mps_mut(domain)
         .filter(|mps| mps.health != MpsHealth::Gone)
         .ok_or_else(|| Error::new(ErrorCode::NotFound, format!("no MPS daemon of {domain} runs")))
 }

@@ -249,7 +249,6 @@ impl NodeState {
                 profile: id,
                 placement: Placement::new(start, profile.slices),
                 uuid: uuid_of(start)?,
-                mps: None,
             })
         });
         self.count_create()?;

@@ -58,35 +58,38 @@ impl NodeState {
     pub(super) fn mps(&self, domain: &MpsDomain) -> Option<&MpsState> {
         match domain {
             MpsDomain::Gpu(gpu) => self.gpus.iter().find(|state| state.uuid == *gpu)?.mps.as_ref(),
-            MpsDomain::MigDevice(device) => {
-                let gis = self.gpus.iter().flat_map(|gpu| &gpu.instances);
-                let ci = gis.flat_map(|gi| &gi.compute).find(|ci| ci.uuid == *device)?;
-                ci.mps.as_ref()
-            }
+            MpsDomain::MigDevice(device) => self.mig_mps.get(device),
         }
     }
 
-    /// Where the daemon of a domain is kept, if the node has that device.
-    pub(super) fn mps_slot(&mut self, domain: &MpsDomain) -> Option<&mut Option<MpsState>> {
+    /// The same, to change it.
+    pub(super) fn mps_mut(&mut self, domain: &MpsDomain) -> Option<&mut MpsState> {
         match domain {
-            MpsDomain::Gpu(gpu) => {
-                let state = self.gpus.iter_mut().find(|state| state.uuid == *gpu)?;
-                Some(&mut state.mps)
+            MpsDomain::Gpu(gpu) => self.gpu_state(gpu)?.mps.as_mut(),
+            MpsDomain::MigDevice(device) => self.mig_mps.get_mut(device),
+        }
+    }
+
+    /// Puts a daemon there, or takes it away.
+    fn set_mps(&mut self, domain: &MpsDomain, mps: Option<MpsState>) {
+        match (domain, mps) {
+            (MpsDomain::Gpu(gpu), mps) => {
+                if let Some(state) = self.gpu_state(gpu) {
+                    state.mps = mps;
+                }
             }
-            MpsDomain::MigDevice(device) => {
-                let gis = self.gpus.iter_mut().flat_map(|gpu| &mut gpu.instances);
-                let ci = gis.flat_map(|gi| &mut gi.compute).find(|ci| ci.uuid == *device)?;
-                Some(&mut ci.mps)
+            (MpsDomain::MigDevice(device), Some(mps)) => {
+                self.mig_mps.insert(device.clone(), mps);
+            }
+            (MpsDomain::MigDevice(device), None) => {
+                self.mig_mps.remove(device);
             }
         }
     }
 
     /// Every daemon of the node.
     pub(super) fn all_mps(&self) -> impl Iterator<Item = &MpsState> {
-        self.gpus.iter().flat_map(|gpu| {
-            let on_devices = gpu.instances.iter().flat_map(|gi| &gi.compute);
-            on_devices.filter_map(|ci| ci.mps.as_ref()).chain(&gpu.mps)
-        })
+        self.gpus.iter().filter_map(|gpu| gpu.mps.as_ref()).chain(self.mig_mps.values())
     }
 
     /// The GPU of a domain, which must answer.
@@ -125,7 +128,7 @@ impl NodeState {
         let server = self.mps(domain).and_then(|mps| mps.server.as_ref()).map(|server| server.pid);
         self.processes
             .retain(|process| !clients.contains(&process.pid) && Some(process.pid) != server);
-        if let Some(mps) = self.mps_slot(domain).and_then(Option::as_mut) {
+        if let Some(mps) = self.mps_mut(domain) {
             mps.server = None;
         }
     }
@@ -138,7 +141,7 @@ impl NodeState {
         let clients = self.mps_clients(domain);
         let now = self.now_in_ticks();
         let privileged = self.acting_uid == 0;
-        let Some(mps) = self.mps_slot(domain).and_then(Option::as_mut) else {
+        let Some(mps) = self.mps_mut(domain) else {
             return refuse(ErrorCode::NotFound, format!("no MPS daemon of ours serves {domain}"));
         };
         match mps.health {
@@ -264,7 +267,7 @@ impl NodeState {
             }
             Command::Quit { .. } => {
                 self.end_mps_processes(domain);
-                if let Some(mps) = self.mps_slot(domain).and_then(Option::as_mut) {
+                if let Some(mps) = self.mps_mut(domain) {
                     mps.health = MpsHealth::Gone;
                 }
                 return Ok(Reply::Done);
@@ -349,9 +352,7 @@ impl MpsHost for SimulatedPorts {
                 server: None,
                 changed: Some(node.now_in_ticks()),
             };
-            if let Some(slot) = node.mps_slot(domain) {
-                *slot = Some(state);
-            }
+            node.set_mps(domain, Some(state));
             Ok(())
         })
     }
@@ -362,7 +363,7 @@ impl MpsHost for SimulatedPorts {
     }
 
     fn admit(&self, domain: &MpsDomain, admit: bool) -> Result<()> {
-        self.change_domain(domain, |node| match node.mps_slot(domain).and_then(Option::as_mut) {
+        self.change_domain(domain, |node| match node.mps_mut(domain) {
             Some(mps) => {
                 mps.admitted = admit;
                 Ok(())
@@ -374,15 +375,21 @@ impl MpsHost for SimulatedPorts {
     fn stop(&self, domain: &MpsDomain) -> Result<()> {
         self.change_domain(domain, |node| {
             node.end_mps_processes(domain);
-            if let Some(slot) = node.mps_slot(domain) {
-                *slot = None;
-            }
+            node.set_mps(domain, None);
             Ok(())
         })
     }
 
     fn log(&self, _: &MpsDomain) -> String {
         String::new()
+    }
+
+    fn domains(&self) -> Result<Vec<MpsDomain>> {
+        self.simulator.read(|node| {
+            let served = node.gpus.iter().filter(|gpu| gpu.mps.is_some());
+            let gpus = served.map(|gpu| MpsDomain::from(&gpu.uuid));
+            gpus.chain(node.mig_mps.keys().map(MpsDomain::from)).collect()
+        })
     }
 
     fn foreign(&self) -> Result<Vec<ForeignDaemon>> {

@@ -266,7 +266,7 @@ impl NodeState {
                 program: None,
                 ..process.clone()
             });
-            if let Some(mps) = self.mps_slot(&domain).and_then(Option::as_mut) {
+            if let Some(mps) = self.mps_mut(&domain) {
                 mps.server = Some(MpsServerState { pid, limits });
             }
         }

@@ -1,5 +1,6 @@
 //! The state of a simulated node: plain data, the same in memory and in a file.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use serde::{Deserialize, Serialize};
@@ -42,6 +43,9 @@ pub(super) struct NodeState {
     pub destroys: u32,
     pub next_pid: u32,
     pub gpus: Vec<GpuState>,
+    /// The MPS daemons of MIG devices. Whoever destroys a device does not end its daemon.
+    #[serde(default)]
+    pub mig_mps: BTreeMap<MigUuid, MpsState>,
     pub processes: Vec<Process>,
     pub faults: Vec<FaultSpec>,
 }
@@ -85,8 +89,6 @@ pub(super) struct ComputeInstanceState {
     pub profile: ComputeProfileId,
     pub placement: Placement,
     pub uuid: MigUuid,
-    #[serde(default)]
-    pub mps: Option<MpsState>,
 }
 
 impl NodeState {
@@ -117,6 +119,7 @@ impl NodeState {
             creates: 0,
             destroys: 0,
             next_pid: FIRST_PID,
+            mig_mps: BTreeMap::new(),
             processes: Vec::new(),
             faults: Vec::new(),
         })
@@ -176,6 +179,7 @@ impl NodeState {
     pub(super) fn load_driver(&mut self) {
         self.loads += 1;
         self.processes.clear();
+        self.mig_mps.clear();
         let products: Vec<_> = self.fleet.products().collect();
         for (gpu, product) in self.gpus.iter_mut().zip(products) {
             let keeps = product.has_mig() && !product.changes_mig_without_reset();
@@ -218,7 +222,8 @@ impl GpuState {
         }
     }
 
-    /// Puts a change of MIG mode into force: instances and daemons are gone, compute mode is DEFAULT.
+    /// Puts a change of MIG mode into force: instances are gone, compute mode is DEFAULT. Nobody
+    /// ends the daemons of the MIG devices that were there.
     pub(super) fn set_mig(&mut self, enable: bool) {
         self.mig = enable;
         self.mig_pending = enable;

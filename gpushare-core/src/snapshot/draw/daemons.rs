@@ -2,6 +2,7 @@
 
 use super::mps::{health, limits, role};
 use super::page::{Page, Role, Table, memory};
+use super::strays::strays;
 use super::{INDENT, name, or_dash};
 use crate::id::Pid;
 use crate::mode::MpsHealth;
@@ -27,6 +28,7 @@ pub(crate) fn daemons(page: &mut Page, snapshot: &Snapshot) {
             daemon(page, gpu, mps, Some(device));
         }
     }
+    strays(page, snapshot);
 }
 
 /// One daemon: how it is, what it gives, whom it serves.

@@ -5,6 +5,7 @@ pub(crate) mod daemons;
 pub(crate) mod mps;
 pub(crate) mod page;
 mod slots;
+mod strays;
 
 use std::fmt;
 
@@ -15,6 +16,7 @@ use crate::mode::SharingMode;
 use crate::snapshot::{
     GpuProcess, GpuSnapshot, InstanceRecord, MigStatus, MpsStatus, Snapshot, Usage, Visibility,
 };
+use crate::terminal::count;
 
 const INDENT: usize = 2;
 
@@ -39,15 +41,13 @@ pub(crate) fn draw(page: &mut Page, snapshot: &Snapshot) {
     }
     let driver = &snapshot.driver;
     let cuda = driver.cuda.as_ref().map(|cuda| format!(", CUDA {cuda}")).unwrap_or_default();
-    let gpus = match snapshot.gpus.len() {
-        1 => "1 GPU".to_owned(),
-        count => format!("{count} GPUs"),
-    };
+    let gpus = count(snapshot.gpus.len(), "GPU");
     page.line(Role::Faint, &format!("Driver {}{cuda}, {gpus}", driver.version));
     for gpu in &snapshot.gpus {
         page.end();
         block(page, snapshot, gpu);
     }
+    strays::strays(page, snapshot);
 }
 
 fn block(page: &mut Page, snapshot: &Snapshot, gpu: &GpuSnapshot) {
@@ -150,10 +150,7 @@ fn parameters(gpu: &GpuSnapshot) -> Option<String> {
         return Some(mps::limits(config, gpu.sm_count));
     }
     let slicing = gpu.time_sliced.as_ref()?;
-    let replicas = match slicing.replicas? {
-        1 => "1 replica".to_owned(),
-        replicas => format!("{replicas} replicas"),
-    };
+    let replicas = count(slicing.replicas?, "replica");
     let interval =
         slicing.interval.map(|interval| format!(", {interval} interval")).unwrap_or_default();
     Some(replicas + &interval)

@@ -5,6 +5,7 @@ use crate::mode::{MpsHealth, Priority};
 use crate::mps::sm_count;
 use crate::parameters::MpsConfig;
 use crate::snapshot::{MigDevice, MpsStatus};
+use crate::terminal::count;
 use crate::units::ThreadPercentage;
 
 pub(super) const fn role(mps: &MpsStatus) -> Role {
@@ -42,7 +43,9 @@ pub(super) fn limits(config: &MpsConfig, total: Option<u32>) -> String {
     }
     parts.extend(config.pinned_memory_limit.map(|limit| format!("{limit} for each client")));
     // The daemon itself takes more than that: it is leases that are counted.
-    parts.extend(config.max_clients.map(|most| format!("leases for {most} clients")));
+    parts.extend(
+        config.max_clients.map(|most| format!("leases for {}", count(most.get(), "client"))),
+    );
     if config.priority != Priority::Normal {
         parts.push("priority below normal".to_owned());
     }

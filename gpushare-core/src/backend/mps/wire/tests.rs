@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 
 use super::*;
+use crate::id::Pid;
 
 const LIMIT: Duration = Duration::from_millis(300);
 
@@ -157,7 +158,7 @@ fn an_answer_is_all_records_up_to_the_end() {
     });
     assert_eq!(asked(&server).unwrap(), ["12\n13", "14", ""]);
     let peer = timed(LIMIT, || greet(&server.path(), LIMIT)).unwrap();
-    assert_eq!(peer.pid.get(), std::process::id());
+    assert_eq!(peer.pid.map(Pid::get), Some(std::process::id()));
     assert_eq!(peer.uid, rustix::process::geteuid().as_raw());
 }
 
@@ -436,7 +437,7 @@ fn another_users_daemon_is_told_nothing() {
         }
     };
     let Err(Failure::Foreign(peer)) = answer else { panic!("{answer:?}") };
-    assert_eq!(peer, Peer { pid: Pid::new(std::process::id()), uid: 65_534 });
+    assert_eq!(peer, Peer { pid: Some(Pid::new(std::process::id())), uid: 65_534 });
     assert_eq!(server.join().unwrap(), None, "something was said");
     drop(folder);
 }

@@ -178,6 +178,10 @@ impl MpsHost for Faulty {
         self.ports.mps.log(domain)
     }
 
+    fn domains(&self) -> Result<Vec<MpsDomain>> {
+        self.call("mps.domains", LOOK, || self.ports.mps.domains())
+    }
+
     fn foreign(&self) -> Result<Vec<ForeignDaemon>> {
         self.call("mps.foreign", LOOK, || self.ports.mps.foreign())
     }

@@ -64,6 +64,7 @@ fn call_everything(ports: &Ports, nvml: &mut dyn Nvml, gpu: &GpuUuid) -> Vec<&'s
         mps.command(&domain, &Command::Servers);
         mps.command(&domain, &Command::SetDefaultPriority(Priority::BelowNormal));
         mps.admit(&domain, true);
+        mps.domains();
         mps.foreign();
         mps.stop(&domain);
         policy.interval(gpu);
@@ -99,7 +100,7 @@ fn every_call_is_counted_and_none_but_the_named_one_fails() {
         let calls = faults.calls();
         let Some((count, base)) = &total else {
             assert!(calls.iter().map(|call| call.number).eq(1..=calls.len()));
-            assert_eq!(calls.len(), 1 + 25 + 21);
+            assert_eq!(calls.len(), 1 + 25 + 22);
             assert_eq!(calls.iter().filter(|call| call.mutating).count(), 7 + 11);
             assert_eq!(failed, ["reset"]);
             total = Some((calls.len(), failed));
@@ -128,7 +129,7 @@ fn nothing_takes_effect_after_a_death() {
     faults.die();
     assert!(faults.is_dead());
     let failed = call_everything(&ports, &mut *nvml, gpu);
-    assert_eq!(failed.len(), 25 + 21);
+    assert_eq!(failed.len(), 25 + 22);
     assert!(ports.nvml.open().is_err());
     assert_eq!(simulator.inner.backing.read().unwrap(), before);
     assert!(plain.store.read("a").unwrap().is_none());
