@@ -332,6 +332,7 @@ pub mod error;
 pub mod gpu;
 pub mod hazard;
 pub mod id;
+pub mod lease;
 pub mod mig;
 pub mod mode;
 pub mod mps;
@@ -349,6 +350,7 @@ pub mod units;
 
 pub use apply::{ApplyOptions, Event, Report};
 pub use error::{Error, ErrorCode, Outcome, Result};
+pub use lease::{Lease, LeaseRequest};
 pub use node::Node;
 pub use plan::Plan;
 pub use snapshot::Snapshot;

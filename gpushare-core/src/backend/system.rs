@@ -5,6 +5,7 @@ use std::fs;
 use std::io::Read as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::process::{PidfdFlags, pidfd_open, pidfd_send_signal};
@@ -147,6 +148,21 @@ impl Processes for SystemProcesses {
         Pid::new(std::process::id())
     }
 
+    fn own_start_time(&self) -> Option<u64> {
+        static KNOWN: Mutex<Option<(Pid, u64)>> = Mutex::new(None);
+        let pid = self.own_pid();
+        let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+        match *known {
+            // A forked child is another process.
+            Some((of, start_time)) if of == pid => Some(start_time),
+            _ => {
+                let start_time = Stat::read(pid)?.start_time;
+                *known = Some((pid, start_time));
+                Some(start_time)
+            }
+        }
+    }
+
     fn own_uid(&self) -> u32 {
         rustix::process::geteuid().as_raw()
     }
@@ -253,6 +269,12 @@ impl Clock for SystemClock {
         let now = clock_gettime(ClockId::Monotonic);
         let nanoseconds = u32::try_from(now.tv_nsec).unwrap_or(0);
         Duration::new(u64::try_from(now.tv_sec).unwrap_or(0), nanoseconds)
+    }
+
+    fn ticks(&self) -> u64 {
+        let now = clock_gettime(ClockId::Boottime);
+        let hundredths = now.tv_sec.saturating_mul(100).saturating_add(now.tv_nsec / 10_000_000);
+        u64::try_from(hundredths).unwrap_or(0)
     }
 
     fn unix_time(&self) -> u64 {

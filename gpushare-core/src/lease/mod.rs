@@ -29,6 +29,7 @@ mod cordon;
 mod create;
 mod grant;
 mod held;
+mod leftover;
 mod list;
 mod nodes;
 mod pick;
@@ -46,7 +47,7 @@ use serde::Serialize;
 pub use acquire::Wait;
 pub use grant::{Bound, Grant, LEASE_VARIABLE, SHARES_VARIABLE};
 pub use held::after_fork_in_child;
-pub use list::LeaseList;
+pub use list::{GpuLeases, LeaseList};
 pub use nodes::DeviceNode;
 pub use request::{LeaseRequest, Of};
 

@@ -89,6 +89,10 @@ pub trait Processes: Send + Sync + fmt::Debug {
     fn facts(&self, pid: Pid) -> Option<ProcessFacts>;
     /// This process.
     fn own_pid(&self) -> Pid;
+    /// When this process started, where it can be seen: it is asked once.
+    fn own_start_time(&self) -> Option<u64> {
+        self.facts(self.own_pid()).map(|facts| facts.start_time)
+    }
     /// The user that this process runs as.
     fn own_uid(&self) -> u32;
     /// The user behind this process: under sudo the one who called it.
@@ -142,6 +146,10 @@ pub trait Clock: Send + Sync + fmt::Debug {
     fn now(&self) -> Duration;
     /// Seconds since 1970, for records that people read.
     fn unix_time(&self) -> u64;
+    /// Clock ticks since boot, as the kernel counts the start of processes: hundredths of a second.
+    fn ticks(&self) -> u64 {
+        u64::try_from(self.now().as_millis() / 10).unwrap_or(u64::MAX)
+    }
     /// Waits.
     fn sleep(&self, duration: Duration);
     /// The kernel's boot id.

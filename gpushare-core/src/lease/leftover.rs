@@ -1,0 +1,95 @@
+//! Who is still on a share whose slot is free.
+//!
+//! A child that closed its parent's descriptors holds no lease and may compute on. A share is given
+//! again only when none of its last holder's processes is on it.
+
+use std::collections::BTreeSet;
+
+use crate::error::{Error, ErrorCode, Result};
+use crate::id::Pid;
+use crate::lease::grant::SHARES_VARIABLE;
+use crate::lease::pick::Candidate;
+use crate::node::Node;
+use crate::observe::Scope;
+use crate::port::{Ports, Slot};
+use crate::process::{Holder, HolderKind};
+use crate::snapshot::GpuSnapshot;
+use crate::state::slot::{self, Noted};
+
+/// Who was the last to hold a share and is still there, in whoever's name. Nobody is asked where the
+/// last holder was this process itself, or nobody ever held it.
+///
+/// # Errors
+/// STALE when there is no such share any more; as [`Node::snapshot`].
+pub(super) fn leftovers(
+    ports: &Ports,
+    node: &Node,
+    slot: &Slot,
+    candidate: &Candidate,
+    is_ours: &dyn Fn(Pid) -> bool,
+    taker: (Pid, Option<u64>),
+) -> Result<Vec<Holder>> {
+    let notes = slot::read(ports.slots.as_ref(), Some(&slot.share))?;
+    let Some(last) = notes.iter().max_by_key(|noted| noted.note.taken) else {
+        return Ok(Vec::new());
+    };
+    if last.note.is_by(taker.0, taker.1) && last.note.for_pid.is_none() {
+        return Ok(Vec::new());
+    }
+    let mut observer = node.observer()?;
+    observer.hold_back([slot.share.clone()]);
+    let snapshot = observer.snapshot(&Scope::gpus([candidate.gpu.clone()]))?;
+    let there = snapshot.gpu(&candidate.gpu);
+    let there = there.filter(|gpu| gpu.shares.iter().any(|share| share.id == slot.share));
+    let gpu = there.ok_or_else(|| {
+        Error::new(
+            ErrorCode::Stale,
+            format!("share {} is no more: its GPU was changed meanwhile; ask again", slot.share),
+        )
+        .of_gpu(&candidate.gpu)
+    })?;
+    let count = gpu.shares.iter().filter(|s| s.id.device() == slot.share.device()).count();
+    let here = on_device(gpu, slot).into_iter().filter(|holder| !is_ours(holder.pid));
+    Ok(here.filter(|holder| count == 1 || is_of(ports, holder, slot, last)).collect())
+}
+
+/// Whoever computes on the device of a share.
+fn on_device(gpu: &GpuSnapshot, slot: &Slot) -> Vec<Holder> {
+    let computes =
+        |kind: HolderKind| matches!(kind, HolderKind::Compute | HolderKind::MpsClient);
+    let there: Vec<Holder> = match gpu.mig_device(&slot.share) {
+        Some(device) => device.usage.holders().to_vec(),
+        None => gpu.processes.iter().map(|process| process.holder.clone()).collect(),
+    };
+    there.into_iter().filter(|holder| computes(holder.kind)).collect()
+}
+
+/// Whether a process is there by the lease that ended: its environment says so, or it descends from
+/// who took it. Where neither can be seen, it is by its user and time.
+fn is_of(ports: &Ports, holder: &Holder, slot: &Slot, last: &Noted) -> bool {
+    let processes = ports.processes.as_ref();
+    let share = slot.share.to_string();
+    match processes.environment(holder.pid, &[SHARES_VARIABLE]) {
+        Some(variables) => {
+            let named = variables.iter().any(|(_, list)| list.split(',').any(|id| id == share));
+            named || descends_from_the_last(ports, holder.pid, last)
+        }
+        None => {
+            holder.uid == Some(last.author)
+                && holder.start_time.is_none_or(|start| start >= last.note.taken)
+        }
+    }
+}
+
+fn descends_from_the_last(ports: &Ports, pid: Pid, last: &Noted) -> bool {
+    let mut seen = BTreeSet::new();
+    let mut next = Some(pid);
+    while let Some(pid) = next.filter(|pid| seen.insert(*pid)) {
+        let facts = ports.processes.facts(pid);
+        if facts.as_ref().is_some_and(|facts| last.note.is_by(pid, Some(facts.start_time))) {
+            return true;
+        }
+        next = facts.and_then(|facts| facts.parent);
+    }
+    false
+}
