@@ -361,3 +361,26 @@ fn disable_leaves_a_daemon_with_clients_alone_until_a_grace_is_given() {
         (&"applied".into(), &serde_json::json!([]))
     );
 }
+
+#[test]
+fn other_access_restarts_the_daemon_and_says_so() {
+    let place = h200();
+    place.done(&["mps", "enable", "--user", "65534"]);
+    let before = gpu(&place)["mps"].clone();
+    let why = "access changes from user 65534 to user 0: a daemon serves those it was started for, so it is stopped and a new one started";
+    let dry = place.run(&["mps", "enable", "--dry-run"]).expect(2);
+    words(&dry.stdout, &["- stop the MPS daemon", &format!("note     {why}\n")]);
+    let pid = client(&place, "0");
+    let busy = place.run(&["mps", "enable"]).expect_error("BUSY");
+    words(&busy.stderr, &[why, &format!("is held by pid {pid} ")]);
+    assert_eq!(gpu(&place)["mps"]["pid"], before["pid"]);
+    place.done(&["sim", "idle", "-i", "0"]);
+    let done = place.done(&["mps", "enable"]);
+    words(&done.stdout, &[&format!("\nGPU 0: {why}\n"), "of user 0 alone"]);
+    assert_ne!(gpu(&place)["mps"]["pid"], before["pid"]);
+    // The priority is told to the daemon that runs, and nothing but access says this.
+    let running = gpu(&place)["mps"]["pid"].clone();
+    let done = place.done(&["mps", "enable", "--priority", "below_normal"]);
+    assert!(!done.stdout.contains("access changes"), "{done:?}");
+    assert_eq!(gpu(&place)["mps"]["pid"], running);
+}
