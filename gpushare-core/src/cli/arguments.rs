@@ -75,6 +75,9 @@ pub(super) enum Command {
         consent: Consent,
     },
     /// One process at a time: compute mode EXCLUSIVE_PROCESS, MIG off
+    ///
+    /// Where MIG is on it is turned off, and its idle instances are destroyed (--allow-evict: those in
+    /// use too). To have them back, apply `previous` of the report, which --json prints.
     Exclusive {
         #[command(flatten)]
         select: Select,
@@ -82,6 +85,9 @@ pub(super) enum Command {
         consent: Consent,
     },
     /// Several processes take turns: compute mode DEFAULT, MIG off
+    ///
+    /// Where MIG is on it is turned off, and its idle instances are destroyed (--allow-evict: those in
+    /// use too). To have them back, apply `previous` of the report, which --json prints.
     TimeSlice {
         /// How many leases a GPU admits
         #[arg(long, value_name = "N", default_value = "4", value_parser = replicas)]
@@ -123,6 +129,14 @@ pub(super) enum Command {
 #[derive(Debug, Subcommand)]
 pub(super) enum MpsCommand {
     /// Start an MPS daemon on GPUs, or tell the one that runs; MIG devices get theirs by a spec
+    ///
+    /// Where MIG is on it is turned off, and its idle instances are destroyed (--allow-evict: those in
+    /// use too). `mps disable` does not bring them back; to have them back, apply `previous` of the
+    /// report, which --json prints.
+    ///
+    /// What is not given takes its default, whatever the daemon that runs has: without --user, --group or
+    /// --any-user access is the caller's. A daemon serves those it was started for; where that
+    /// changes, it is stopped and a new one started.
     Enable {
         #[command(flatten)]
         limits: MpsLimits,
@@ -132,6 +146,10 @@ pub(super) enum MpsCommand {
         consent: Consent,
     },
     /// End the MPS daemon, and return to what was there before
+    ///
+    /// That is the compute mode and the interval of before gpushare's first change. MIG and instances
+    /// that `mps enable` took away do not come back: apply `previous` of its report. Daemons of MIG
+    /// devices stay: a spec takes them away.
     #[command(mut_arg("grace", |grace| {
         grace.help("Give clients that many seconds to go by themselves, then end them")
     }))]
