@@ -120,8 +120,11 @@ fn not_ours(doing: &str, path: &Path, errno: Errno) -> Error {
     }
     // What is not there is of whom the directory above it is.
     let above = path.parent().unwrap_or(path);
-    let there = [path, above].into_iter().find_map(|path| Some((path, rustix::fs::lstat(path).ok()?)));
-    let Some((there, owner)) = there.map(|(there, stat)| (there, stat.st_uid)) else { return error };
+    let there =
+        [path, above].into_iter().find_map(|path| Some((path, rustix::fs::lstat(path).ok()?)));
+    let Some((there, owner)) = there.map(|(there, stat)| (there, stat.st_uid)) else {
+        return error;
+    };
     if owner == rustix::process::geteuid().as_raw() {
         return error;
     }
