@@ -14,6 +14,7 @@ use crate::id::Pid;
 use crate::mig::ProfileName;
 use crate::mode::{Interval, Priority};
 use crate::parameters::MpsComputeMode;
+use crate::plan::explain::Given;
 use crate::units::{Bytes, ThreadPercentage};
 
 use super::simulate::SimCommand;
@@ -296,6 +297,15 @@ pub(super) struct Consent {
 }
 
 impl Consent {
+    /// What it allows, for a plan to say so.
+    pub(super) fn given(&self) -> Given {
+        Given {
+            evict: self.allow_evict,
+            reset: self.allow_reset,
+            hazards: self.allow_hazard.clone(),
+        }
+    }
+
     /// The same for apply.
     pub(super) fn options(&self) -> ApplyOptions {
         let options = ApplyOptions::new()

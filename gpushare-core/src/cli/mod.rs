@@ -30,6 +30,7 @@ use crate::node::{Node, NodeBuilder};
 use crate::observe::{Observer, Scope};
 use crate::parameters::TimeSlicing;
 use crate::plan::Request;
+use crate::plan::explain::Given;
 use crate::snapshot::Snapshot;
 use crate::snapshot::draw::{draw_some, page::Page};
 use crate::spec::Want;
@@ -148,7 +149,10 @@ fn command(node: &Node, output: &Output, command: &Command) -> Result<Answer> {
     match command {
         Command::Status { watch: false, select } => show(node, output, select, draw_some),
         Command::Status { watch: true, select } => watch(node, output, select),
-        Command::Plan { spec } => change::show_plan(output, &node.plan(&change::read_spec(spec)?)?),
+        Command::Plan { spec } => {
+            let plan = node.plan(&change::read_spec(spec)?)?;
+            change::show_plan(node, output, &plan, Given::default())
+        }
         Command::Apply { spec, expect, consent } => {
             Change { node, output, consent }.spec(change::read_spec(spec)?, expect.as_deref())
         }
