@@ -178,8 +178,8 @@ pub(super) fn split_into(
     let split = answer.ok_or_else(|| Error::new(ErrorCode::NotFound, "this node has no GPU"))?;
     output.show(&split)?;
     if let (false, [_, _, ..]) = (output.json, &shown.gpus[..]) {
-        let names: Vec<_> = shown.gpus.iter().map(name).collect();
-        output.text(&format!("  the same for each of {}\n", names.join(", ")))?;
+        let names: Vec<_> = shown.gpus.iter().map(|gpu| format!("GPU {}", name(gpu))).collect();
+        output.text(&format!("  the same for each: {}\n", names.join(", ")))?;
     }
     Ok(Answer::Yes)
 }

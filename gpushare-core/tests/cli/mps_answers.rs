@@ -146,7 +146,7 @@ fn split_gives_equal_parts_or_says_how_many_fit() {
     let uuids = gpus(&place);
     words(
         &three.stdout,
-        &[&format!("\n  the same for each of 0 ({}), 1 ({})\n", uuids[0], uuids[1])],
+        &[&format!("\n  the same for each: GPU 0 ({}), GPU 1 ({})\n", uuids[0], uuids[1])],
     );
     let one = place.done(&["mps", "split", "3", "-i", "1"]);
     assert!(!one.stdout.contains("the same for") && one.stderr.is_empty(), "{one:?}");
