@@ -195,7 +195,9 @@ fn simulated(fleet: &str, state_dir: Option<Directory>, shared: bool) -> Result<
             let file = format!("{name}.json");
             let simulator = Simulator::in_directory(store.run(), &file, true, fleet)?;
             let mut ports = simulator.ports(own);
-            ports.processes = simulator.processes_over(Arc::new(SystemProcesses::new()));
+            let machine = Arc::new(SystemProcesses::new());
+            ports.processes = simulator.processes_over(machine.clone());
+            ports.mps = simulator.mps_over(machine);
             (simulator, ports)
         }
     };
