@@ -196,7 +196,6 @@ impl Error {
     }
 
     /// The same error in other words.
-    #[cfg(feature = "cli")]
     #[must_use]
     pub(crate) fn with_message(self, message: impl Into<String>) -> Self {
         self.with(|inner| inner.message = message.into())

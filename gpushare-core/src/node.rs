@@ -201,7 +201,9 @@ fn simulated(fleet: &str, state_dir: Option<Directory>, shared: bool) -> Result<
             let slots = FileSlots::below(own.run());
             let mut ports = simulator.ports(own);
             ports.slots = Arc::new(slots);
-            ports.processes = simulator.processes_over(Arc::new(SystemProcesses::new()));
+            let machine = Arc::new(SystemProcesses::new());
+            ports.processes = simulator.processes_over(machine.clone());
+            ports.mps = simulator.mps_over(machine);
             (simulator, ports)
         }
     };

@@ -194,7 +194,7 @@ fn has_mps_on_mig(gpu: &GpuSnapshot) -> bool {
 }
 
 /// Refuses MPS daemons that cannot be started for whom they are meant, before anything is touched.
-fn expect_startable(ports: &Ports, plan: &Plan, snapshot: &Snapshot) -> Result<()> {
+pub(crate) fn expect_startable(ports: &Ports, plan: &Plan, snapshot: &Snapshot) -> Result<()> {
     for gpu in plan.changed() {
         for step in &gpu.steps {
             let Step::StartMps { on, config } = step else { continue };

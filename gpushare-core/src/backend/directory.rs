@@ -112,6 +112,29 @@ pub(super) fn open_below(
     }
 }
 
+/// A directory that cannot be opened or made. Where that is another user's, it says what to give instead.
+fn not_ours(doing: &str, path: &Path, errno: Errno) -> Error {
+    let error = Error::io(doing, path, errno.into());
+    if !matches!(errno, Errno::ACCESS | Errno::PERM) {
+        return error;
+    }
+    // What is not there is of whom the directory above it is.
+    let above = path.parent().unwrap_or(path);
+    let there =
+        [path, above].into_iter().find_map(|path| Some((path, rustix::fs::lstat(path).ok()?)));
+    let Some((there, owner)) = there.map(|(there, stat)| (there, stat.st_uid)) else {
+        return error;
+    };
+    if owner == rustix::process::geteuid().as_raw() {
+        return error;
+    }
+    let owner = if owner == 0 { "root".to_owned() } else { format!("user {owner}") };
+    let (path, there) = (path.display(), there.display());
+    error.with_message(format!(
+        "cannot {doing} {path}: {there} belongs to {owner}; give a directory of your own with --state-dir DIR (or GPUSHARE_STATE_DIR)"
+    ))
+}
+
 fn make_and_open(
     above: impl AsFd,
     name: &OsStr,
@@ -123,7 +146,7 @@ fn make_and_open(
         Ok(()) => true,
         // Somebody was quicker: it is looked at like one that was there before.
         Err(Errno::EXIST) => false,
-        Err(errno) => return Err(Error::io("make the directory", path, errno.into())),
+        Err(errno) => return Err(not_ours("make the directory", path, errno)),
     };
     let directory = open_trusted(above, name, path)?;
     if let Some(directory) = directory.as_ref().filter(|_| ours) {
@@ -196,7 +219,7 @@ fn open_trusted(above: impl AsFd, name: &OsStr, path: &Path) -> Result<Option<Ow
         Err(Errno::LOOP | Errno::NOTDIR) => {
             return Err(distrusted(path, "it is a symbolic link or no directory"));
         }
-        Err(errno) => return Err(Error::io("open", path, errno.into())),
+        Err(errno) => return Err(not_ours("open", path, errno)),
     };
     match others(&look(&directory, path)?) {
         Some(why) => Err(distrusted(path, &why)),

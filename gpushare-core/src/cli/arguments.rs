@@ -14,6 +14,7 @@ use crate::id::Pid;
 use crate::mig::ProfileName;
 use crate::mode::{Interval, Priority};
 use crate::parameters::MpsComputeMode;
+use crate::plan::explain::Given;
 use crate::units::{Bytes, ThreadPercentage};
 
 use super::simulate::SimCommand;
@@ -75,6 +76,9 @@ pub(super) enum Command {
         consent: Consent,
     },
     /// One process at a time: compute mode EXCLUSIVE_PROCESS, MIG off
+    ///
+    /// Where MIG is on it is turned off, and its idle instances are destroyed (--allow-evict: those in
+    /// use too). To have them back, apply `previous` of the report, which --json prints.
     Exclusive {
         #[command(flatten)]
         select: Select,
@@ -82,6 +86,9 @@ pub(super) enum Command {
         consent: Consent,
     },
     /// Several processes take turns: compute mode DEFAULT, MIG off
+    ///
+    /// Where MIG is on it is turned off, and its idle instances are destroyed (--allow-evict: those in
+    /// use too). To have them back, apply `previous` of the report, which --json prints.
     TimeSlice {
         /// How many leases a GPU admits
         #[arg(long, value_name = "N", default_value = "4", value_parser = replicas)]
@@ -123,6 +130,14 @@ pub(super) enum Command {
 #[derive(Debug, Subcommand)]
 pub(super) enum MpsCommand {
     /// Start an MPS daemon on GPUs, or tell the one that runs; MIG devices get theirs by a spec
+    ///
+    /// Where MIG is on it is turned off, and its idle instances are destroyed (--allow-evict: those in
+    /// use too). `mps disable` does not bring them back; to have them back, apply `previous` of the
+    /// report, which --json prints.
+    ///
+    /// What is not given takes its default, whatever the daemon that runs has: without --user, --group or
+    /// --any-user access is the caller's. A daemon serves those it was started for; where that
+    /// changes, it is stopped and a new one started.
     Enable {
         #[command(flatten)]
         limits: MpsLimits,
@@ -132,6 +147,10 @@ pub(super) enum MpsCommand {
         consent: Consent,
     },
     /// End the MPS daemon, and return to what was there before
+    ///
+    /// That is the compute mode and the interval of before gpushare's first change. MIG and instances
+    /// that `mps enable` took away do not come back: apply `previous` of its report. Daemons of MIG
+    /// devices stay: a spec takes them away.
     #[command(mut_arg("grace", |grace| {
         grace.help("Give clients that many seconds to go by themselves, then end them")
     }))]
@@ -278,6 +297,15 @@ pub(super) struct Consent {
 }
 
 impl Consent {
+    /// What it allows, for a plan to say so.
+    pub(super) fn given(&self) -> Given {
+        Given {
+            evict: self.allow_evict,
+            reset: self.allow_reset,
+            hazards: self.allow_hazard.clone(),
+        }
+    }
+
     /// The same for apply.
     pub(super) fn options(&self) -> ApplyOptions {
         let options = ApplyOptions::new()

@@ -7,7 +7,8 @@ use crate::apply::{self, ApplyOptions, Event, Source};
 use crate::error::{Error, ErrorCode, Outcome, Result};
 use crate::id::GpuUuid;
 use crate::node::Node;
-use crate::plan::{self, Plan, Request};
+use crate::plan::explain::Given;
+use crate::plan::{self, Plan, Request, Step};
 use crate::snapshot::Snapshot;
 use crate::snapshot::draw::slices;
 use crate::spec::{Entry, Selector, Spec, Want};
@@ -47,9 +48,35 @@ pub(super) struct Derived<'a> {
 pub(super) type Guard<'a> = Box<dyn Fn(&Plan) -> Result<()> + 'a>;
 
 /// `plan`, and `--dry-run`.
-pub(super) fn show_plan(output: &Output, plan: &Plan) -> Result<Answer> {
-    output.show(plan)?;
+pub(super) fn show_plan(node: &Node, output: &Output, plan: &Plan, given: Given) -> Result<Answer> {
+    expect_startable(node, plan)?;
+    if output.json {
+        output.document(plan)?;
+    } else {
+        output.text(&printable_lines(&plan.told(given).to_string()))?;
+    }
     Ok(if plan.noop { Answer::Yes } else { Answer::No })
+}
+
+/// Refuses a plan with MPS daemons for users and groups that are not there, or that cannot be started
+/// here. What may be otherwise for who applies it, or later, is a warning.
+fn expect_startable(node: &Node, plan: &Plan) -> Result<()> {
+    let starts = |step: &Step| matches!(step, Step::StartMps { .. });
+    if !plan.changed().any(|gpu| gpu.steps.iter().any(starts)) {
+        return Ok(());
+    }
+    match apply::expect_startable(node.ports(), plan, &node.snapshot()?) {
+        Err(error)
+            if !matches!(
+                error.code(),
+                ErrorCode::NotFound | ErrorCode::InvalidArgument | ErrorCode::Unsupported
+            ) =>
+        {
+            say(&format!("gpushare: warning: to apply this as it is now is refused: {error}"));
+            Ok(())
+        }
+        other => other,
+    }
 }
 
 impl Change<'_> {
@@ -58,7 +85,7 @@ impl Change<'_> {
         if self.consent.dry_run {
             let plan = self.node.plan_request(request)?;
             expected(&plan, expect)?;
-            return show_plan(self.output, &plan);
+            return show_plan(self.node, self.output, &plan, self.consent.given());
         }
         self.apply(Source::Request(request), expect)
     }
@@ -105,7 +132,7 @@ impl Change<'_> {
             let plan = plan::plan_request(&snapshot, &derived.request)?;
             (derived.guard)(&plan)?;
             if self.consent.dry_run {
-                return show_plan(self.output, &plan);
+                return show_plan(self.node, self.output, &plan, self.consent.given());
             }
             match running.apply(Source::Plan(&plan)) {
                 Err(error)
@@ -215,13 +242,26 @@ impl<'a> Running<'a> {
     }
 }
 
-/// What the plan says of each GPU beside its steps, in lines.
+/// From which mode to which each GPU went, and what the plan says of it beside its steps, in lines.
 fn noted(plan: &Plan) -> Vec<String> {
-    let notes = plan.changed().flat_map(|gpu| {
+    let mut gpus: Vec<_> = plan.changed().collect();
+    gpus.sort_by_key(|gpu| gpu.index);
+    let lines = gpus.into_iter().flat_map(|gpu| {
         let name = gpu.index.map_or_else(|| gpu.uuid.to_string(), |index| index.to_string());
-        gpu.notes.iter().map(move |note| format!("GPU {name}: {note}\n"))
+        let modes = if gpu.from == gpu.to {
+            gpu.to.to_string()
+        } else {
+            format!("{} -> {}", gpu.from, gpu.to)
+        };
+        let steps = match gpu.steps.len() {
+            1 => "1 step".to_owned(),
+            count => format!("{count} steps"),
+        };
+        let done = format!("GPU {name}: {modes}, {steps}\n");
+        let notes = gpu.notes.iter().map(move |note| format!("GPU {name}: {note}\n"));
+        std::iter::once(done).chain(notes)
     });
-    notes.collect()
+    lines.collect()
 }
 
 fn expected(plan: &Plan, expect: Option<&str>) -> Result<()> {

@@ -30,8 +30,9 @@ use crate::node::{Node, NodeBuilder};
 use crate::observe::{Observer, Scope};
 use crate::parameters::TimeSlicing;
 use crate::plan::Request;
+use crate::plan::explain::Given;
 use crate::snapshot::Snapshot;
-use crate::snapshot::draw::{draw, page::Page};
+use crate::snapshot::draw::{draw_some, page::Page};
 use crate::spec::Want;
 
 use arguments::{Arguments, Command, Global, MigCommand, MpsCommand, Select};
@@ -146,9 +147,12 @@ fn open(global: &Global) -> Result<Node> {
 
 fn command(node: &Node, output: &Output, command: &Command) -> Result<Answer> {
     match command {
-        Command::Status { watch: false, select } => show(node, output, select, draw),
+        Command::Status { watch: false, select } => show(node, output, select, draw_some),
         Command::Status { watch: true, select } => watch(node, output, select),
-        Command::Plan { spec } => change::show_plan(output, &node.plan(&change::read_spec(spec)?)?),
+        Command::Plan { spec } => {
+            let plan = node.plan(&change::read_spec(spec)?)?;
+            change::show_plan(node, output, &plan, Given::default())
+        }
         Command::Apply { spec, expect, consent } => {
             Change { node, output, consent }.spec(change::read_spec(spec)?, expect.as_deref())
         }
@@ -199,9 +203,12 @@ fn mps_command(node: &Node, output: &Output, command: &MpsCommand) -> Result<Ans
         MpsCommand::Disable { select, consent } => {
             let (snapshot, _observer) = held(node)?;
             let gpus = select.to_change(&snapshot)?;
-            let request = Request::Leave { mode: Mode::Mps, gpus };
+            let request = Request::Leave { mode: Mode::Mps, gpus: gpus.clone() };
             let consent = &consent.of_mps_disable();
-            Change { node, output, consent }.request(&request, None).map_err(mps::still_serves)
+            let change = Change { node, output, consent };
+            let answer = change.request(&request, None).map_err(mps::still_serves)?;
+            mps::say_what_stays(&snapshot, &gpus);
+            Ok(answer)
         }
         MpsCommand::Status { select } => mps::status(node, output, select),
         MpsCommand::Verify { pid } => mps::verify(node, output, *pid),
@@ -221,8 +228,12 @@ fn mig_command(node: &Node, output: &Output, command: &MigCommand) -> Result<Ans
             let request = Request::Leave { mode: Mode::Mig, gpus };
             Change { node, output, consent }.request(&request, None)
         }
-        MigCommand::List { select } => show(node, output, select, mig::list),
-        MigCommand::Profiles { select } => show(node, output, select, mig::profiles),
+        MigCommand::List { select } => {
+            show(node, output, select, |page, snapshot, _| mig::list(page, snapshot))
+        }
+        MigCommand::Profiles { select } => {
+            show(node, output, select, |page, snapshot, _| mig::profiles(page, snapshot))
+        }
         MigCommand::Create { instances, count, select, consent } => {
             let change = Change { node, output, consent };
             change.derived(
@@ -249,15 +260,16 @@ fn show(
     node: &Node,
     output: &Output,
     select: &Select,
-    print: fn(&mut Page, &Snapshot),
+    print: fn(&mut Page, &Snapshot, usize),
 ) -> Result<Answer> {
     let mut snapshot = node.snapshot()?;
+    let all = snapshot.gpus.len();
     select.to_show(&mut snapshot)?;
     if output.json {
         output.document(&snapshot)?;
     } else {
         let mut page = colour::page(output);
-        print(&mut page, &snapshot);
+        print(&mut page, &snapshot, all);
         output.text(&page.into_text())?;
     }
     Ok(Answer::Yes)
@@ -273,6 +285,7 @@ fn watch(node: &Node, output: &Output, select: &Select) -> Result<Answer> {
     while !interrupt.asked() {
         let next = Instant::now() + EVERY;
         let mut snapshot = observer.snapshot(&Scope::all())?;
+        let all = snapshot.gpus.len();
         select.to_show(&mut snapshot)?;
         // A window may have got another size meanwhile.
         let output = Output::new(output.json);
@@ -280,7 +293,7 @@ fn watch(node: &Node, output: &Output, select: &Select) -> Result<Answer> {
             output.document(&snapshot)?
         } else {
             let mut page = colour::page(&output);
-            draw(&mut page, &snapshot);
+            draw_some(&mut page, &snapshot, all);
             output.redraw(&page.into_text())?
         };
         if !read {

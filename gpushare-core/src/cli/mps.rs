@@ -8,9 +8,10 @@ use crate::id::{GpuUuid, Pid};
 use crate::mode::Verdict;
 use crate::node::Node;
 use crate::parameters::{Access, MpsConfig};
+use crate::plan::select::name;
 use crate::process::{Holder, HolderKind};
-use crate::snapshot::Snapshot;
-use crate::snapshot::draw::daemons::daemons;
+use crate::snapshot::draw::daemons::{NOT_THERE, daemons};
+use crate::snapshot::{MigDevice, Snapshot};
 
 use super::arguments::{MpsLimits, Select};
 use super::output::{Output, say};
@@ -60,16 +61,33 @@ pub(super) fn show_how_to_use(
         // Writing to a string cannot fail.
         let _ = write!(
             text,
-            "\nClients of GPU {}, of {}{}, need\n  export CUDA_MPS_PIPE_DIRECTORY={}\n  export CUDA_VISIBLE_DEVICES={}\n",
+            "\nClients of GPU {}, of {}{}, need\n  export CUDA_MPS_PIPE_DIRECTORY={}{}\n  export CUDA_VISIBLE_DEVICES={}\n",
             gpu.index.map_or_else(|| "?".to_owned(), |index| index.to_string()),
             daemon.access,
             if daemon.access == Access::Any { "" } else { " alone" },
             daemon.directory.display(),
+            if node.is_simulated() { NOT_THERE } else { "" },
             gpu.uuid,
         );
     }
     output.text(&text)?;
     Ok(())
+}
+
+/// After `mps disable`: daemons of MIG devices are not its matter.
+pub(super) fn say_what_stays(snapshot: &Snapshot, gpus: &[GpuUuid]) {
+    for gpu in gpus.iter().filter_map(|uuid| snapshot.gpu(uuid)) {
+        let ours = |device: &&MigDevice| device.mps.as_ref().is_some_and(|mps| mps.ours);
+        let devices = gpu.mig_devices.iter().filter(ours);
+        let devices: Vec<_> = devices.map(|device| device.uuid.as_str()).collect();
+        if !devices.is_empty() {
+            say(&format!(
+                "gpushare: note: GPU {}: the MPS daemons of MIG devices stay ({}); a spec whose instances have no `mps` takes them away",
+                name(gpu),
+                devices.join(", ")
+            ));
+        }
+    }
 }
 
 /// Of `mps disable`: that clients are served is said in the words of this command.
@@ -136,6 +154,12 @@ pub(super) fn split_into(
     let mut shown = snapshot.clone();
     select.to_show(&mut shown)?;
     let mut answer = None;
+    for gpu in shown.gpus.iter().filter(|gpu| gpu.mig.as_ref().is_some_and(|mig| mig.enabled)) {
+        say(&format!(
+            "gpushare: note: GPU {}: MIG is on; the parts are those of the whole GPU, where `mps enable` turns MIG off, and not of a MIG device",
+            name(gpu)
+        ));
+    }
     for gpu in &shown.gpus {
         let split: Split = split(&MpsTarget::of_gpu(gpu), &snapshot.driver, parts)
             .map_err(|error| error.of_gpu(&gpu.uuid))?
@@ -153,5 +177,9 @@ pub(super) fn split_into(
     }
     let split = answer.ok_or_else(|| Error::new(ErrorCode::NotFound, "this node has no GPU"))?;
     output.show(&split)?;
+    if let (false, [_, _, ..]) = (output.json, &shown.gpus[..]) {
+        let names: Vec<_> = shown.gpus.iter().map(|gpu| format!("GPU {}", name(gpu))).collect();
+        output.text(&format!("  the same for each: {}\n", names.join(", ")))?;
+    }
     Ok(Answer::Yes)
 }

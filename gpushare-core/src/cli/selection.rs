@@ -3,7 +3,7 @@
 use crate::error::{Error, ErrorCode, Result};
 use crate::id::GpuUuid;
 use crate::plan::select;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{GpuSnapshot, Snapshot};
 
 use super::arguments::Select;
 
@@ -50,7 +50,9 @@ impl Select {
     fn selected(&self, snapshot: &Snapshot) -> Result<Vec<GpuUuid>> {
         let mut uuids: Vec<GpuUuid> = Vec::new();
         for selector in &self.gpu {
-            for position in select::one(snapshot, &select::parse(selector.trim())?)? {
+            let parsed = select::parse(selector.trim())
+                .map_err(|error| of_mig_device(snapshot, selector.trim()).unwrap_or(error))?;
+            for position in select::one(snapshot, &parsed)? {
                 let Some(gpu) = snapshot.gpus.get(position) else { continue };
                 if !uuids.contains(&gpu.uuid) {
                     uuids.push(gpu.uuid.clone());
@@ -59,4 +61,25 @@ impl Select {
         }
         Ok(uuids)
     }
+}
+
+/// What to do instead where a MIG device was named and GPUs are selected.
+fn of_mig_device(snapshot: &Snapshot, selector: &str) -> Option<Error> {
+    let head = selector.get(..4).filter(|head| head.eq_ignore_ascii_case("MIG-"))?;
+    let begins = |uuid: &str| {
+        let start = uuid.get(..selector.len());
+        selector.len() > head.len() && start.is_some_and(|it| it.eq_ignore_ascii_case(selector))
+    };
+    let on = |gpu: &&GpuSnapshot| gpu.mig_devices.iter().any(|device| begins(device.uuid.as_str()));
+    let on: Vec<_> = snapshot.gpus.iter().filter(on).map(select::name).collect();
+    let of = match &on[..] {
+        [] => "none that this node has".to_owned(),
+        on => format!("of GPU {}", on.join(", ")),
+    };
+    Some(Error::new(
+        ErrorCode::InvalidArgument,
+        format!(
+            "{selector:?} names a MIG device, {of}, and GPUs are selected here: give the GPU; a spec gives a MIG device an MPS daemon and takes it away, `gpushare mig destroy` takes the device itself"
+        ),
+    ))
 }

@@ -109,10 +109,21 @@ fn split_target(target: &MpsTarget, driver: &Driver, parts: u32) -> Result<Split
     let noun = target.noun();
     let most = most_clients(target, driver);
     if parts == 0 || parts > most {
+        // What the device itself has room for may be less.
+        let total = target.sm_count.filter(|&total| total > 0 && parts > most);
+        let fit = total.map(|total| most_parts(target, total, most));
+        let fit =
+            fit.filter(|_| total.is_some_and(|total| expect_divisible(target, total, 2).is_ok()));
+        let room =
+            fit.map_or(String::new(), |fit| format!("; at most {fit} parts fit on this {noun}"));
         return Err(Error::new(
             ErrorCode::InvalidArgument,
-            format!("{}: an MPS daemon serves from 1 to {most} clients here", count(parts, "part")),
-        ));
+            format!(
+                "{}: an MPS daemon serves from 1 to {most} clients here{room}",
+                count(parts, "part")
+            ),
+        )
+        .with_fits(fit.map(|fit| fit.to_string()).into_iter().collect()));
     }
     let Some(total) = target.sm_count.filter(|&total| total > 0) else {
         return Err(Error::new(
@@ -192,11 +203,16 @@ fn expect_divisible(target: &MpsTarget, total: u32, parts: u32) -> Result<()> {
     Ok(())
 }
 
-fn too_many(target: &MpsTarget, total: u32, parts: u32) -> Error {
+/// The most parts that fit, up to that many.
+fn most_parts(target: &MpsTarget, total: u32, up_to: u32) -> u32 {
     let fits =
-        |fewer: &u32| memory_suffices(target, *fewer) && share(target, total, *fewer).is_some();
+        |parts: &u32| memory_suffices(target, *parts) && share(target, total, *parts).is_some();
     // One part always fits: it is the device.
-    let most = (1..parts).rev().find(fits).unwrap_or(1);
+    (1..=up_to).rev().find(fits).unwrap_or(1)
+}
+
+fn too_many(target: &MpsTarget, total: u32, parts: u32) -> Error {
+    let most = most_parts(target, total, parts.saturating_sub(1));
     let memory = target.memory.map_or(String::new(), |memory| format!(" and {memory} of memory"));
     Error::new(
         ErrorCode::Insufficient,
@@ -344,6 +360,12 @@ mod tests {
         assert_eq!(error.code() == ErrorCode::InvalidArgument, outside, "{parts} {error}");
         assert!(parts != 1, "one part always fits: {error}");
         match error.code() {
+            ErrorCode::InvalidArgument if parts > most && !error.fits().is_empty() => {
+                let fits: u32 = error.fits()[0].parse().unwrap();
+                assert!(fits <= most && error.message().contains(&format!("at most {fits} parts")));
+                assert!(split(target, &driver(), fits).is_ok(), "{error}");
+                assert!(fits == most || split(target, &driver(), fits + 1).is_err(), "{error}");
+            }
             ErrorCode::InvalidArgument | ErrorCode::Unsupported => {}
             ErrorCode::Insufficient => {
                 let fits: u32 = error.fits()[0].parse().unwrap();

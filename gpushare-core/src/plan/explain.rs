@@ -2,51 +2,94 @@
 
 use std::fmt;
 
+use crate::hazard::HazardName;
+use crate::mode::Mode;
 use crate::plan::step::Step;
-use crate::plan::{GpuPlan, Plan};
+use crate::plan::{GpuPlan, Plan, Request};
 use crate::terminal::{count, printable};
+
+/// What the caller has allowed already.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Given {
+    /// Evictions.
+    pub(crate) evict: bool,
+    /// Resets.
+    pub(crate) reset: bool,
+    /// Hazards.
+    pub(crate) hazards: Vec<HazardName>,
+}
+
+/// A plan to a caller who has allowed something already.
+pub(crate) struct Told<'a> {
+    plan: &'a Plan,
+    given: Given,
+}
+
+impl Plan {
+    /// The same for a caller who has allowed that.
+    #[cfg(feature = "cli")]
+    pub(crate) fn told(&self, given: Given) -> Told<'_> {
+        Told { plan: self, given }
+    }
+}
 
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.simulated {
+        Told { plan: self, given: Given::default() }.fmt(f)
+    }
+}
+
+impl fmt::Display for Told<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { plan, given } = self;
+        let mark = |given: bool| if given { " (given)" } else { "" };
+        if plan.simulated {
             writeln!(f, "SIMULATED")?;
         }
         // They are locked in the order of uuids; people read them in the order of indices.
-        let mut gpus: Vec<_> = self.gpus.iter().collect();
+        let mut gpus: Vec<_> = plan.gpus.iter().collect();
         gpus.sort_by_key(|gpu| gpu.index);
         for gpu in gpus {
             gpu.fmt(f)?;
         }
-        if self.noop {
+        if plan.noop {
             return writeln!(f, "Nothing to do.");
         }
-        let needs = &self.needs;
+        let needs = &plan.needs;
         if !needs.is_empty() {
             writeln!(f, "Needs:")?;
         }
+        // The grace of `mps disable` is its consent.
+        let leaves_mps = matches!(plan.request, Request::Leave { mode: Mode::Mps, .. });
+        let evict = if leaves_mps { "--grace S" } else { "--allow-evict" };
         for eviction in &needs.evict {
+            // Who is protected or not seen is not ended, whatever was allowed.
+            let possible = !eviction.holders.is_empty()
+                && eviction.holders.iter().all(|holder| holder.protected.is_none());
+            let mark = mark(given.evict && possible);
             let holders: Vec<_> = eviction.holders.iter().map(ToString::to_string).collect();
             let holders = if holders.is_empty() {
                 String::new()
             } else {
                 format!(": {}", holders.join(", "))
             };
-            writeln!(f, "  --allow-evict  {}{holders}", printable(&eviction.what))?;
+            writeln!(f, "  {evict}{mark}  {}{holders}", printable(&eviction.what))?;
         }
         for gpu in &needs.reset {
-            writeln!(f, "  --allow-reset  {gpu}")?;
+            writeln!(f, "  --allow-reset{}  {gpu}", mark(given.reset))?;
         }
         for hazard in &needs.hazards {
             let safe = hazard.hazard.safe.join(", ");
             writeln!(
                 f,
-                "  --allow-hazard {}  {}; safe: {}",
+                "  --allow-hazard {}{}  {}; safe: {}",
                 hazard.hazard.name,
+                mark(given.hazards.contains(&hazard.hazard.name)),
                 printable(&hazard.hazard.message),
                 printable(&safe)
             )?;
         }
-        writeln!(f, "Digest {}", printable(&self.digest))
+        writeln!(f, "Digest {}", printable(&plan.digest))
     }
 }
 

@@ -6,7 +6,7 @@
 //! anything is touched.
 
 mod alike;
-mod explain;
+pub(crate) mod explain;
 mod layout;
 mod mps;
 pub(crate) mod previous;

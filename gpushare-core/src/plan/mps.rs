@@ -17,6 +17,8 @@ use crate::terminal::count;
 struct Fate {
     /// It stops.
     stop: Option<Step>,
+    /// Why it stops, where one with other settings would only have been told them.
+    why: Option<String>,
     /// One starts, or it is told something else.
     then: Vec<Step>,
 }
@@ -25,23 +27,29 @@ struct Fate {
 fn fate(on: Option<MigPlace>, now: Option<&MpsStatus>, wanted: Option<&MpsConfig>) -> Fate {
     let start = || wanted.map(|config| Step::StartMps { on, config: config.clone() });
     let Some(now) = now.filter(|now| now.ours) else {
-        return Fate { stop: None, then: start().into_iter().collect() };
+        return Fate { then: start().into_iter().collect(), ..Fate::default() };
     };
     let serving = now.config.as_ref().filter(|_| now.alive);
     let Some(config) = serving else {
         // What does not answer is not brought back, and what is left of it is cleared away.
         let stop = (now.is_unready() || (wanted.is_none() && now.directory.is_some()))
             .then_some(Step::StopMps { on, config: None });
-        return Fate { stop, then: start().into_iter().collect() };
+        return Fate { stop, then: start().into_iter().collect(), why: None };
     };
     match wanted {
         // Whom it serves is settled when it starts: it runs with their group.
         Some(wanted) if wanted.access == config.access => {
-            Fate { stop: None, then: settings(on, now, config, wanted) }
+            Fate { then: settings(on, now, config, wanted), ..Fate::default() }
         }
         _ => Fate {
             stop: Some(Step::StopMps { on, config: Some(config.clone()) }),
             then: start().into_iter().collect(),
+            why: wanted.map(|wanted| {
+                format!(
+                    "access changes from {} to {}: a daemon serves those it was started for, so it is stopped and a new one started",
+                    config.access, wanted.access
+                )
+            }),
         },
     }
 }
@@ -149,13 +157,17 @@ impl Planner<'_> {
     }
 
     fn take(&mut self, fate: Fate, device: Option<&MigDevice>) {
-        let Fate { stop, then } = fate;
+        let Fate { stop, why, then } = fate;
         let tenants = self.gpu.mps_tenants(device);
         if let Some(step) = stop {
-            let what = match device {
+            let mut what = match device {
                 Some(device) => format!("the MPS daemon of {} that is stopped", device.uuid),
                 None => "the MPS daemon that is stopped".to_owned(),
             };
+            if let Some(why) = why {
+                what = format!("{what} ({why})");
+                self.plan.notes.push(why);
+            }
             self.step(step);
             self.need_idle(what, tenants);
         } else if !tenants.holders().is_empty() && !then.is_empty() {

@@ -42,6 +42,18 @@ GPU 1  Tesla T4  time_sliced
 }
 
 #[test]
+fn the_status_of_some_gpus_says_of_how_many() {
+    let place = Place::new("2xT4");
+    let heading = |arguments: &[&str]| {
+        let status = place.done(&[&["status"], arguments].concat()).stdout;
+        status.lines().nth(1).unwrap().to_owned()
+    };
+    assert!(heading(&["-i", "0"]).ends_with(", 1 of 2 GPUs"));
+    assert!(heading(&["-i", "0,1"]).ends_with(", 2 GPUs"));
+    assert!(heading(&[]).ends_with(", 2 GPUs"));
+}
+
+#[test]
 fn the_status_of_a_gpu_that_is_cut_and_used() {
     let place = Place::new("1xH100-80GB,1xT4");
     place.done(&["apply", &place.spec("layout.json", LAYOUT)]);
@@ -257,7 +269,8 @@ GPU 0  H200  mig
   MIG-a3cc3680-bad2-4783-9ab7-7fb9fb722300  3g.71gb
   daemon (pid 5000002) serves
   for user 0: leases for 4 clients
-  CUDA_MPS_PIPE_DIRECTORY=/run/gpushare/simulated/mps/MIG-a3cc3680-bad2-4783-9ab7-7fb9fb722300
+  no compute mode: a process that misses the daemon gets the whole MIG device
+  CUDA_MPS_PIPE_DIRECTORY=/run/gpushare/simulated/mps/MIG-a3cc3680-bad2-4783-9ab7-7fb9fb722300  # SIMULATED: it does not exist
 
       PID  user  memory  what    command
   5000003     -       -  server  active, gives clients to come 100 %
@@ -269,7 +282,8 @@ GPU 1  Tesla T4  mps
   our MPS daemon serves it
   daemon (pid 5000001) serves
   for user 0: leases for 3 clients, priority below normal
-  CUDA_MPS_PIPE_DIRECTORY=/run/gpushare/simulated/mps/GPU-9c3922dc-7432-32b7-6510-dcb158d2d127
+  compute mode exclusive_process: a process that misses the daemon gets nothing while its server runs
+  CUDA_MPS_PIPE_DIRECTORY=/run/gpushare/simulated/mps/GPU-9c3922dc-7432-32b7-6510-dcb158d2d127  # SIMULATED: it does not exist
 ",
     );
 }

@@ -368,3 +368,43 @@ fn a_node_of_sixteen_gpus_takes_little_memory() {
     let peak: u64 = peak.trim().trim_end_matches(" kB").parse().unwrap();
     assert!(peak < 30 * 1024, "{peak} KiB");
 }
+
+#[test]
+fn who_may_not_write_where_the_state_is_is_told_to_give_a_directory_of_their_own() {
+    if !rustix::process::geteuid().is_root() {
+        let _ = writeln!(
+            std::io::stderr(),
+            "SKIPPED: a state directory of root's: only root can run a command as another user"
+        );
+        return;
+    }
+    let place = Place::new("1xH200-141GB");
+    let mode = |path: &Path, mode| {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    mode(place.path(), 0o755);
+    let program = place.path().join("gpushare");
+    std::fs::copy(GPUSHARE, &program).unwrap();
+    mode(&program, 0o755);
+    let (roots, own) = (place.path().join("roots"), place.path().join("own"));
+    for directory in [&roots, &own] {
+        std::fs::create_dir(directory).unwrap();
+        mode(directory, 0o755);
+    }
+    chown(&own, Some(NOBODY), Some(NOBODY)).unwrap();
+    let enable = |state: &Path| {
+        let mut command = Command::new(&program);
+        command.env_clear().stdin(Stdio::null()).uid(NOBODY).gid(NOBODY).current_dir("/");
+        command.args(["--sim", "1xH200-141GB", "mps", "enable", "--state-dir"]).arg(state);
+        Answer::of(command.output().unwrap())
+    };
+    let advice = "belongs to root; give a directory of your own with --state-dir DIR (or GPUSHARE_STATE_DIR)";
+    // What is to be made in it, and what is there and for root alone.
+    for doing in ["make the directory", "open"] {
+        let error = enable(&roots).expect_error("PERMISSION_DENIED");
+        assert!(error.stderr.contains(doing) && error.stderr.contains(advice), "{error:?}");
+        std::fs::create_dir_all(roots.join("run")).unwrap();
+        mode(&roots.join("run"), 0o700);
+    }
+    enable(&own).expect(0);
+}

@@ -38,7 +38,8 @@ fn status_shows_daemon_server_clients_and_who_runs_beside_them() {
         &[
             &format!("\n  daemon (pid {}) serves\n", mps["pid"]),
             "\n  for user 0: 25 % of the threads (32 SMs) for each client\n",
-            &format!("\n  CUDA_MPS_PIPE_DIRECTORY={}\n", mps["directory"].as_str().unwrap()),
+            "\n  compute mode default: a process that misses the daemon gets the whole GPU\n",
+            &format!("\n  CUDA_MPS_PIPE_DIRECTORY={}  # SIM", mps["directory"].as_str().unwrap()),
             "\n  beside the daemon: no limit holds for these; `gpushare mps verify PID` says why\n",
         ],
     );
@@ -127,6 +128,13 @@ fn verify_answers_by_its_exit_status_and_by_a_document() {
     assert_eq!((&unknown["verdict"], &unknown["simulated"]), (&"unknown".into(), &true.into()));
 }
 
+/// The uuids of the GPUs.
+fn gpus(place: &Place) -> Vec<String> {
+    let status = place.json(&["status"]);
+    let gpus = status["gpus"].as_array().unwrap().iter();
+    gpus.map(|gpu| gpu["uuid"].as_str().unwrap().to_owned()).collect()
+}
+
 #[test]
 fn split_gives_equal_parts_or_says_how_many_fit() {
     let place = Place::new("2xH200-141GB,1xT4");
@@ -135,6 +143,19 @@ fn split_gives_equal_parts_or_says_how_many_fit() {
         &three.stdout,
         &["SIMULATED\n3 parts of GPU ", "27 % each", "34 of 132 each", "47923MiB each", "not 33 %"],
     );
+    let uuids = gpus(&place);
+    words(
+        &three.stdout,
+        &[&format!("\n  the same for each: GPU 0 ({}), GPU 1 ({})\n", uuids[0], uuids[1])],
+    );
+    let one = place.done(&["mps", "split", "3", "-i", "1"]);
+    assert!(!one.stdout.contains("the same for") && one.stderr.is_empty(), "{one:?}");
+    // With MIG on it is of what `mps enable` would share.
+    place.done(&["mig", "enable", "-i", "1"]);
+    let note = place.done(&["mps", "split", "2", "-i", "0,1"]).stderr;
+    words(&note, &["note: GPU 1 (", "MIG is on", "the whole GPU"]);
+    assert_eq!(note.lines().count(), 1, "{note}");
+    place.done(&["mig", "disable", "-i", "1"]);
     let split = document(&place.done(&["--json", "mps", "split", "3", "-i", "0"]));
     assert_eq!(
         (&split["thread_percentage"], &split["sm_count"], &split["simulated"]),
@@ -164,7 +185,7 @@ fn split_gives_equal_parts_or_says_how_many_fit() {
     assert_eq!(error["fits"], serde_json::json!(["5"]));
     words(
         &place.run(&["mps", "split", "49", "-i", "0"]).expect_error("INVALID_ARGUMENT").stderr,
-        &["1 to 48"],
+        &["1 to 48", "at most 16 parts fit on this GPU"],
     );
 }
 
@@ -200,7 +221,7 @@ fn mig_devices_get_their_daemons_by_a_spec_and_lose_them_with_mig() {
         &[
             &format!("\n  {uuid}  3g.71gb\n  daemon (pid "),
             "serves",
-            &format!("CUDA_MPS_PIPE_DIRECTORY=/run/gpushare/simulated/mps/{uuid}\n"),
+            &format!("CUDA_MPS_PIPE_DIRECTORY=/run/gpushare/simulated/mps/{uuid}  # SIMULATED: "),
         ],
     );
     words(&row(&text, &inside), &["client"]);
@@ -231,7 +252,21 @@ fn mig_devices_get_their_daemons_by_a_spec_and_lose_them_with_mig() {
     place.done(&["sim", "freeze-mps", uuid, "--thaw"]);
 
     // `mps` commands are for whole GPUs: with MIG on there is nothing to end.
-    place.done(&["mps", "disable"]);
+    let left = place.done(&["mps", "disable"]);
+    words(
+        &left.stderr,
+        &["note: GPU 0 (", &format!("MPS daemons of MIG devices stay ({uuid})"), "a spec"],
+    );
+    assert_eq!(left.stderr.lines().count(), 1, "{left:?}");
+    for named in [uuid, &uuid.to_lowercase()[..12]] {
+        let error = place.run(&["mps", "disable", "-i", named]).expect_error("INVALID_ARGUMENT");
+        words(
+            &error.stderr,
+            &["names a MIG device, of GPU 0 (", "`gpushare mig destroy`", "a spec"],
+        );
+    }
+    let error = place.run(&["status", "-i", "MIG-0"]).expect_error("INVALID_ARGUMENT");
+    words(&error.stderr, &["names a MIG device, none that this node has"]);
     assert_eq!(gpu(&place)["mig_devices"].as_array().unwrap().len(), 2);
     place.run(&["mig", "disable"]).expect_error("BUSY");
     place.done(&["mps", "verify", &inside]);

@@ -62,9 +62,11 @@ fn enable_starts_a_daemon_says_how_to_use_it_and_does_nothing_twice() {
     words(
         &done.stdout,
         &[
-            "SIMULATED\nApplied: 3 steps.\n",
+            "SIMULATED\nApplied: 3 steps.\nGPU 0: time_sliced -> mps, 3 steps\n",
             "Clients of GPU 0, of user 0 alone, need\n",
-            &format!("\n  export CUDA_MPS_PIPE_DIRECTORY=/run/gpushare/simulated/mps/{GPU}\n"),
+            &format!(
+                "\n  export CUDA_MPS_PIPE_DIRECTORY=/run/gpushare/simulated/mps/{GPU}  # SIMULATED: it does not exist\n"
+            ),
             &format!("\n  export CUDA_VISIBLE_DEVICES={GPU}\n"),
         ],
     );
@@ -146,7 +148,12 @@ fn hazards_name_the_nearest_safe_values() {
             .expect_error("HAZARD");
         // A plan is shown whatever it needs.
         let dry = place.run(&[&asked[..], &["--dry-run"]].concat()).expect(2);
-        words(&dry.stdout, &[&format!("--allow-hazard {name}")]);
+        words(&dry.stdout, &[&format!("--allow-hazard {name}  ")]);
+        let allowed = [&asked[..], &["--dry-run", "--allow-hazard", name]].concat();
+        words(
+            &place.run(&allowed).expect(2).stdout,
+            &[&format!("--allow-hazard {name} (given)  ")],
+        );
         place.done(&[&asked[..], &["--allow-hazard", name]].concat());
         place.done(&["mps", "disable"]);
     }
@@ -233,7 +240,18 @@ fn a_bad_value_is_an_error_of_ours_before_anything_is_touched() {
         let error = place.run(&["mps", "enable", option, value]).expect_error("INSUFFICIENT");
         words(&error.stderr, &[part, option.trim_start_matches('-').replace('-', "_").as_str()]);
     }
-    place.run(&["mps", "enable", "--user", "nobody-here"]).expect_error("NOT_FOUND");
+    for (option, kind) in [("--user", "user"), ("--group", "group")] {
+        for more in [&[][..], &["--dry-run"], &["--json"]] {
+            let asked = [&["mps", "enable", option, "no-such-name"], more].concat();
+            let error = place.run(&asked).expect_error("NOT_FOUND");
+            words(&error.stderr, &[&format!("\"no-such-name\" names no {kind}")]);
+        }
+    }
+    let spec = r#"{"version": "gpushare/v1", "gpus": [{"select": 0, "mode": "mps", "mps": {"access": {"user": "no-such-name"}}}]}"#;
+    let spec = place.spec("nobody.json", spec);
+    for command in ["plan", "apply"] {
+        place.run(&[command, &spec]).expect_error("NOT_FOUND");
+    }
     assert_eq!(
         (&gpu(&place)["mode"], &gpu(&place)["record"]),
         (&"time_sliced".into(), &Value::Null)
@@ -243,8 +261,8 @@ fn a_bad_value_is_an_error_of_ours_before_anything_is_touched() {
 #[test]
 fn each_access_is_kept_and_told() {
     for (options, access, told) in [
-        (&["--user", "anna"][..], serde_json::json!({"user": "anna"}), "of user anna alone"),
-        (&["--group", "ml"], serde_json::json!({"group": "ml"}), "of group ml alone"),
+        (&["--user", "root"][..], serde_json::json!({"user": "root"}), "of user root alone"),
+        (&["--group", "root"], serde_json::json!({"group": "root"}), "of group root alone"),
         (&["--any-user"], serde_json::json!("any"), "of every user"),
     ] {
         let place = h200();
@@ -284,7 +302,9 @@ fn disable_of_an_idle_daemon_returns_to_what_was_there_before() {
         assert_eq!(gpu(&place)["mode"], "mps");
         let done = place.done(&["mps", "disable"]);
         assert!(done.stdout.starts_with("SIMULATED\nApplied: "), "{done:?}");
-        assert_eq!(done.stdout.lines().count(), 2, "{done:?}");
+        let gpu_line = done.stdout.lines().nth(2).unwrap();
+        words(gpu_line, &["GPU 0: mps -> ", " steps"]);
+        assert_eq!(done.stdout.lines().count(), 3, "{done:?}");
         assert_eq!(gpu(&place), before);
         // Where there is no daemon there is nothing to do.
         let again = place.done(&["mps", "disable"]);
@@ -329,6 +349,17 @@ fn disable_leaves_a_daemon_with_clients_alone_until_a_grace_is_given() {
         error["holders"].as_array().unwrap().iter().map(|one| one["pid"].to_string()).collect();
     assert_eq!(holders, pids);
     assert_eq!(gpu(&place), before);
+
+    // What it needs is the grace, and a plan says so; what was given already is marked.
+    let needs = |more: &[&str]| {
+        let plan = place.run(&[&["mps", "disable", "--dry-run"], more].concat()).expect(2).stdout;
+        plan.split("Needs:\n").nth(1).unwrap().lines().next().unwrap().to_owned()
+    };
+    let held = "  the MPS daemon that is stopped: pid ";
+    words(&needs(&[]), &[&format!("  --grace S{held}")]);
+    for given in [&["--grace", "1"][..], &["--allow-evict"]] {
+        words(&needs(given), &[&format!("  --grace S (given){held}")]);
+    }
 
     let begun = std::time::Instant::now();
     let done = place.done(&["mps", "disable", "--grace", "0"]);
@@ -398,4 +429,27 @@ fn the_daemon_of_a_destroyed_mig_device_is_listed_and_ended_by_recover() {
     assert_eq!(report["stray_mps"], serde_json::json!([{"device": uuid, "left": null}]));
     assert_eq!(place.done(&["recover"]).stdout, "SIMULATED\nNothing to do.\n");
     assert!(!place.done(&["status"]).stdout.contains("Stray"));
+}
+
+#[test]
+fn other_access_restarts_the_daemon_and_says_so() {
+    let place = h200();
+    place.done(&["mps", "enable", "--user", "65534"]);
+    let before = gpu(&place)["mps"].clone();
+    let why = "access changes from user 65534 to user 0: a daemon serves those it was started for, so it is stopped and a new one started";
+    let dry = place.run(&["mps", "enable", "--dry-run"]).expect(2);
+    words(&dry.stdout, &["- stop the MPS daemon", &format!("note     {why}\n")]);
+    let pid = client(&place, "0");
+    let busy = place.run(&["mps", "enable"]).expect_error("BUSY");
+    words(&busy.stderr, &[why, &format!("is held by pid {pid} ")]);
+    assert_eq!(gpu(&place)["mps"]["pid"], before["pid"]);
+    place.done(&["sim", "idle", "-i", "0"]);
+    let done = place.done(&["mps", "enable"]);
+    words(&done.stdout, &[&format!("\nGPU 0: {why}\n"), "of user 0 alone"]);
+    assert_ne!(gpu(&place)["mps"]["pid"], before["pid"]);
+    // The priority is told to the daemon that runs, and nothing but access says this.
+    let running = gpu(&place)["mps"]["pid"].clone();
+    let done = place.done(&["mps", "enable", "--priority", "below_normal"]);
+    assert!(!done.stdout.contains("access changes"), "{done:?}");
+    assert_eq!(gpu(&place)["mps"]["pid"], running);
 }

@@ -150,3 +150,22 @@ fn a_reader_that_has_read_enough_is_no_error() {
     let answer = Answer::of(child.wait_with_output().unwrap()).expect(0);
     assert!(answer.stderr.is_empty(), "{answer:?}");
 }
+
+#[test]
+fn help_says_what_becomes_of_mig_and_of_access_that_is_not_given() {
+    for (arguments, parts) in [
+        (&["exclusive", "--help"][..], &["MIG is on it is turned off", "`previous`"][..]),
+        (&["time-slice", "--help"], &["MIG is on it is turned off", "`previous`"]),
+        (
+            &["mps", "enable", "--help"],
+            &["MIG is on it is turned off", "`previous`", "access is the caller's"],
+        ),
+        (&["mps", "disable", "--help"], &["do not come back", "`previous`"]),
+    ] {
+        let help = run(arguments).expect(0).stdout;
+        let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
+        for part in parts {
+            assert!(help.contains(part), "{part} in {help}");
+        }
+    }
+}

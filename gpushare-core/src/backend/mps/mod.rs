@@ -94,6 +94,12 @@ impl RealMps {
     }
 }
 
+/// Refuses an access whose user or group this machine does not know.
+#[cfg(feature = "sim")]
+pub(super) fn expect_known(access: &Access) -> Result<()> {
+    Served::resolve(access, 0).map(|_| ())
+}
+
 /// What was noted of an access; none when it can't be read.
 fn noted_access(leaf: &Leaf) -> Result<Option<Access>> {
     let text = leaf.read(ACCESS)?;

@@ -54,7 +54,7 @@ pub use store::MemoryStore;
 use crate::backend::directory::Directory;
 use crate::backend::slots::FileSlots;
 use crate::error::{Error, ErrorCode, Result};
-use crate::port::{Ports, Processes, Store};
+use crate::port::{MpsHost, Ports, Processes, Store};
 use backing::Backing;
 use ports::SimulatedPorts;
 use state::NodeState;
@@ -139,6 +139,11 @@ impl Simulator {
     /// The processes of the node, and beneath them those of another port: simulated pids are
     /// answered by the simulator, all others by that port.
     pub fn processes_over(&self, beneath: Arc<dyn Processes>) -> Arc<dyn Processes> {
+        Arc::new(SimulatedPorts::new(self.clone(), Some(beneath)))
+    }
+
+    /// The MPS daemons of the node, for users and groups of the machine whose processes are beneath.
+    pub(crate) fn mps_over(&self, beneath: Arc<dyn Processes>) -> Arc<dyn MpsHost> {
         Arc::new(SimulatedPorts::new(self.clone(), Some(beneath)))
     }
 

@@ -28,6 +28,11 @@ impl SimulatedPorts {
         Self { simulator, beneath }
     }
 
+    /// Whether the node is one beside this machine's own processes and users.
+    pub(super) fn stands_on_a_machine(&self) -> bool {
+        self.beneath.is_some()
+    }
+
     pub(super) fn able(&self, which: impl FnOnce(&NodeState) -> bool) -> bool {
         self.simulator.read(which).unwrap_or(false)
     }

@@ -5,7 +5,7 @@ use super::page::{Page, Role, Table, memory};
 use super::strays::strays;
 use super::{INDENT, name, or_dash};
 use crate::id::Pid;
-use crate::mode::MpsHealth;
+use crate::mode::{ComputeMode, MpsHealth};
 use crate::process::HolderKind;
 use crate::snapshot::{GpuProcess, GpuSnapshot, MigDevice, MpsServer, MpsStatus, Snapshot};
 
@@ -19,28 +19,39 @@ pub(crate) fn daemons(page: &mut Page, snapshot: &Snapshot) {
         name(page, gpu);
         page.line(Role::Plain, &format!("{:INDENT$}{}", "", gpu.reason));
         if let Some(mps) = gpu.mps.as_ref().filter(|mps| mps.ours) {
-            daemon(page, gpu, mps, None);
+            daemon(page, snapshot.simulated, gpu, mps, None);
         }
         for device in &gpu.mig_devices {
             let Some(mps) = &device.mps else { continue };
             page.end();
             page.line(Role::Plain, &format!("{:INDENT$}{}  {}", "", device.uuid, device.profile));
-            daemon(page, gpu, mps, Some(device));
+            daemon(page, snapshot.simulated, gpu, mps, Some(device));
         }
     }
     strays(page, snapshot);
 }
 
 /// One daemon: how it is, what it gives, whom it serves.
-fn daemon(page: &mut Page, gpu: &GpuSnapshot, mps: &MpsStatus, device: Option<&MigDevice>) {
+fn daemon(
+    page: &mut Page,
+    simulated: bool,
+    gpu: &GpuSnapshot,
+    mps: &MpsStatus,
+    device: Option<&MigDevice>,
+) {
     let pid = mps.pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default();
     page.line(role(mps), &format!("  daemon{pid} {}", health(mps)));
     if let Some(config) = &mps.config {
         let total = device.map_or(gpu.sm_count, |device| device.sm_count);
         page.line(Role::Plain, &format!("  for {}: {}", config.access, limits(config, total)));
     }
+    if let Some(text) = bypass(gpu.compute_mode, device.is_some()) {
+        page.line(Role::Plain, &format!("  {text}"));
+    }
     if let Some(directory) = &mps.directory {
-        page.line(Role::Faint, &format!("  CUDA_MPS_PIPE_DIRECTORY={}", directory.display()));
+        let not_there = if simulated { NOT_THERE } else { "" };
+        let directory = directory.display();
+        page.line(Role::Faint, &format!("  CUDA_MPS_PIPE_DIRECTORY={directory}{not_there}"));
     }
     let mut table = Table::new(&[">PID", ">user", ">memory", "what", "command"]);
     for server in &mps.servers {
@@ -72,6 +83,26 @@ fn daemon(page: &mut Page, gpu: &GpuSnapshot, mps: &MpsStatus, device: Option<&M
     for relation in alarms {
         page.line(Role::Alarm, &format!("  {}", relation.meaning()));
     }
+}
+
+/// Behind the directory of a simulated daemon, where a shell takes it for a comment.
+pub(crate) const NOT_THERE: &str = "  # SIMULATED: it does not exist";
+
+/// What becomes of a process that misses the daemon.
+fn bypass(compute_mode: Option<ComputeMode>, on_device: bool) -> Option<String> {
+    if on_device {
+        let text = "no compute mode: a process that misses the daemon gets the whole MIG device";
+        return Some(text.to_owned());
+    }
+    let mode = compute_mode?;
+    let meaning = match mode {
+        ComputeMode::Default => "a process that misses the daemon gets the whole GPU",
+        ComputeMode::ExclusiveProcess | ComputeMode::ExclusiveThread => {
+            "a process that misses the daemon gets nothing while its server runs"
+        }
+        ComputeMode::Prohibited => "nobody gets the GPU, through the daemon neither",
+    };
+    Some(format!("compute mode {mode}: {meaning}"))
 }
 
 /// What a process is to a daemon that does not list it.

@@ -36,12 +36,20 @@ impl fmt::Display for Snapshot {
 
 /// Draws the GPUs of a snapshot.
 pub(crate) fn draw(page: &mut Page, snapshot: &Snapshot) {
+    draw_some(page, snapshot, snapshot.gpus.len());
+}
+
+/// Draws the GPUs of a snapshot that are left of that many.
+pub(crate) fn draw_some(page: &mut Page, snapshot: &Snapshot, of: usize) {
     if snapshot.simulated {
         page.line(Role::Alarm, "SIMULATED");
     }
     let driver = &snapshot.driver;
     let cuda = driver.cuda.as_ref().map(|cuda| format!(", CUDA {cuda}")).unwrap_or_default();
-    let gpus = count(snapshot.gpus.len(), "GPU");
+    let gpus = match snapshot.gpus.len() {
+        shown if shown != of => format!("{shown} of {}", count(of, "GPU")),
+        shown => count(shown, "GPU"),
+    };
     page.line(Role::Faint, &format!("Driver {}{cuda}, {gpus}", driver.version));
     for gpu in &snapshot.gpus {
         page.end();
