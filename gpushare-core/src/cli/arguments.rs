@@ -1,5 +1,6 @@
 //! What the command line takes.
 
+use std::ffi::OsString;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -10,7 +11,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::apply::ApplyOptions;
 use crate::error::{Error, ErrorCode};
 use crate::hazard::HazardName;
-use crate::id::Pid;
+use crate::id::{Pid, ShareId};
 use crate::mig::ProfileName;
 use crate::mode::{Interval, Priority};
 use crate::parameters::MpsComputeMode;
@@ -110,6 +111,56 @@ pub(super) enum Command {
     Mig {
         #[command(subcommand)]
         command: MigCommand,
+    },
+    /// Run a command as the tenant of a share, which it has until it and its children are gone
+    Run {
+        #[command(flatten)]
+        lease: LeaseOptions,
+        /// Stay its parent, and end it unless it proves to be inside its share
+        #[arg(long)]
+        verify: bool,
+        /// The command and its arguments
+        #[arg(required = true, last = true, value_name = "CMD")]
+        command: Vec<OsString>,
+    },
+    /// Lease a share for a process that runs: print what it needs, and leave a holder behind
+    Lease {
+        #[command(flatten)]
+        lease: LeaseOptions,
+        /// The process: the share is given back when it ends
+        #[arg(long, value_name = "P", value_parser = pid, allow_negative_numbers = true)]
+        pid: Pid,
+    },
+    /// Hold a share until a signal comes, or a process ends
+    Hold {
+        #[command(flatten)]
+        lease: LeaseOptions,
+        /// Give it back when this process ends
+        #[arg(long, value_name = "P", value_parser = pid, allow_negative_numbers = true)]
+        pid: Option<Pid>,
+        /// Of `lease`: leave the caller's session once the share is held
+        #[arg(long, hide = true, requires = "pid")]
+        detach: bool,
+    },
+    /// Give back a share that `lease` or `hold` holds
+    Release {
+        /// The id of the share, or the name of the lease
+        id: String,
+    },
+    /// List the shares and who has them
+    Leases,
+    /// Give no new leases of GPUs
+    Cordon {
+        /// Why, for those who ask in vain
+        #[arg(long, value_name = "TEXT", default_value = "")]
+        reason: String,
+        #[command(flatten)]
+        select: Select,
+    },
+    /// Give leases of GPUs again
+    Uncordon {
+        #[command(flatten)]
+        select: Select,
     },
     /// Settle what an apply left that was killed on its way
     Recover {
@@ -260,6 +311,44 @@ pub(super) enum MigCommand {
         #[command(flatten)]
         consent: Consent,
     },
+}
+
+/// Which share, and what of it.
+#[derive(Debug, Args)]
+pub(super) struct LeaseOptions {
+    /// That share, by its id
+    #[arg(long, value_name = "ID", conflicts_with_all = ["gpu", "mig"])]
+    pub(super) share: Option<ShareId>,
+    /// A share of that GPU: an index, a uuid or the beginning of one, a PCI address, or all for any
+    #[arg(long, short = 'i', value_name = "SEL", conflicts_with = "mig")]
+    pub(super) gpu: Option<String>,
+    /// A MIG device of that profile, or any for the smallest with enough
+    #[arg(long, value_name = "PROFILE")]
+    pub(super) mig: Option<String>,
+    /// Several shares, all or none
+    #[arg(long, value_name = "N", default_value = "1", value_parser = count, allow_negative_numbers = true)]
+    pub(super) count: NonZeroU32,
+    /// Devices with at least that much memory
+    #[arg(long, value_name = "SIZE", value_parser = limit)]
+    pub(super) min_memory: Option<Bytes>,
+    /// Devices with at least that many multiprocessors
+    #[arg(long, value_name = "N")]
+    pub(super) min_sms: Option<u32>,
+    /// Under MPS: the share of threads that the command is asked to take at most, in percent
+    #[arg(long, value_name = "P", value_parser = percentage, allow_negative_numbers = true)]
+    pub(super) thread_percentage: Option<ThreadPercentage>,
+    /// Under MPS: the device memory that the command is asked to take at most: 2GiB
+    #[arg(long, value_name = "SIZE", value_parser = limit, allow_negative_numbers = true)]
+    pub(super) pinned_memory_limit: Option<Bytes>,
+    /// Accept a hazard of these
+    #[arg(long, value_name = "NAME", value_parser = hazard)]
+    pub(super) allow_hazard: Vec<HazardName>,
+    /// Wait that long for a share, first come first served: seconds, or none for ever
+    #[arg(long, value_name = "S", default_value = "0", value_parser = timeout)]
+    pub(super) timeout: Timeout,
+    /// Create the MIG device where none is free
+    #[arg(long, requires = "mig")]
+    pub(super) create: bool,
 }
 
 /// Which GPUs.

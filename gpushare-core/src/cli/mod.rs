@@ -8,10 +8,12 @@ mod audit;
 mod change;
 mod colour;
 mod interrupt;
+mod lease;
 mod mig;
 mod mps;
 mod output;
 mod progress;
+mod run;
 mod selection;
 mod simulate;
 
@@ -47,12 +49,16 @@ enum Answer {
     Yes,
     /// The answer is no: changes are pending.
     No,
+    /// What a command that was run answered.
+    Of(u8),
 }
 
 /// The exit status of an error, that of a usage error included.
 const FAILED: u8 = 1;
 /// The exit status when the answer is no.
 const NO: u8 = 2;
+/// The exit status of `run` when it is run itself that failed.
+const RUN_FAILED: u8 = 125;
 
 /// The command with the arguments of this process.
 pub fn main() -> ExitCode {
@@ -88,9 +94,10 @@ pub fn run(arguments: impl IntoIterator<Item = impl Into<OsString>>) -> u8 {
     match result {
         Ok(Answer::Yes) => 0,
         Ok(Answer::No) => NO,
+        Ok(Answer::Of(status)) => status,
         Err(error) => {
             output.error(&error, known);
-            FAILED
+            if matches!(parsed.command, Command::Run { .. }) { RUN_FAILED } else { FAILED }
         }
     }
 }
@@ -130,7 +137,20 @@ fn not_parsed(arguments: &[OsString], refused: &clap::Error) -> u8 {
     };
     let error = Error::new(ErrorCode::InvalidArgument, message);
     output.failure(&error, Known::default(), &format!("{}: {line}", error.code()));
-    FAILED
+    if is_run(arguments) { RUN_FAILED } else { FAILED }
+}
+
+/// Whether arguments that could not be read were those of `run`.
+fn is_run(arguments: &[OsString]) -> bool {
+    let mut words = arguments.iter().skip(1);
+    while let Some(word) = words.next() {
+        match word.to_str() {
+            Some("--sim" | "--state-dir") => drop(words.next()),
+            Some(option) if option.starts_with('-') => {}
+            word => return word == Some("run"),
+        }
+    }
+    false
 }
 
 fn open(global: &Global) -> Result<Node> {
@@ -169,6 +189,20 @@ fn command(node: &Node, output: &Output, command: &Command) -> Result<Answer> {
             let options = ApplyOptions::new().timeout(timeout.0);
             change::recover(node, output, discard.as_deref(), &options)
         }
+        Command::Run { lease, verify, command } => {
+            run::run(node, output, lease, *verify, command)
+        }
+        Command::Lease { lease, pid } => lease::for_process(node, output, lease, *pid),
+        Command::Hold { lease, pid, detach } => {
+            lease::hold(node, output, lease, *pid, *detach)
+        }
+        Command::Release { id } => lease::release(node, output, id),
+        Command::Leases => {
+            output.show(&node.leases()?)?;
+            Ok(Answer::Yes)
+        }
+        Command::Cordon { reason, select } => lease::cordon(node, select, Some(reason)),
+        Command::Uncordon { select } => lease::cordon(node, select, None),
         Command::Sim { command } => simulate::run(node, output, command),
     }
 }

@@ -231,6 +231,11 @@ impl Grant {
         Ok(())
     }
 
+    /// Whether its tenant is to be a client of an MPS daemon.
+    pub fn is_mps(&self) -> bool {
+        self.variables.contains_key("CUDA_MPS_PIPE_DIRECTORY")
+    }
+
     /// What a tenant is held to, and what not, as lines for people.
     pub fn terms(&self) -> impl Iterator<Item = String> {
         let enforced = self.enforced.iter().map(|bound| {

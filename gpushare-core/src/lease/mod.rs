@@ -34,6 +34,7 @@ mod list;
 mod nodes;
 mod pick;
 mod request;
+mod verify;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
@@ -50,6 +51,7 @@ pub use held::after_fork_in_child;
 pub use list::{GpuLeases, LeaseList};
 pub use nodes::DeviceNode;
 pub use request::{LeaseRequest, Of};
+pub use verify::Verification;
 
 use held::Held;
 

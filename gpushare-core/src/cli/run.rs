@@ -1,0 +1,260 @@
+//! `run`: a command as the tenant of a share.
+
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::io::ErrorKind;
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::process::{Child, Command, ExitStatus};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use signal_hook::SigId;
+use signal_hook::consts::{SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH};
+
+use crate::error::{Error, ErrorCode, Result};
+use crate::id::Pid;
+use crate::lease::Lease;
+use crate::mode::Verdict;
+use crate::node::Node;
+
+use super::Answer;
+use super::arguments::LeaseOptions;
+use super::lease::take;
+use super::output::{Output, say};
+
+/// As a shell has it.
+const NOT_EXECUTABLE: u8 = 126;
+const NOT_THERE: u8 = 127;
+const BY_SIGNAL: i32 = 128;
+
+/// How often a tenant is looked at until it has proved itself, and then for new processes of its.
+const LOOK: Duration = Duration::from_millis(100);
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// How long a tenant may be on a GPU while nobody can say whether it is inside its share.
+const DOUBT: Duration = Duration::from_secs(3);
+/// What a tenant has between SIGTERM and SIGKILL when it is outside its share.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// `run`: becomes the command, or stays its parent to verify it.
+pub(super) fn run(
+    node: &Node,
+    output: &Output,
+    options: &LeaseOptions,
+    verify: bool,
+    words: &[OsString],
+) -> Result<Answer> {
+    let Some((program, arguments)) = words.split_first() else {
+        return Err(Error::new(ErrorCode::InvalidArgument, "a command is missing"));
+    };
+    let mut request = options.request()?;
+    if options.create {
+        if !verify {
+            return Err(Error::new(
+                ErrorCode::InvalidArgument,
+                "--create gives the MIG device back at the end, which takes a parent that stays: add --verify, or create it first with `gpushare mig create`",
+            ));
+        }
+        request = request.give_back(true);
+    }
+    let lease = take(node, &request)?;
+    if node.is_simulated() && !output.json {
+        say("gpushare: SIMULATED: the command gets variables of GPUs that are not there");
+    }
+    let mut command = Command::new(program);
+    command.args(arguments);
+    lease.apply_to(&mut command)?;
+    if !verify {
+        // The lease goes on with the command, which is this process from here on.
+        return not_started(program, &command.exec());
+    }
+    let signals = Signals::listen()?;
+    let child = match command.spawn() {
+        Ok(child) => child,
+        Err(error) => return not_started(program, &error),
+    };
+    let status = Tenant { node, lease: &lease, child, proved: BTreeSet::new(), doubted: None }
+        .watch(&signals)?;
+    lease.release()?;
+    let code = status.code().unwrap_or_else(|| BY_SIGNAL + status.signal().unwrap_or_default());
+    Ok(Answer::Of(u8::try_from(code).unwrap_or(super::RUN_FAILED)))
+}
+
+fn not_started(program: &OsString, error: &std::io::Error) -> Result<Answer> {
+    say(&format!("gpushare: cannot run {}: {error}", program.to_string_lossy()));
+    Ok(Answer::Of(match error.kind() {
+        ErrorKind::NotFound => NOT_THERE,
+        _ => NOT_EXECUTABLE,
+    }))
+}
+
+/// A command that runs, until it has proved to be inside its share.
+struct Tenant<'a> {
+    node: &'a Node,
+    lease: &'a Lease,
+    child: Child,
+    /// Its processes that are inside.
+    proved: BTreeSet<Pid>,
+    /// Since when nobody can say of one of them.
+    doubted: Option<Instant>,
+}
+
+impl Tenant<'_> {
+    fn watch(mut self, signals: &Signals) -> Result<ExitStatus> {
+        let mut next = Instant::now();
+        loop {
+            if let Some(status) = self.ended()? {
+                return Ok(status);
+            }
+            signals.pass_on(&self.child);
+            if Instant::now() >= next {
+                match self.look() {
+                    Ok(()) => {}
+                    Err(error) => {
+                        self.end()?;
+                        return Err(error);
+                    }
+                }
+                let settled = !self.proved.is_empty() && self.doubted.is_none();
+                next = Instant::now() + if settled { LOOK_AGAIN } else { LOOK };
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    fn ended(&mut self) -> Result<Option<ExitStatus>> {
+        self.child.try_wait().map_err(|error| {
+            Error::new(ErrorCode::Io, format!("cannot wait for the command: {error}"))
+        })
+    }
+
+    /// Looks at the command's processes that are on GPUs: each must be inside the lease.
+    fn look(&mut self) -> Result<()> {
+        let root = Pid::new(self.child.id());
+        let snapshot = self.node.snapshot()?;
+        let on_gpus = snapshot.gpus.iter().flat_map(|gpu| &gpu.processes);
+        let pids: BTreeSet<Pid> = on_gpus.map(|process| process.holder.pid).collect();
+        let mut doubt = None;
+        for pid in pids {
+            if !self.is_of(pid, root) || self.proved.contains(&pid) {
+                continue;
+            }
+            let verified = match self.lease.verify(pid) {
+                Ok(verified) => verified,
+                // It ended meanwhile.
+                Err(error) if error.code() == ErrorCode::NotFound => continue,
+                Err(error) => return Err(error),
+            };
+            let why = verified.reasons.join("; ");
+            match verified.verdict {
+                Verdict::Attached => {
+                    self.proved.insert(pid);
+                }
+                Verdict::NotAttached => {
+                    return Err(Error::new(
+                        ErrorCode::InvalidState,
+                        format!("the command was ended: process {pid} of it is not inside its share: {why}"),
+                    ));
+                }
+                _ => doubt = Some((pid, why)),
+            }
+        }
+        match doubt {
+            None => self.doubted = None,
+            Some((pid, why)) => {
+                let since = *self.doubted.get_or_insert_with(Instant::now);
+                if since.elapsed() >= DOUBT {
+                    return Err(Error::new(
+                        ErrorCode::InvalidState,
+                        format!("the command was ended: nobody can say whether process {pid} of it is inside its share: {why}"),
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn is_of(&self, pid: Pid, root: Pid) -> bool {
+        let mut seen = BTreeSet::new();
+        let mut next = Some(pid);
+        while let Some(pid) = next.filter(|pid| seen.insert(*pid)) {
+            if pid == root {
+                return true;
+            }
+            next = self.node.ports().processes.facts(pid).and_then(|facts| facts.parent);
+        }
+        false
+    }
+
+    /// Ends the command.
+    fn end(&mut self) -> Result<()> {
+        send(&self.child, rustix::process::Signal::TERM);
+        let start = Instant::now();
+        while self.ended()?.is_none() {
+            if start.elapsed() > GRACE {
+                send(&self.child, rustix::process::Signal::KILL);
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Ok(())
+    }
+}
+
+/// A child that was not waited for yet has its pid for itself.
+fn send(child: &Child, signal: rustix::process::Signal) {
+    let pid = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw);
+    if let Some(pid) = pid {
+        // It may have ended.
+        let _ = rustix::process::kill_process(pid, signal);
+    }
+}
+
+/// Signals that are passed on to the command.
+struct Signals {
+    came: Vec<(i32, Arc<AtomicUsize>)>,
+    handlers: Vec<SigId>,
+}
+
+impl Signals {
+    fn listen() -> Result<Self> {
+        let mut signals = Self { came: Vec::new(), handlers: Vec::new() };
+        for signal in [SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGCONT, SIGWINCH] {
+            let came = Arc::new(AtomicUsize::new(0));
+            let handler = signal_hook::flag::register_usize(signal, came.clone(), 1);
+            signals.handlers.push(handler.map_err(|error| {
+                Error::new(ErrorCode::Io, format!("cannot listen for signal {signal}: {error}"))
+                    .with_source(error)
+            })?);
+            signals.came.push((signal, came));
+        }
+        Ok(signals)
+    }
+
+    /// What the terminal sends, it sends to the command too.
+    fn pass_on(&self, child: &Child) {
+        for (signal, came) in &self.came {
+            if came.swap(0, Ordering::Relaxed) == 0 {
+                continue;
+            }
+            let by_terminal = matches!(*signal, SIGINT | SIGQUIT | SIGWINCH) && in_foreground();
+            let known = rustix::process::Signal::from_named_raw(*signal);
+            if let Some(signal) = known.filter(|_| !by_terminal) {
+                send(child, signal);
+            }
+        }
+    }
+}
+
+impl Drop for Signals {
+    fn drop(&mut self) {
+        for handler in self.handlers.drain(..) {
+            signal_hook::low_level::unregister(handler);
+        }
+    }
+}
+
+/// Whether the terminal sends what is typed there to this process's group.
+fn in_foreground() -> bool {
+    let foreground = rustix::termios::tcgetpgrp(std::io::stdin());
+    foreground.is_ok_and(|group| group == rustix::process::getpgrp())
+}
