@@ -12,6 +12,7 @@ mod mig;
 mod mps;
 mod output;
 mod progress;
+mod resolve;
 mod selection;
 mod simulate;
 
@@ -164,6 +165,9 @@ fn command(node: &Node, output: &Output, command: &Command) -> Result<Answer> {
         Command::Recover { discard, timeout } => {
             let options = ApplyOptions::new().timeout(timeout.0);
             change::recover(node, output, discard.as_deref(), &options)
+        }
+        Command::Resolve { string, device_order } => {
+            resolve::show(node, output, string.as_deref(), *device_order)
         }
         Command::Sim { command } => simulate::run(node, output, command),
     }

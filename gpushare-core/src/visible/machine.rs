@@ -1,0 +1,243 @@
+//! The GPUs of a node in CUDA's order, and what an entry names among them.
+
+use crate::id::GpuUuid;
+use crate::mode::{ComputeMode, SharingMode};
+use crate::snapshot::{GpuSnapshot, MigDevice, Snapshot};
+use crate::visible::document::{FlagName, Named, VisibleDevice, VisibleKind};
+use crate::visible::read::{Kind, number};
+use crate::visible::DeviceOrder;
+
+/// A GPU, or a MIG device of it, by its position.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    gpu: usize,
+    pub(super) mig: Option<usize>,
+}
+
+/// What an entry names.
+#[derive(Debug)]
+pub(super) enum Found {
+    /// A device.
+    Place { place: Place, by_index: bool, flag: Option<(FlagName, &'static str)> },
+    /// Something of which nobody knows what CUDA makes of it.
+    Unknown { place: Place, reason: String },
+    /// Nothing.
+    Nothing { reason: String, flag: Option<(FlagName, &'static str)> },
+}
+
+/// Said of every list of MIG devices where there are any.
+const BY_UUID: (FlagName, &str) =
+    (FlagName::MigUuid, "MIG devices are named by their uuids, as nvidia-smi -L prints them");
+
+impl Found {
+    fn nothing(reason: impl Into<String>) -> Self {
+        Self::Nothing { reason: reason.into(), flag: None }
+    }
+}
+
+/// The GPUs that the driver shows, in CUDA's order.
+#[derive(Debug)]
+pub(super) struct Machine<'a> {
+    gpus: Vec<&'a GpuSnapshot>,
+    order_known: bool,
+}
+
+fn mig_on(gpu: &GpuSnapshot) -> bool {
+    gpu.mig.as_ref().is_some_and(|mig| mig.enabled)
+}
+
+impl<'a> Machine<'a> {
+    pub(super) fn of(snapshot: &'a Snapshot, order: DeviceOrder) -> Self {
+        // What is on record alone is no device of the driver's.
+        let mut gpus: Vec<_> = snapshot.gpus.iter().filter(|gpu| gpu.index.is_some()).collect();
+        // NVML's order, which is the order of PCI addresses.
+        gpus.sort_by_key(|gpu| gpu.index);
+        let alike = |a: &GpuSnapshot, b: &GpuSnapshot| {
+            a.device_id == b.device_id
+                && a.model == b.model
+                && a.sm_count == b.sm_count
+                && a.memory == b.memory
+        };
+        let equal = gpus.windows(2).all(|pair| alike(pair[0], pair[1]));
+        Self { gpus, order_known: equal || order == DeviceOrder::PciBusId }
+    }
+
+    pub(super) fn order_is_known(&self) -> bool {
+        self.order_known
+    }
+
+    pub(super) fn any_mig(&self) -> bool {
+        self.gpus.iter().any(|gpu| mig_on(gpu))
+    }
+
+    pub(super) fn any_mps(&self) -> bool {
+        let mps = [SharingMode::Mps, SharingMode::Foreign];
+        self.gpus.iter().any(|gpu| mps.contains(&gpu.mode))
+    }
+
+    /// The GPUs of which a process can get the whole.
+    pub(super) fn whole_gpus(&self) -> impl Iterator<Item = Place> {
+        let whole = self.gpus.iter().enumerate().filter(|(_, gpu)| !mig_on(gpu));
+        whole.map(|(gpu, _)| Place { gpu, mig: None })
+    }
+
+    pub(super) fn first_mig_device(&self) -> Option<Place> {
+        let gpu = self.gpus.iter().position(|gpu| mig_on(gpu) && !gpu.mig_devices.is_empty())?;
+        Some(Place { gpu, mig: Some(0) })
+    }
+
+    fn gpu(&self, place: Place) -> Option<&'a GpuSnapshot> {
+        self.gpus.get(place.gpu).copied()
+    }
+
+    fn mig_device(&self, place: Place) -> Option<&'a MigDevice> {
+        self.gpu(place)?.mig_devices.get(place.mig?)
+    }
+
+    /// What it is, and its uuid.
+    pub(super) fn name(&self, place: Place) -> (Named, Option<String>) {
+        match (self.gpu(place), self.mig_device(place)) {
+            (_, Some(device)) => (Named::MigDevice, Some(device.uuid.to_string())),
+            (Some(gpu), _) if mig_on(gpu) => (Named::MigParent, Some(gpu.uuid.to_string())),
+            (Some(gpu), _) => (Named::Gpu, Some(gpu.uuid.to_string())),
+            (None, None) => (Named::Nothing, None),
+        }
+    }
+
+    /// The device with its facts.
+    pub(super) fn device(&self, place: Place, ordinal: u32) -> Option<VisibleDevice> {
+        let gpu = self.gpu(place)?;
+        let mig = self.mig_device(place);
+        Some(VisibleDevice {
+            ordinal,
+            kind: if mig.is_some() { VisibleKind::MigDevice } else { VisibleKind::Gpu },
+            uuid: mig.map_or_else(|| gpu.uuid.to_string(), |mig| mig.uuid.to_string()),
+            index: gpu.index,
+            model: gpu.model.clone(),
+            profile: mig.map(|mig| mig.profile.clone()),
+            memory: mig.map_or(gpu.memory, |mig| mig.memory),
+            sm_count: mig.map_or(gpu.sm_count, |mig| mig.sm_count),
+            mode: gpu.mode,
+            parent: mig.map(|_| gpu.uuid.clone()),
+        })
+    }
+
+    /// What may keep CUDA from showing a device that was named.
+    pub(super) fn doubts(&self, place: Place) -> impl Iterator<Item = (FlagName, &'static str)> {
+        let gpu = self.gpu(place);
+        let closed = gpu.is_some_and(|gpu| gpu.compute_mode == Some(ComputeMode::Prohibited));
+        let lost = gpu.is_some_and(|gpu| gpu.mode == SharingMode::Lost);
+        let closed = closed.then_some((
+            FlagName::Closed,
+            "a GPU whose compute mode is PROHIBITED takes no context; whether CUDA shows it was not measured",
+        ));
+        let lost = lost
+            .then_some((FlagName::Lost, "a GPU that does not answer may keep CUDA from all others"));
+        closed.into_iter().chain(lost)
+    }
+
+    /// What an entry of such a list names.
+    pub(super) fn find(&self, kind: Kind, text: &str) -> Found {
+        match kind {
+            Kind::Indices => self.at_index(text),
+            Kind::Uuids => self.with_uuid(text),
+            Kind::Mig => self.with_mig_name(text),
+        }
+    }
+
+    fn at_index(&self, text: &str) -> Found {
+        let Some(number) = number(text) else {
+            return Found::nothing("is no number, as the first entry is");
+        };
+        let Some(gpu) = usize::try_from(number).ok().filter(|gpu| *gpu < self.gpus.len()) else {
+            return Found::nothing(format!("there is no GPU {number}"));
+        };
+        let place = Place { gpu, mig: None };
+        if self.counts_differ_up_to(gpu) {
+            let reason =
+                "what CUDA counts where a GPU has MIG on is not known; give a uuid".to_owned();
+            return Found::Unknown { place, reason };
+        }
+        Found::Place { place, by_index: true, flag: None }
+    }
+
+    /// Whether a GPU with MIG on stands at this index or before it: reports say that CUDA counts those
+    /// last, the documentation that it counts as nvidia-smi does.
+    fn counts_differ_up_to(&self, gpu: usize) -> bool {
+        self.gpus.iter().take(gpu + 1).any(|gpu| mig_on(gpu))
+    }
+
+    fn with_uuid(&self, text: &str) -> Found {
+        if !text.starts_with(GpuUuid::PREFIX) {
+            return Found::nothing("is no uuid of a GPU, as the first entry is");
+        }
+        let mut matching =
+            (0..).zip(&self.gpus).filter(|(_, gpu)| gpu.uuid.as_str().starts_with(text));
+        match (matching.next(), matching.next()) {
+            (Some((gpu, found)), None) => {
+                let place = Place { gpu, mig: None };
+                if mig_on(found) {
+                    let reason = "has MIG on: no process gets the whole of it; name a MIG device"
+                        .to_owned();
+                    return Found::Unknown { place, reason };
+                }
+                Found::Place { place, by_index: false, flag: None }
+            }
+            (Some(_), Some(_)) => Found::nothing("several GPUs begin so"),
+            (None, _) => Found::nothing("there is no GPU of that uuid"),
+        }
+    }
+
+    fn with_mig_name(&self, text: &str) -> Found {
+        let devices = || {
+            (0..).zip(&self.gpus).filter(|(_, gpu)| mig_on(gpu)).flat_map(|(place, gpu)| {
+                (0..).zip(&gpu.mig_devices).map(move |(mig, device)| {
+                    (Place { gpu: place, mig: Some(mig) }, *gpu, device)
+                })
+            })
+        };
+        // The uuid of an old driver is of the old form itself.
+        if let Some((place, ..)) = devices().find(|(.., device)| device.uuid.as_str() == text) {
+            let flag = Some(BY_UUID);
+            return Found::Place { place, by_index: false, flag };
+        }
+        if let Some((gpu, gi, ci)) = old_form(text) {
+            let named = devices().find(|(_, parent, device)| {
+                parent.uuid.as_str() == gpu && device.gi.get() == gi && device.ci.get() == ci
+            });
+            let flag = self.any_mig().then_some((
+                FlagName::MigOldForm,
+                "MIG-GPU-UUID/GI/CI is the form of drivers before R470; whether later ones take it depends on the driver",
+            ));
+            return match named {
+                Some((place, ..)) => Found::Place { place, by_index: false, flag },
+                None => Found::Nothing { reason: "there is no such MIG device".to_owned(), flag },
+            };
+        }
+        let begun = text.len() > "MIG-".len()
+            && devices().any(|(.., device)| device.uuid.as_str().starts_with(text));
+        let flag = if begun {
+            let message = "by what the documentation says, only uuids of GPUs may be shortened";
+            Some((FlagName::MigPrefix, message))
+        } else {
+            self.any_mig().then_some(BY_UUID)
+        };
+        let reason = if begun {
+            "is the beginning of a MIG device's uuid; give the whole of it"
+        } else {
+            "there is no such MIG device"
+        };
+        Found::Nothing { reason: reason.to_owned(), flag }
+    }
+}
+
+/// GPU, GPU instance and compute instance of `MIG-GPU-UUID/GI/CI`.
+fn old_form(text: &str) -> Option<(&str, u32, u32)> {
+    let mut parts = text.strip_prefix("MIG-")?.split('/');
+    let (gpu, gi, ci) = (parts.next()?, parts.next()?, parts.next()?);
+    let plain = |text: &str| {
+        text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
+    };
+    let found = (gpu, plain(gi)?, plain(ci)?);
+    (gpu.starts_with(GpuUuid::PREFIX) && parts.next().is_none()).then_some(found)
+}
