@@ -305,7 +305,10 @@ impl List {
         for (ordinal, entry) in (0..).zip(counting) {
             match outcome {
                 VisibleOutcome::Devices => entry.ordinal = Some(ordinal),
-                VisibleOutcome::Unknown => entry.standing = Standing::Unknown,
+                VisibleOutcome::Unknown => {
+                    entry.standing = Standing::Unknown;
+                    entry.reason = Some("is of a list of which it is not known what it shows".to_owned());
+                }
                 VisibleOutcome::InvalidDevice | VisibleOutcome::NoDevice => {}
             }
         }
