@@ -17,7 +17,7 @@ fn help_and_version_are_answers() {
         assert!(help.stdout.contains("Usage: gpushare") && help.stderr.is_empty(), "{help:?}");
     }
     for command in
-        ["status", "plan", "apply", "exclusive", "time-slice", "mps", "mig", "recover", "sim"]
+        ["status", "plan", "apply", "exclusive", "time-slice", "mps", "mig", "recover", "resolve", "sim"]
     {
         assert!(run(&["--help"]).stdout.contains(&format!("\n  {command} ")), "{command}");
     }
