@@ -3,9 +3,9 @@
 use crate::id::GpuUuid;
 use crate::mode::{ComputeMode, SharingMode};
 use crate::snapshot::{GpuSnapshot, MigDevice, Snapshot};
+use crate::visible::DeviceOrder;
 use crate::visible::document::{FlagName, Named, VisibleDevice, VisibleKind};
 use crate::visible::read::{Kind, number};
-use crate::visible::DeviceOrder;
 
 /// A GPU, or a MIG device of it, by its position.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,7 +114,7 @@ impl<'a> Machine<'a> {
             uuid: mig.map_or_else(|| gpu.uuid.to_string(), |mig| mig.uuid.to_string()),
             index: gpu.index,
             model: gpu.model.clone(),
-            profile: mig.map(|mig| mig.profile.clone()),
+            profile: mig.map(|mig| mig.profile),
             memory: mig.map_or(gpu.memory, |mig| mig.memory),
             sm_count: mig.map_or(gpu.sm_count, |mig| mig.sm_count),
             mode: gpu.mode,
@@ -131,8 +131,10 @@ impl<'a> Machine<'a> {
             FlagName::Closed,
             "a GPU whose compute mode is PROHIBITED takes no context; whether CUDA shows it was not measured",
         ));
-        let lost = lost
-            .then_some((FlagName::Lost, "a GPU that does not answer may keep CUDA from all others"));
+        let lost = lost.then_some((
+            FlagName::Lost,
+            "a GPU that does not answer may keep CUDA from all others",
+        ));
         closed.into_iter().chain(lost)
     }
 
@@ -177,8 +179,8 @@ impl<'a> Machine<'a> {
             (Some((gpu, found)), None) => {
                 let place = Place { gpu, mig: None };
                 if mig_on(found) {
-                    let reason = "has MIG on: no process gets the whole of it; name a MIG device"
-                        .to_owned();
+                    let reason =
+                        "has MIG on: no process gets the whole of it; name a MIG device".to_owned();
                     return Found::Unknown { place, reason };
                 }
                 Found::Place { place, by_index: false, flag: None }
@@ -191,9 +193,9 @@ impl<'a> Machine<'a> {
     fn with_mig_name(&self, text: &str) -> Found {
         let devices = || {
             (0..).zip(&self.gpus).filter(|(_, gpu)| mig_on(gpu)).flat_map(|(place, gpu)| {
-                (0..).zip(&gpu.mig_devices).map(move |(mig, device)| {
-                    (Place { gpu: place, mig: Some(mig) }, *gpu, device)
-                })
+                (0..)
+                    .zip(&gpu.mig_devices)
+                    .map(move |(mig, device)| (Place { gpu: place, mig: Some(mig) }, *gpu, device))
             })
         };
         // The uuid of an old driver is of the old form itself.

@@ -300,14 +300,14 @@ impl List {
         } else {
             Vec::new()
         };
-        let counting =
-            self.entries.iter_mut().filter(|entry| entry.standing == Standing::Counts);
+        let counting = self.entries.iter_mut().filter(|entry| entry.standing == Standing::Counts);
         for (ordinal, entry) in (0..).zip(counting) {
             match outcome {
                 VisibleOutcome::Devices => entry.ordinal = Some(ordinal),
                 VisibleOutcome::Unknown => {
                     entry.standing = Standing::Unknown;
-                    entry.reason = Some("is of a list of which it is not known what it shows".to_owned());
+                    entry.reason =
+                        Some("is of a list of which it is not known what it shows".to_owned());
                 }
                 VisibleOutcome::InvalidDevice | VisibleOutcome::NoDevice => {}
             }

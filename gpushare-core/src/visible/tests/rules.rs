@@ -86,7 +86,8 @@ fn the_whole_of_a_gpu_with_mig_on_is_never_handed_out() {
     for devices in [0, 2] {
         let mut snapshot = node(&[A, B, C]);
         cut(&mut snapshot.gpus[1], devices);
-        for string in [B.to_owned(), "GPU-bbbb1".to_owned(), format!("{A},{B}"), format!("{B},{A}")] {
+        for string in [B.to_owned(), "GPU-bbbb1".to_owned(), format!("{A},{B}"), format!("{B},{A}")]
+        {
             let mut flags = vec![F::MigParent];
             if string.starts_with(A) {
                 flags.insert(0, F::BesideMig);
