@@ -33,6 +33,8 @@ pub struct Resolution {
     pub outcome: VisibleOutcome,
     /// What `cuInit` answers: 0, 100 (no device) or 101 (invalid device); none where the outcome is unknown.
     pub cu_init: Option<u32>,
+    /// Why, where that does not lie in an entry.
+    pub reason: Option<String>,
     /// Whether all of this was measured. If not, [`flags`](Self::flags) say what rests on what.
     pub certain: bool,
     /// The devices in CUDA's order. None unless the outcome is `devices`.
@@ -170,7 +172,7 @@ pub enum FlagName {
     MigUuid,
     /// A MIG device is named in the form of drivers before R470.
     MigOldForm,
-    /// The beginning of a MIG device's uuid is given, or something like one.
+    /// A MIG device is named by the beginning of its uuid, or by `GPU-` and its digits.
     MigPrefix,
     /// A MIG device is named twice.
     MigRepeated,
@@ -188,6 +190,10 @@ pub enum FlagName {
     Closed,
     /// A GPU that does not answer.
     Lost,
+    /// The beginning of several uuids.
+    Ambiguous,
+    /// A value longer than CUDA was seen to read, and shorter than what it was seen to pass over.
+    Long,
     /// An index, where an MPS daemon serves a GPU: its clients count among the daemon's GPUs.
     MpsIndex,
 }
@@ -270,6 +276,9 @@ impl fmt::Display for Resolution {
             VisibleOutcome::Unknown => writeln!(f, "not known; count on no device")?,
         }
         f.write_str(&self.table())?;
+        if let Some(reason) = &self.reason {
+            writeln!(f, "  {reason}")?;
+        }
         let told = self.entries.iter().filter(|entry| entry.reason.is_some());
         for entry in told.clone().take(SHOWN) {
             let reason = entry.reason.as_deref().unwrap_or_default();

@@ -1,11 +1,11 @@
 //! The GPUs of a node in CUDA's order, and what an entry names among them.
 
-use crate::id::GpuUuid;
+use crate::id::{GpuUuid, MigUuid};
 use crate::mode::{ComputeMode, SharingMode};
 use crate::snapshot::{GpuSnapshot, MigDevice, Snapshot};
 use crate::visible::DeviceOrder;
 use crate::visible::document::{FlagName, Named, VisibleDevice, VisibleKind};
-use crate::visible::read::{Kind, number};
+use crate::visible::read::{Digits, Kind, Prefix, number, prefix};
 
 /// A GPU, or a MIG device of it, by its position.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,18 +20,24 @@ pub(super) enum Found {
     /// A device.
     Place { place: Place, by_index: bool, flag: Option<(FlagName, &'static str)> },
     /// Something of which nobody knows what CUDA makes of it.
-    Unknown { place: Place, reason: String },
+    Unknown { place: Place, reason: &'static str, flag: (FlagName, &'static str) },
     /// Nothing.
-    Nothing { reason: String, flag: Option<(FlagName, &'static str)> },
+    Nothing { reason: &'static str, flag: Option<(FlagName, &'static str)> },
 }
 
 /// Said of every list of MIG devices where there are any.
 const BY_UUID: (FlagName, &str) =
     (FlagName::MigUuid, "MIG devices are named by their uuids, as nvidia-smi -L prints them");
 
+/// Said where CUDA is asked for a GPU that is cut, or counts with one.
+const MIG_PARENT: (FlagName, &str) = (
+    FlagName::MigParent,
+    "a GPU with MIG on is no device that a process gets; what CUDA shows in its place is not documented",
+);
+
 impl Found {
-    fn nothing(reason: impl Into<String>) -> Self {
-        Self::Nothing { reason: reason.into(), flag: None }
+    fn nothing(reason: &'static str) -> Self {
+        Self::Nothing { reason, flag: None }
     }
 }
 
@@ -143,7 +149,6 @@ impl<'a> Machine<'a> {
         match kind {
             Kind::Indices => self.at_index(text),
             Kind::Uuids => self.with_uuid(text),
-            Kind::Mig => self.with_mig_name(text),
         }
     }
 
@@ -152,13 +157,15 @@ impl<'a> Machine<'a> {
             return Found::nothing("is no number, as the first entry is");
         };
         let Some(gpu) = usize::try_from(number).ok().filter(|gpu| *gpu < self.gpus.len()) else {
-            return Found::nothing(format!("there is no GPU {number}"));
+            return Found::nothing("there is no GPU of that number");
         };
         let place = Place { gpu, mig: None };
         if self.counts_differ_up_to(gpu) {
-            let reason =
-                "what CUDA counts where a GPU has MIG on is not known; give a uuid".to_owned();
-            return Found::Unknown { place, reason };
+            return Found::Unknown {
+                place,
+                reason: "what CUDA counts where a GPU has MIG on is not known; give a uuid",
+                flag: MIG_PARENT,
+            };
         }
         Found::Place { place, by_index: true, flag: None }
     }
@@ -170,72 +177,89 @@ impl<'a> Machine<'a> {
     }
 
     fn with_uuid(&self, text: &str) -> Found {
-        if !text.starts_with(GpuUuid::PREFIX) {
-            return Found::nothing("is no uuid of a GPU, as the first entry is");
-        }
-        let mut matching =
-            (0..).zip(&self.gpus).filter(|(_, gpu)| gpu.uuid.as_str().starts_with(text));
-        match (matching.next(), matching.next()) {
-            (Some((gpu, found)), None) => {
-                let place = Place { gpu, mig: None };
-                if mig_on(found) {
-                    let reason =
-                        "has MIG on: no process gets the whole of it; name a MIG device".to_owned();
-                    return Found::Unknown { place, reason };
-                }
-                Found::Place { place, by_index: false, flag: None }
-            }
-            (Some(_), Some(_)) => Found::nothing("several GPUs begin so"),
-            (None, _) => Found::nothing("there is no GPU of that uuid"),
-        }
-    }
-
-    fn with_mig_name(&self, text: &str) -> Found {
-        let devices = || {
-            (0..).zip(&self.gpus).filter(|(_, gpu)| mig_on(gpu)).flat_map(|(place, gpu)| {
-                (0..)
-                    .zip(&gpu.mig_devices)
-                    .map(move |(mig, device)| (Place { gpu: place, mig: Some(mig) }, *gpu, device))
-            })
+        let Some((prefix, rest)) = prefix(text) else {
+            return Found::nothing("is no uuid, as the first entry is");
         };
-        // The uuid of an old driver is of the old form itself.
-        if let Some((place, ..)) = devices().find(|(.., device)| device.uuid.as_str() == text) {
-            let flag = Some(BY_UUID);
-            return Found::Place { place, by_index: false, flag };
-        }
         if let Some((gpu, gi, ci)) = old_form(text) {
-            let named = devices().find(|(_, parent, device)| {
-                parent.uuid.as_str() == gpu && device.gi.get() == gi && device.ci.get() == ci
-            });
-            let flag = self.any_mig().then_some((
-                FlagName::MigOldForm,
-                "MIG-GPU-UUID/GI/CI is the form of drivers before R470; whether later ones take it depends on the driver",
-            ));
-            return match named {
-                Some((place, ..)) => Found::Place { place, by_index: false, flag },
-                None => Found::Nothing { reason: "there is no such MIG device".to_owned(), flag },
+            return self.with_old_name(gpu, gi, ci);
+        }
+        let Some(digits) = Digits::read(rest) else {
+            return Found::nothing("is no uuid and no beginning of one");
+        };
+        if digits.are_none() {
+            return Found::nothing("is a uuid without a digit");
+        }
+        let gpus = (0..).zip(&self.gpus).filter(|(_, gpu)| digits.begin(digits_of(gpu)));
+        let gpus = gpus.map(|(gpu, _)| Place { gpu, mig: None });
+        let devices = self.mig_devices().filter(|(.., device)| {
+            let uuid = device.uuid.as_str();
+            digits.begin(uuid.strip_prefix(MigUuid::PREFIX).unwrap_or(uuid))
+        });
+        let mut matching = gpus.chain(devices.map(|(place, ..)| place));
+        let place = match (matching.next(), matching.next()) {
+            (Some(place), None) => place,
+            (Some(_), Some(_)) => {
+                let message =
+                    "a beginning that several uuids have names none of them: so the documentation";
+                let flag = Some((FlagName::Ambiguous, message));
+                return Found::Nothing { reason: "several devices begin so", flag };
+            }
+            (None, _) => {
+                let flag = (prefix == Prefix::Mig && self.any_mig()).then_some(BY_UUID);
+                return Found::Nothing { reason: "there is no device of that uuid", flag };
+            }
+        };
+        if place.mig.is_some() {
+            if prefix == Prefix::Mig && digits.are_all() {
+                return Found::Place { place, by_index: false, flag: Some(BY_UUID) };
+            }
+            let message = "a MIG device by the beginning of its uuid, or by GPU-, was not measured";
+            return Found::Unknown {
+                place,
+                reason: "gives a MIG device otherwise than by MIG- and its whole uuid",
+                flag: (FlagName::MigPrefix, message),
             };
         }
-        let begun = text.len() > "MIG-".len()
-            && devices().any(|(.., device)| device.uuid.as_str().starts_with(text));
-        let flag = if begun {
-            let message = "by what the documentation says, only uuids of GPUs may be shortened";
-            Some((FlagName::MigPrefix, message))
-        } else {
-            self.any_mig().then_some(BY_UUID)
-        };
-        let reason = if begun {
-            "is the beginning of a MIG device's uuid; give the whole of it"
-        } else {
-            "there is no such MIG device"
-        };
-        Found::Nothing { reason: reason.to_owned(), flag }
+        if self.gpu(place).is_some_and(mig_on) {
+            return Found::Unknown {
+                place,
+                reason: "has MIG on: no process gets the whole of it; name a MIG device",
+                flag: MIG_PARENT,
+            };
+        }
+        Found::Place { place, by_index: false, flag: None }
     }
+
+    fn mig_devices(&self) -> impl Iterator<Item = (Place, &'a GpuSnapshot, &'a MigDevice)> {
+        (0..).zip(&self.gpus).filter(|(_, gpu)| mig_on(gpu)).flat_map(|(place, gpu)| {
+            (0..)
+                .zip(&gpu.mig_devices)
+                .map(move |(mig, device)| (Place { gpu: place, mig: Some(mig) }, *gpu, device))
+        })
+    }
+
+    fn with_old_name(&self, gpu: &str, gi: u32, ci: u32) -> Found {
+        let named = self.mig_devices().find(|(_, parent, device)| {
+            parent.uuid.as_str() == gpu && device.gi.get() == gi && device.ci.get() == ci
+        });
+        let flag = self.any_mig().then_some((
+            FlagName::MigOldForm,
+            "MIG-GPU-UUID/GI/CI is the form of drivers before R470; whether later ones take it depends on the driver",
+        ));
+        match named {
+            Some((place, ..)) => Found::Place { place, by_index: false, flag },
+            None => Found::Nothing { reason: "there is no such MIG device", flag },
+        }
+    }
+}
+
+fn digits_of(gpu: &GpuSnapshot) -> &str {
+    gpu.uuid.as_str().strip_prefix(GpuUuid::PREFIX).unwrap_or_default()
 }
 
 /// GPU, GPU instance and compute instance of `MIG-GPU-UUID/GI/CI`.
 fn old_form(text: &str) -> Option<(&str, u32, u32)> {
-    let mut parts = text.strip_prefix("MIG-")?.split('/');
+    let mut parts = text.strip_prefix(MigUuid::PREFIX)?.split('/');
     let (gpu, gi, ci) = (parts.next()?, parts.next()?, parts.next()?);
     let plain = |text: &str| {
         text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()

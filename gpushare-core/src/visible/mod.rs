@@ -36,6 +36,8 @@ pub enum DeviceOrder {
     FastestFirst,
     /// By PCI address.
     PciBusId,
+    /// Any other value, the empty one too: CUDA then shows no device at all.
+    Other,
 }
 
 impl FromStr for DeviceOrder {
@@ -74,6 +76,11 @@ impl ResolveOptions {
     }
 }
 
+/// The longest value, in bytes, that CUDA was seen to read.
+const READ: usize = 2_004;
+/// The shortest that it was seen to pass over.
+const NOT_READ: usize = 4_000;
+
 /// What CUDA shows a process on this node with that value of `CUDA_VISIBLE_DEVICES`; none is the
 /// variable unset, which is not the same as empty.
 ///
@@ -93,8 +100,23 @@ pub fn resolve_with(
     let machine = Machine::of(snapshot, options.device_order);
     let mut list = List::default();
     match string {
+        _ if options.device_order == DeviceOrder::Other => {
+            list.refused = true;
+            list.reason =
+                Some("CUDA takes no value of CUDA_DEVICE_ORDER but FASTEST_FIRST and PCI_BUS_ID");
+        }
         None => list.unset(&machine),
         Some("") => {}
+        Some(string) if string.len() >= NOT_READ => {
+            list.reason = Some(
+                "CUDA does not read a value as long as that, and shows what it does without one",
+            );
+            list.unset(&machine);
+        }
+        Some(string) if string.len() > READ => {
+            list.unknown = true;
+            list.flag(FlagName::Long, Basis::Nothing, "CUDA was seen to read 2,004 bytes and not 4,000; what lies between was not measured");
+        }
         Some(string) => list.read(&machine, string),
     }
     list.into_resolution(&machine, snapshot.simulated, string)
@@ -106,8 +128,10 @@ struct List {
     places: Vec<Place>,
     entries: Vec<VisibleEntry>,
     flags: Vec<Flag>,
-    repeats: bool,
+    /// CUDA answers 101.
+    refused: bool,
     unknown: bool,
+    reason: Option<&'static str>,
 }
 
 impl List {
@@ -176,10 +200,10 @@ impl List {
                 entry.reason = Some(format!("{reason}; the list ends here"));
                 return true;
             }
-            Found::Unknown { place, reason } => {
+            Found::Unknown { place, reason, .. } => {
                 (entry.names, entry.uuid) = machine.name(place);
                 entry.standing = Standing::Unknown;
-                entry.reason = Some(reason);
+                entry.reason = Some(reason.to_owned());
                 self.unknown = true;
                 return false;
             }
@@ -190,7 +214,7 @@ impl List {
             entry.standing = Standing::Repeats;
             entry.reason =
                 Some("names the device a second time; CUDA then shows none at all".to_owned());
-            self.repeats = true;
+            self.refused = true;
         } else {
             entry.standing = Standing::Counts;
             self.places.push(place);
@@ -199,21 +223,15 @@ impl List {
     }
 
     fn flags_of(&mut self, machine: &Machine<'_>, found: &Found) {
-        if let Found::Nothing { flag: Some((name, message)), .. }
-        | Found::Place { flag: Some((name, message)), .. } = found
-        {
-            let basis = match name {
-                FlagName::MigPrefix => Basis::Nothing,
-                _ => Basis::Documentation,
-            };
-            self.flag(*name, basis, *message);
-        }
-        if let Found::Unknown { .. } = found {
-            self.flag(
-                FlagName::MigParent,
-                Basis::Nothing,
-                "a GPU with MIG on is no device that a process gets; what CUDA shows in its place is not documented",
-            );
+        match found {
+            Found::Place { flag: Some((name, message)), .. }
+            | Found::Nothing { flag: Some((name, message)), .. } => {
+                self.flag(*name, Basis::Documentation, *message);
+            }
+            Found::Unknown { flag: (name, message), .. } => {
+                self.flag(*name, Basis::Nothing, *message);
+            }
+            Found::Place { .. } | Found::Nothing { .. } => {}
         }
         let Found::Place { place, by_index, .. } = found else { return };
         if place.mig.is_none() && machine.any_mig() {
@@ -237,7 +255,7 @@ impl List {
 
     /// What holds of the devices together.
     fn settle(&mut self, machine: &Machine<'_>) {
-        if self.repeats {
+        if self.refused {
             if self.places.iter().any(|place| place.mig.is_some()) {
                 self.flag(
                     FlagName::MigRepeated,
@@ -285,7 +303,7 @@ impl List {
     ) -> Resolution {
         self.settle(machine);
         // A string that is refused whatever the rest means is refused.
-        let (outcome, cu_init) = if self.repeats {
+        let (outcome, cu_init) = if self.refused {
             (VisibleOutcome::InvalidDevice, Some(INVALID_DEVICE))
         } else if self.unknown {
             (VisibleOutcome::Unknown, None)
@@ -318,6 +336,7 @@ impl List {
             string: string.map(str::to_owned),
             outcome,
             cu_init,
+            reason: self.reason.map(str::to_owned),
             certain: self.flags.is_empty(),
             devices,
             entries: self.entries,

@@ -1,6 +1,7 @@
 //! The nodes that the tests resolve on.
 
 mod properties;
+mod record;
 mod rules;
 
 use crate::id::{ComputeInstanceId, GpuIndex, GpuInstanceId};

@@ -137,9 +137,14 @@ fn mig_devices_by_name() {
     let flags = [F::MigOldForm, F::MigUuid, F::MigRepeated];
     expect(&snapshot, Some(&string(&[&old, &second])), InvalidDevice, &[], &flags);
 
-    for beginning in ["MIG-aaaa", "MIG-aaaa0001-1111-1111-1111-11111111111"] {
-        expect(&snapshot, Some(beginning), NoDevice, &[], &[F::MigPrefix]);
+    // The digits of a MIG device, and not as it is documented.
+    for odd in ["MIG-aaaa0001", &second[..39], &second.replace("MIG-", "GPU-")] {
+        expect(&snapshot, Some(odd), Unknown, &[], &[F::MigPrefix]);
     }
+    for several in ["MIG-aaaa", "GPU-aaaa0"] {
+        expect(&snapshot, Some(several), NoDevice, &[], &[F::Ambiguous]);
+    }
+    expect(&snapshot, Some("MIG-aaaa1111"), Unknown, &[], &[F::MigParent]);
     expect(&snapshot, Some("MIG-ffff"), NoDevice, &[], &[F::MigUuid]);
     expect(&node(&[A]), Some("MIG-ffff"), NoDevice, &[], &[]);
 
@@ -163,6 +168,24 @@ fn numbers_of_unequal_gpus_are_known_by_pci_address_alone() {
     assert!(resolve_with(&snapshot, Some("1"), by_bus).certain);
     assert!(resolve_with(&snapshot, None, by_bus).certain);
     assert!("pci_bus_id".parse::<DeviceOrder>().is_err());
+}
+
+#[test]
+fn values_that_cuda_does_not_read() {
+    let two = node(&[A, B]);
+    let long = |length: usize| "1,0,".to_owned() + &"7".repeat(length - 4);
+    expect(&two, Some(&long(2_004)), Devices, &[B, A], &[]);
+    for length in [2_005, 3_999] {
+        expect(&two, Some(&long(length)), Unknown, &[], &[F::Long]);
+    }
+    let unread = expect(&two, Some(&long(4_000)), Devices, &[A, B], &[]);
+    assert!(unread.reason.is_some() && unread.entries.is_empty());
+
+    let other = ResolveOptions::new().device_order(DeviceOrder::Other);
+    for string in [None, Some(""), Some("0")] {
+        let refused = resolve_with(&two, string, other);
+        assert_eq!((refused.outcome, refused.cu_init), (InvalidDevice, Some(101)));
+    }
 }
 
 #[test]
