@@ -1,10 +1,13 @@
 //! `CUDA_VISIBLE_DEVICES` as CUDA reads it, without CUDA.
 //!
-//! A value is a list with commas. It is read from the left up to the first entry that names nothing;
-//! what follows is not looked at. What whole GPUs come to was measured on one and on two H200s (driver
-//! 580.159.04, CUDA 13.0) with some 340 values, and the tests hold [`resolve`] against that record. MIG devices follow NVIDIA's
-//! documentation (CUDA programming guide, "CUDA environment variables"; MIG user guide, "CUDA device
-//! enumeration"); what rests on it, or on nothing, has a [`Flag`].
+//! A value is a list with commas. Its first entry says what it is: a list of uuids where it begins with `GPU-`
+//! or `MIG-`, else of numbers. It is read from the left up to the first entry that names nothing; what
+//! follows is not looked at. A device that is named twice before that spoils the whole value.
+//!
+//! What whole GPUs come to was measured on one and on two H200s (driver 580.159.04, CUDA 13.0), and
+//! the tests hold [`resolve_with`] against that record. MIG devices follow NVIDIA's documentation (CUDA
+//! programming guide, "CUDA environment variables"; MIG user guide, "CUDA device enumeration"): a
+//! process gets one, and no whole GPU beside it. What rests on it, or on nothing, has a [`Flag`].
 
 mod document;
 mod machine;
