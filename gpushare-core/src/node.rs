@@ -24,6 +24,7 @@ use crate::plan::{self, Plan, Request, select};
 use crate::port::Ports;
 use crate::snapshot::Snapshot;
 use crate::spec::Spec;
+use crate::visible::{self, Resolution};
 
 /// The GPUs of one machine.
 ///
@@ -350,6 +351,18 @@ impl Node {
     /// NOT_FOUND when there is no such process; as [`snapshot`](Self::snapshot).
     pub fn verify_mps(&self, pid: Pid) -> Result<Attachment> {
         self.observer()?.verify_mps(pid)
+    }
+
+    /// What CUDA shows a process with that value of `CUDA_VISIBLE_DEVICES`, without CUDA; none is the
+    /// variable unset. Reads no environment and needs no privilege.
+    ///
+    /// That CUDA shows no device is an answer, not an error. For more than one value, or another
+    /// `CUDA_DEVICE_ORDER`, take a [`snapshot`](Self::snapshot) and [`visible::resolve_with`].
+    ///
+    /// # Errors
+    /// As [`snapshot`](Self::snapshot).
+    pub fn resolve_visible_devices(&self, string: Option<&str>) -> Result<Resolution> {
+        Ok(visible::resolve(&self.snapshot()?, string))
     }
 
     /// Plans the way to a spec. Changes nothing and needs no privilege, except on a GPU with MIG on.

@@ -17,6 +17,7 @@ use crate::mode::{Interval, Priority};
 use crate::parameters::MpsComputeMode;
 use crate::plan::explain::Given;
 use crate::units::{Bytes, ThreadPercentage};
+use crate::visible::DeviceOrder;
 
 use super::simulate::SimCommand;
 
@@ -170,6 +171,15 @@ pub(super) enum Command {
         /// Wait that long for another apply: seconds, or none for ever
         #[arg(long, value_name = "S", default_value = "0", value_parser = timeout)]
         timeout: Timeout,
+    },
+    /// Show what CUDA shows with a value of CUDA_VISIBLE_DEVICES; exit status 2 when that is nothing
+    Resolve {
+        /// The value, after -- if it begins with -; left out, the variable counts as unset, whatever it is here
+        #[arg(allow_negative_numbers = true)]
+        string: Option<String>,
+        /// The value of CUDA_DEVICE_ORDER: FASTEST_FIRST or PCI_BUS_ID
+        #[arg(long, value_name = "ORDER", default_value = "FASTEST_FIRST")]
+        device_order: DeviceOrder,
     },
     /// Make things happen on a simulated node
     Sim {

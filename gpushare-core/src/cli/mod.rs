@@ -13,6 +13,7 @@ mod mig;
 mod mps;
 mod output;
 mod progress;
+mod resolve;
 mod run;
 mod selection;
 mod simulate;
@@ -203,6 +204,9 @@ fn command(node: &Node, output: &Output, command: &Command) -> Result<Answer> {
         }
         Command::Cordon { reason, select } => lease::cordon(node, select, Some(reason)),
         Command::Uncordon { select } => lease::cordon(node, select, None),
+        Command::Resolve { string, device_order } => {
+            resolve::show(node, output, string.as_deref(), *device_order)
+        }
         Command::Sim { command } => simulate::run(node, output, command),
     }
 }

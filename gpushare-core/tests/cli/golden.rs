@@ -187,6 +187,15 @@ fn the_readme_shows_what_its_command_prints() {
 }
 
 #[test]
+fn the_readme_shows_what_resolve_prints() {
+    let readme = concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md");
+    let readme = std::fs::read_to_string(readme).unwrap();
+    let shown = readme.split("$ gpushare --sim 2xH200-141GB resolve 1,7,0\n").nth(1).unwrap();
+    let shown = shown.split("```").next().unwrap();
+    expect(&Place::new("2xH200-141GB").done(&["resolve", "1,7,0"]).stdout, shown);
+}
+
+#[test]
 fn the_readme_shows_specs_that_are_specs() {
     let readme = concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md");
     let readme = std::fs::read_to_string(readme).unwrap();

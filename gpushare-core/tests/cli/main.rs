@@ -10,6 +10,7 @@ mod mps;
 mod mps_answers;
 mod mps_commands;
 mod place;
+mod resolve;
 mod schema;
 mod terminal;
 mod usage;

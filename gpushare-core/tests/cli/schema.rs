@@ -21,6 +21,7 @@ static SCHEMAS: LazyLock<BTreeMap<&str, Schema>> = LazyLock::new(|| {
         ("error", include_str!("../../schemas/error.v1.json")),
         ("spec", include_str!("../../schemas/spec.v1.json")),
         ("split", include_str!("../../schemas/split.v1.json")),
+        ("resolve", include_str!("../../schemas/resolve.v1.json")),
         ("attachment", include_str!("../../schemas/attachment.v1.json")),
     ];
     texts.into_iter().map(|(name, text)| (name, Schema::new(text))).collect()
