@@ -309,7 +309,9 @@ impl FromStr for ShareId {
         let refuse = || {
             Error::new(
                 ErrorCode::InvalidArgument,
-                format!("{text:?} is not the id of a share: the uuid of a GPU or MIG device, and ::N where there are several, as `gpushare leases` lists them"),
+                format!(
+                    "{text:?} is not the id of a share: the uuid of a GPU or MIG device, and ::N where there are several, as `gpushare leases` lists them"
+                ),
             )
         };
         let (device, number) = match text.split_once("::") {
@@ -382,9 +384,19 @@ mod tests {
         for text in ["GPU-1", "GPU-1::0", "MIG-1::12", "MIG-GPU-8f3b98ec/7/0::3"] {
             assert_eq!(text.parse::<ShareId>().unwrap().to_string(), text);
         }
-        for text in ["", "GPU-", "GPU-1::", "GPU-1::x", "GPU-1::-1", "GPU-1::+1", "GPU-1::01",
-            "GPU-1::1::2", "GPU-../x", "1", "GPU-1::4294967296"]
-        {
+        for text in [
+            "",
+            "GPU-",
+            "GPU-1::",
+            "GPU-1::x",
+            "GPU-1::-1",
+            "GPU-1::+1",
+            "GPU-1::01",
+            "GPU-1::1::2",
+            "GPU-../x",
+            "1",
+            "GPU-1::4294967296",
+        ] {
             assert!(text.parse::<ShareId>().is_err(), "{text}");
         }
     }

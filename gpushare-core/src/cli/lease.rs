@@ -80,7 +80,8 @@ impl LeaseOptions {
         for hazard in &self.allow_hazard {
             add("allow-hazard", Some(hazard.to_string()));
         }
-        let timeout = self.timeout.0.map_or_else(|| "none".to_owned(), |t| t.as_secs_f64().to_string());
+        let timeout =
+            self.timeout.0.map_or_else(|| "none".to_owned(), |t| t.as_secs_f64().to_string());
         add("timeout", Some(timeout));
         if self.create {
             arguments.push("--create".to_owned());
@@ -226,10 +227,11 @@ pub(super) fn hold(
 /// A descriptor that tells when a process ends.
 fn watch(pid: Pid) -> Result<std::os::fd::OwnedFd> {
     let raw = i32::try_from(pid.get()).ok().and_then(rustix::process::Pid::from_raw);
-    let opened = raw.ok_or(rustix::io::Errno::SRCH).and_then(|raw| {
-        pidfd_open(raw, PidfdFlags::empty())
-    });
-    opened.map_err(|errno| Error::new(ErrorCode::NotFound, format!("cannot watch process {pid}: {errno}")))
+    let opened =
+        raw.ok_or(rustix::io::Errno::SRCH).and_then(|raw| pidfd_open(raw, PidfdFlags::empty()));
+    opened.map_err(|errno| {
+        Error::new(ErrorCode::NotFound, format!("cannot watch process {pid}: {errno}"))
+    })
 }
 
 /// Leaves the session of whoever started it, and everything of theirs.

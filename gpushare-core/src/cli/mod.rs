@@ -190,13 +190,9 @@ fn command(node: &Node, output: &Output, command: &Command) -> Result<Answer> {
             let options = ApplyOptions::new().timeout(timeout.0);
             change::recover(node, output, discard.as_deref(), &options)
         }
-        Command::Run { lease, verify, command } => {
-            run::run(node, output, lease, *verify, command)
-        }
+        Command::Run { lease, verify, command } => run::run(node, output, lease, *verify, command),
         Command::Lease { lease, pid } => lease::for_process(node, output, lease, *pid),
-        Command::Hold { lease, pid, detach } => {
-            lease::hold(node, output, lease, *pid, *detach)
-        }
+        Command::Hold { lease, pid, detach } => lease::hold(node, output, lease, *pid, *detach),
         Command::Release { id } => lease::release(node, output, id),
         Command::Leases => {
             output.show(&node.leases()?)?;

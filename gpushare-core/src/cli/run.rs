@@ -153,7 +153,9 @@ impl Tenant<'_> {
                 Verdict::NotAttached => {
                     return Err(Error::new(
                         ErrorCode::InvalidState,
-                        format!("the command was ended: process {pid} of it is not inside its share: {why}"),
+                        format!(
+                            "the command was ended: process {pid} of it is not inside its share: {why}"
+                        ),
                     ));
                 }
                 _ => doubt = Some((pid, why)),
@@ -166,7 +168,9 @@ impl Tenant<'_> {
                 if since.elapsed() >= DOUBT {
                     return Err(Error::new(
                         ErrorCode::InvalidState,
-                        format!("the command was ended: nobody can say whether process {pid} of it is inside its share: {why}"),
+                        format!(
+                            "the command was ended: nobody can say whether process {pid} of it is inside its share: {why}"
+                        ),
                     ));
                 }
             }

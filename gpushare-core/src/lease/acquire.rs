@@ -23,6 +23,7 @@ use crate::process::Holder;
 use crate::snapshot::Snapshot;
 use crate::state::slot::{self, LeaseNote};
 use crate::state::{journal, lock};
+use crate::visible::{Standing, VisibleEntry, VisibleOutcome, resolve};
 
 /// How often who waits is asked whether to stop.
 const PROGRESS: Duration = Duration::from_millis(100);
@@ -174,10 +175,7 @@ impl Acquire<'_> {
     }
 
     fn candidates(&self, snapshot: &Snapshot) -> Result<Vec<Candidate>> {
-        let visible = match &self.request.visible {
-            None => None,
-            Some(list) => Some(visible(snapshot, list)?),
-        };
+        let visible = self.request.visible.as_ref().map(|list| visible(snapshot, list));
         let ours = self.ours(snapshot);
         let found = candidates(snapshot, self.request, visible.as_ref(), &ours);
         match found {
@@ -191,7 +189,8 @@ impl Acquire<'_> {
 
     /// The processes on GPUs that are this one, the one that the lease is for, or children of theirs.
     fn ours(&self, snapshot: &Snapshot) -> BTreeSet<Pid> {
-        let roots: BTreeSet<Pid> = [Some(self.taker.0), self.request.for_pid].into_iter().flatten().collect();
+        let roots: BTreeSet<Pid> =
+            [Some(self.taker.0), self.request.for_pid].into_iter().flatten().collect();
         let on_gpus = snapshot.gpus.iter().flat_map(|gpu| &gpu.processes);
         let pids: BTreeSet<Pid> = on_gpus.map(|process| process.holder.pid).collect();
         let processes = self.ports.processes.as_ref();
@@ -273,9 +272,14 @@ impl Acquire<'_> {
                     }
                 },
             };
-            let others = leftovers(self.ports, self.node, &slot, candidate, &|pid| {
-                self.is_ours(pid)
-            }, self.taker)?;
+            let others = leftovers(
+                self.ports,
+                self.node,
+                &slot,
+                candidate,
+                &|pid| self.is_ours(pid),
+                self.taker,
+            )?;
             if !others.is_empty() {
                 left_over.extend(others);
                 continue;
@@ -306,11 +310,11 @@ impl Acquire<'_> {
         let gpus = [candidate.gpu.clone()];
         let timeout = Some(self.request.timeout.unwrap_or(MAKING).max(MAKING));
         let (store, clock) = (self.ports.store.as_ref(), self.ports.clock.as_ref());
-        let _lock = lock::acquire(store, clock, &gpus, timeout, &mut |_| ControlFlow::Continue(()))?;
+        let _lock =
+            lock::acquire(store, clock, &gpus, timeout, &mut |_| ControlFlow::Continue(()))?;
         let snapshot = self.node.observer()?.snapshot(&Scope::gpus(gpus))?;
         // Somebody may hold one that was removed from under them.
-        let held: BTreeSet<ShareId> =
-            slots.openers().into_iter().map(|(share, _)| share).collect();
+        let held: BTreeSet<ShareId> = slots.openers().into_iter().map(|(share, _)| share).collect();
         let shares = snapshot.gpus.iter().flat_map(|gpu| &gpu.shares);
         let shares = shares.map(|share| share.id.clone()).filter(|share| !held.contains(share));
         slots.prepare(&shares.collect::<Vec<_>>())
@@ -439,7 +443,10 @@ fn in_vain(wait: &Wait, timeout: Option<Duration>) -> Error {
         why.push_str(&format!(" and {} more", wait.holders.len() - names.len()));
     }
     if wait.ahead > 0 {
-        why.push_str(&format!("; {} came before and wait", crate::terminal::count(wait.ahead, "caller")));
+        why.push_str(&format!(
+            "; {} came before and wait",
+            crate::terminal::count(wait.ahead, "caller")
+        ));
     }
     let what = &wait.what;
     let error = match timeout {
@@ -455,9 +462,28 @@ fn in_vain(wait: &Wait, timeout: Option<Duration>) -> Error {
     error.with_holders(wait.holders.clone())
 }
 
-/// The devices that a `CUDA_VISIBLE_DEVICES` shows.
-fn visible(_snapshot: &Snapshot, _list: &str) -> Result<BTreeSet<String>> {
-    Err(Error::new(ErrorCode::Unsupported, "not yet"))
+/// The devices that a `CUDA_VISIBLE_DEVICES` names up to where CUDA ends the list: the GPU that is named
+/// as a whole while MIG is on there stands for its MIG devices.
+fn visible(snapshot: &Snapshot, list: &str) -> BTreeSet<String> {
+    let resolved = resolve(snapshot, Some(list));
+    if resolved.outcome == VisibleOutcome::InvalidDevice {
+        return BTreeSet::new();
+    }
+    let counts = |entry: &&VisibleEntry| {
+        matches!(entry.standing, Standing::Counts | Standing::NotShown | Standing::Unknown)
+    };
+    let named: Vec<&str> =
+        resolved.entries.iter().filter(counts).filter_map(|entry| entry.uuid.as_deref()).collect();
+    let mut devices = BTreeSet::new();
+    for gpu in &snapshot.gpus {
+        let whole = named.contains(&gpu.uuid.as_str());
+        if whole {
+            devices.insert(gpu.uuid.to_string());
+        }
+        let migs = gpu.mig_devices.iter().map(|device| device.uuid.to_string());
+        devices.extend(migs.filter(|uuid| whole || named.contains(&uuid.as_str())));
+    }
+    devices
 }
 
 /// A scope that holds for this user alone is said in every list.

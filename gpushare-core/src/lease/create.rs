@@ -47,11 +47,16 @@ pub(super) fn create(node: &Node, request: &LeaseRequest) -> Result<MigUuid> {
             return Err(refused.unwrap_or_else(|| {
                 Error::new(
                     ErrorCode::Insufficient,
-                    format!("{}: no GPU with MIG on has room for it beside what is there", request.what()),
+                    format!(
+                        "{}: no GPU with MIG on has room for it beside what is there",
+                        request.what()
+                    ),
                 )
             }));
         };
-        match node.apply_with(Source::Plan(&plan), &ApplyOptions::new(), |_| ControlFlow::Continue(())) {
+        match node
+            .apply_with(Source::Plan(&plan), &ApplyOptions::new(), |_| ControlFlow::Continue(()))
+        {
             Ok(_) => {
                 let after = node.snapshot()?;
                 let known: Vec<&MigUuid> = devices(&snapshot).collect();
@@ -92,9 +97,8 @@ fn of(gpu: &GpuSnapshot, layout: Vec<Instance>) -> Spec {
 }
 
 fn destroys(plan: &Plan) -> bool {
-    let gone = |step: &Step| {
-        matches!(step, Step::DestroyGpuInstance(_) | Step::DestroyComputeInstance(_))
-    };
+    let gone =
+        |step: &Step| matches!(step, Step::DestroyGpuInstance(_) | Step::DestroyComputeInstance(_));
     plan.changed().any(|gpu| gpu.steps.iter().any(gone))
 }
 

@@ -151,7 +151,10 @@ impl Grant {
         self.enforced.push(held(
             "isolation",
             "hardware",
-            format!("MIG device {}: {memory} and {sms} of its own; faults of others stay theirs", device.profile),
+            format!(
+                "MIG device {}: {memory} and {sms} of its own; faults of others stay theirs",
+                device.profile
+            ),
         ));
     }
 
@@ -170,8 +173,12 @@ impl Grant {
             return;
         }
         let others = match count {
-            1 => format!("gpushare leases this {noun} to nobody else; a process without a lease is not kept out"),
-            count => format!("gpushare leases this {noun} {count} times; the tenants take turns, and nothing limits the memory or time of one"),
+            1 => format!(
+                "gpushare leases this {noun} to nobody else; a process without a lease is not kept out"
+            ),
+            count => format!(
+                "gpushare leases this {noun} {count} times; the tenants take turns, and nothing limits the memory or time of one"
+            ),
         };
         self.declared.push(asked("admission", others));
     }
@@ -212,7 +219,8 @@ impl Grant {
             self.declared.push(asked("threads", says(own, sms(own))));
             self.sm_count = sms(own).or(self.sm_count);
         }
-        if let Some(own) = terms.pinned_memory_limit.filter(|own| Some(*own) != config.pinned_memory_limit)
+        if let Some(own) =
+            terms.pinned_memory_limit.filter(|own| Some(*own) != config.pinned_memory_limit)
         {
             // By uuid, and never of a device that the tenant does not see: one such entry drops all.
             let mebibytes = own.get() >> 20;
@@ -226,7 +234,8 @@ impl Grant {
             let says = format!("priority {}: a hint to the driver", config.priority);
             self.declared.push(asked("priority", says));
         }
-        let admits = "gpushare admits so many leases; the daemon itself takes clients without one".to_owned();
+        let admits = "gpushare admits so many leases; the daemon itself takes clients without one"
+            .to_owned();
         self.declared.push(asked("admission", admits));
         Ok(())
     }
@@ -251,7 +260,10 @@ impl Grant {
 ///
 /// # Errors
 /// UNSUPPORTED for shares of several MPS daemons, of which a process can be the client of one only.
-pub(crate) fn together(name: &str, grants: &[Grant]) -> Result<(BTreeMap<String, String>, BTreeSet<String>)> {
+pub(crate) fn together(
+    name: &str,
+    grants: &[Grant],
+) -> Result<(BTreeMap<String, String>, BTreeSet<String>)> {
     let mut variables: BTreeMap<String, String> = BTreeMap::new();
     let mut unset = BTreeSet::new();
     let mut devices: Vec<&str> = Vec::new();

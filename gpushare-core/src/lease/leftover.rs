@@ -55,8 +55,7 @@ pub(super) fn leftovers(
 
 /// Whoever computes on the device of a share.
 fn on_device(gpu: &GpuSnapshot, slot: &Slot) -> Vec<Holder> {
-    let computes =
-        |kind: HolderKind| matches!(kind, HolderKind::Compute | HolderKind::MpsClient);
+    let computes = |kind: HolderKind| matches!(kind, HolderKind::Compute | HolderKind::MpsClient);
     let there: Vec<Holder> = match gpu.mig_device(&slot.share) {
         Some(device) => device.usage.holders().to_vec(),
         None => gpu.processes.iter().map(|process| process.holder.clone()).collect(),

@@ -93,7 +93,9 @@ impl Node {
 fn prepare(node: &Node, snapshot: &Snapshot) -> Result<()> {
     let ports = node.ports();
     for gpu in &snapshot.gpus {
-        let Some(_lock) = ports.store.try_lock(&format!("lock/{}.lock", gpu.uuid))? else { continue };
+        let Some(_lock) = ports.store.try_lock(&format!("lock/{}.lock", gpu.uuid))? else {
+            continue;
+        };
         let now = node.observer()?.snapshot(&Scope::gpus([gpu.uuid.clone()]))?;
         let held: Vec<_> = ports.slots.openers().into_iter().map(|(share, _)| share).collect();
         let shares = now.gpus.iter().flat_map(|gpu| &gpu.shares).map(|share| share.id.clone());
@@ -135,7 +137,11 @@ impl fmt::Display for LeaseList {
             }
         }
         for share in &self.void {
-            writeln!(f, "void: {}: its GPU was changed; its holder has nothing any more", line(share))?;
+            writeln!(
+                f,
+                "void: {}: its GPU was changed; its holder has nothing any more",
+                line(share)
+            )?;
         }
         if self.waiting > 0 {
             writeln!(f, "{} waiting", count(self.waiting, "caller"))?;

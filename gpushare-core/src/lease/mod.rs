@@ -209,7 +209,9 @@ impl Lease {
             None => Ok(()),
             Some(share) => Err(Error::new(
                 ErrorCode::InvalidState,
-                format!("the lease of {share} is void: no GPU of this node has that share any more"),
+                format!(
+                    "the lease of {share} is void: no GPU of this node has that share any more"
+                ),
             )),
         }
     }

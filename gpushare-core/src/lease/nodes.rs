@@ -55,7 +55,8 @@ pub(crate) fn nodes(
     let gi = format!("gpu{minor}/gi{}", device.gi);
     let ci = format!("{gi}/ci{}", device.ci);
     for name in [gi, ci] {
-        let capability = minors.as_deref().and_then(|text| minor_of(text, &format!("{name}/access")));
+        let capability =
+            minors.as_deref().and_then(|text| minor_of(text, &format!("{name}/access")));
         nodes.push(match capability {
             Some(number) => {
                 let path = format!("/dev/nvidia-caps/nvidia-cap{number}");

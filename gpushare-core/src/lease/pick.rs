@@ -93,7 +93,12 @@ fn gpus<'a>(snapshot: &'a Snapshot, request: &LeaseRequest) -> Result<Vec<&'a Gp
             let (code, why) = match snapshot.gpus.iter().find(device) {
                 Some(gpu) => (
                     ErrorCode::NotFound,
-                    format!("its GPU {} is {} and has {}", select::name(gpu), gpu.mode, shares_of(gpu)),
+                    format!(
+                        "its GPU {} is {} and has {}",
+                        select::name(gpu),
+                        gpu.mode,
+                        shares_of(gpu)
+                    ),
                 ),
                 None => (ErrorCode::NotFound, "no GPU of this node has it".to_owned()),
             };
@@ -119,7 +124,9 @@ fn expect_open(gpu: &GpuSnapshot) -> Result<()> {
     if let Some(journal) = &gpu.unsettled {
         return refuse(
             ErrorCode::RecoveryRequired,
-            format!("has a change that was not finished ({journal}): `gpushare recover` settles it"),
+            format!(
+                "has a change that was not finished ({journal}): `gpushare recover` settles it"
+            ),
         );
     }
     if let Some(why) = &gpu.cordoned {
@@ -217,7 +224,8 @@ fn fits(
     if !of_this_kind || !seen {
         return Ok(false);
     }
-    let lacks = |has: Option<u64>, wants: Option<u64>| wants.is_some_and(|w| has.is_none_or(|h| h < w));
+    let lacks =
+        |has: Option<u64>, wants: Option<u64>| wants.is_some_and(|w| has.is_none_or(|h| h < w));
     let memory = request.min_memory.map(Bytes::get);
     if lacks(device.memory().map(Bytes::get), memory)
         || lacks(device.sm_count().map(u64::from), request.min_sm_count.map(u64::from))
@@ -368,12 +376,7 @@ fn of_device(
         .collect()
 }
 
-fn candidate(
-    device: &Device<'_>,
-    share: &Share,
-    open: bool,
-    held_by: Vec<Holder>,
-) -> Candidate {
+fn candidate(device: &Device<'_>, share: &Share, open: bool, held_by: Vec<Holder>) -> Candidate {
     Candidate {
         open,
         share: share.id.clone(),
@@ -437,10 +440,7 @@ fn intruders(device: &Device<'_>, ours: &BTreeSet<Pid>) -> Vec<Holder> {
         None => device.gpu.processes.iter().map(|process| &process.holder).collect(),
     };
     let computes = |holder: &&&Holder| {
-        matches!(
-            holder.kind,
-            HolderKind::Compute | HolderKind::MpsClient | HolderKind::ForeignMps
-        )
+        matches!(holder.kind, HolderKind::Compute | HolderKind::MpsClient | HolderKind::ForeignMps)
     };
     let others = there.iter().filter(computes).filter(|holder| !ours.contains(&holder.pid));
     others.map(|holder| (*holder).clone()).collect()
@@ -462,7 +462,9 @@ fn none(
         return Error::new(ErrorCode::NotFound, format!("{what}: this node has no GPU"));
     }
     let code = match refused.first() {
-        Some(first) if found == 0 && refused.iter().all(|e| e.code() == first.code()) => first.code(),
+        Some(first) if found == 0 && refused.iter().all(|e| e.code() == first.code()) => {
+            first.code()
+        }
         _ => ErrorCode::Insufficient,
     };
     let there: Vec<_> = snapshot

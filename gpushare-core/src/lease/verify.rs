@@ -60,7 +60,9 @@ impl Lease {
                     return Ok(Verification::new(Verdict::NotAttached, why));
                 }
                 None => {
-                    let why = format!("it is on a MIG device of {gpu}, and the driver does not say which");
+                    let why = format!(
+                        "it is on a MIG device of {gpu}, and the driver does not say which"
+                    );
                     return Ok(Verification::new(Verdict::Unknown, why));
                 }
             }

@@ -106,10 +106,7 @@ fn status(note: Option<&Noted>, inherited: bool) -> LeaseStatus {
     }
 }
 
-fn place<'a>(
-    gpus: &'a mut [GpuSnapshot],
-    share: &ShareId,
-) -> Option<(&'a mut GpuSnapshot, usize)> {
+fn place<'a>(gpus: &'a mut [GpuSnapshot], share: &ShareId) -> Option<(&'a mut GpuSnapshot, usize)> {
     gpus.iter_mut().find_map(|gpu| {
         let position = gpu.shares.iter().position(|known| known.id == *share)?;
         Some((gpu, position))

@@ -5,8 +5,8 @@ use std::num::NonZeroU32;
 use crate::id::ShareId;
 use crate::mode::SharingMode;
 use crate::parameters::Parameters;
-use crate::plan::step::{MigPlace, Step};
 use crate::plan::GpuPlan;
+use crate::plan::step::{MigPlace, Step};
 use crate::snapshot::shares::{MPS_CLIENTS, count_of, ids};
 use crate::snapshot::{GpuSnapshot, MigDevice, Record};
 
@@ -55,11 +55,7 @@ fn record_after<'a>(gpu: &'a GpuSnapshot, plan: &'a GpuPlan) -> Option<&'a Recor
     written.unwrap_or(gpu.record.as_ref())
 }
 
-fn staying_mig_devices(
-    gpu: &GpuSnapshot,
-    plan: &GpuPlan,
-    record: Option<&Record>,
-) -> Vec<ShareId> {
+fn staying_mig_devices(gpu: &GpuSnapshot, plan: &GpuPlan, record: Option<&Record>) -> Vec<ShareId> {
     let devices = gpu.mig_devices.iter().filter_map(|device| {
         let place = place(gpu, device)?;
         let touched = plan.steps.iter().any(|step| match step {

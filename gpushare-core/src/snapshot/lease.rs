@@ -16,7 +16,11 @@ pub struct LeaseTerms {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub thread_percentage: Option<ThreadPercentage>,
     /// The device memory of an MPS client, its CUDA context included.
-    #[serde(default, rename = "pinned_memory_limit_bytes", skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        rename = "pinned_memory_limit_bytes",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub pinned_memory_limit: Option<Bytes>,
 }
 

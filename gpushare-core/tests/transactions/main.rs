@@ -6,6 +6,7 @@
 mod attach;
 mod consent;
 mod crash;
+mod leases;
 mod mps;
 mod observation;
 mod recovery;

@@ -43,8 +43,8 @@ impl Devices for SimulatedPorts {
                             let minor = node.minor(gpu);
                             let own = capability(minor, gi.id.get(), None);
                             let cis = gi.compute.iter();
-                            let cis = cis
-                                .map(|ci| capability(minor, gi.id.get(), Some(ci.id.get())));
+                            let cis =
+                                cis.map(|ci| capability(minor, gi.id.get(), Some(ci.id.get())));
                             cis.chain([own]).collect::<Vec<_>>()
                         })
                     });
@@ -71,7 +71,11 @@ impl Devices for SimulatedPorts {
                 // Writing to a string does not fail.
                 let _ = writeln!(text, "gpu{gpu}/gi{gi}/access {}", capability(gpu, gi, None));
                 for ci in 0..OF_GPU_INSTANCE - 1 {
-                    let _ = writeln!(text, "gpu{gpu}/gi{gi}/ci{ci}/access {}", capability(gpu, gi, Some(ci)));
+                    let _ = writeln!(
+                        text,
+                        "gpu{gpu}/gi{gi}/ci{ci}/access {}",
+                        capability(gpu, gi, Some(ci))
+                    );
                 }
             }
         }

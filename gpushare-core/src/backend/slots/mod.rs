@@ -175,7 +175,9 @@ fn not_admitted(error: Error) -> Error {
         return error;
     }
     let needs = vec![format!("membership in the group {GROUP}")];
-    error.context(format!("only members of the group {GROUP} lease on this machine")).with_needs(needs)
+    error
+        .context(format!("only members of the group {GROUP} lease on this machine"))
+        .with_needs(needs)
 }
 
 /// Whom the directories are made for.
@@ -221,7 +223,8 @@ impl Folder {
 
     /// The names in it that are not being written, with their inodes.
     fn names(&self) -> Result<Vec<(String, u64)>> {
-        let entries = rustix::fs::Dir::read_from(&self.directory).map_err(self.error("list", ""))?;
+        let entries =
+            rustix::fs::Dir::read_from(&self.directory).map_err(self.error("list", ""))?;
         let mut names = Vec::new();
         for entry in entries {
             let entry = entry.map_err(self.error("list", ""))?;
@@ -260,7 +263,8 @@ impl Folder {
     fn make(&self, name: &str, content: &[u8], mode: u32) -> Result<File> {
         // What has that name is left of an earlier process with this pid.
         let _ = rustix::fs::unlinkat(&self.directory, name, AtFlags::empty());
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let flags =
+            OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = rustix::fs::openat(&self.directory, name, flags, Mode::from_raw_mode(mode))
             .map_err(|errno| not_admitted(self.error("write", name)(errno)))?;
         let mut file = File::from(file);
