@@ -80,7 +80,10 @@ impl Daemon {
         }
         let tool = driver.join("nvidia-cuda-mps-control");
         let bins = format!("{}:/usr/bin:/bin", path("bin").display());
-        let mut command = Command::new(&tool);
+        // Whoever runs the tests in the background ignores signals, and a daemon that did would not
+        // end its servers.
+        let mut command = Command::new("/usr/bin/env");
+        command.arg("--default-signal").arg(&tool);
         let log = std::fs::File::create(path("log/control.log")).unwrap();
         // In the foreground it is our child: one that ended is waited for and no zombie. What would
         // go to its log it prints.
