@@ -38,7 +38,7 @@ mod verify;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd, RawFd};
 use std::process::Command;
 use std::sync::Arc;
 
@@ -160,6 +160,7 @@ impl Lease {
     /// # Errors
     /// INVALID_STATE when it was released; IO.
     pub fn descriptors(&self) -> Result<Vec<OwnedFd>> {
+        self.held.keep_in_children();
         let failed = |errno: rustix::io::Errno| {
             Error::new(ErrorCode::Io, format!("cannot hand the lease on: {errno}"))
         };
@@ -175,10 +176,14 @@ impl Lease {
         })?
     }
 
-    /// Hands its descriptors on, without a copy for the caller.
-    fn hand_on(&self) -> Result<()> {
-        self.held.keep_in_children();
-        self.descriptors().map(drop)
+    /// The numbers of its own descriptors, handed on as [`descriptors`](Self::descriptors) does: for
+    /// interfaces that pass descriptors by number. They are the lease's and not to be closed.
+    ///
+    /// # Errors
+    /// INVALID_STATE when it was released; IO.
+    pub fn raw_descriptors(&self) -> Result<Vec<RawFd>> {
+        self.descriptors()?;
+        self.held.with(|slots| slots.iter().map(|slot| slot.descriptor.as_raw_fd()).collect())
     }
 
     /// Makes a command its tenant: sets and removes variables, and hands the descriptors on to it (and
@@ -187,7 +192,7 @@ impl Lease {
     /// # Errors
     /// INVALID_STATE when it was released; IO.
     pub fn apply_to(&self, command: &mut Command) -> Result<()> {
-        self.hand_on()?;
+        self.descriptors()?;
         for name in &self.document.unset {
             command.env_remove(name);
         }
