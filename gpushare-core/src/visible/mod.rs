@@ -80,9 +80,9 @@ impl ResolveOptions {
 }
 
 /// The longest value, in bytes, that CUDA was seen to read.
-const READ: usize = 2_004;
+const READ: usize = 2_049;
 /// The shortest that it was seen to pass over.
-const NOT_READ: usize = 4_000;
+const NOT_READ: usize = 3_000;
 
 /// What CUDA shows a process on this node with that value of `CUDA_VISIBLE_DEVICES`; none is the
 /// variable unset, which is not the same as empty.
@@ -118,7 +118,7 @@ pub fn resolve_with(
         }
         Some(string) if string.len() > READ => {
             list.unknown = true;
-            list.flag(FlagName::Long, Basis::Nothing, "CUDA was seen to read 2,004 bytes and not 4,000; what lies between was not measured");
+            list.flag(FlagName::Long, Basis::Nothing, "CUDA was seen to read 2,049 bytes and not 3,000; what lies between was not measured");
         }
         Some(string) => list.read(&machine, string),
     }

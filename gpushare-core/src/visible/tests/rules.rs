@@ -174,11 +174,11 @@ fn numbers_of_unequal_gpus_are_known_by_pci_address_alone() {
 fn values_that_cuda_does_not_read() {
     let two = node(&[A, B]);
     let long = |length: usize| "1,0,".to_owned() + &"7".repeat(length - 4);
-    expect(&two, Some(&long(2_004)), Devices, &[B, A], &[]);
-    for length in [2_005, 3_999] {
+    expect(&two, Some(&long(2_049)), Devices, &[B, A], &[]);
+    for length in [2_050, 2_999] {
         expect(&two, Some(&long(length)), Unknown, &[], &[F::Long]);
     }
-    let unread = expect(&two, Some(&long(4_000)), Devices, &[A, B], &[]);
+    let unread = expect(&two, Some(&long(3_000)), Devices, &[A, B], &[]);
     assert!(unread.reason.is_some() && unread.entries.is_empty());
 
     let other = ResolveOptions::new().device_order(DeviceOrder::Other);
