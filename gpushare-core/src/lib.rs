@@ -324,10 +324,12 @@ What a [`NodeBuilder`](node::NodeBuilder) was not told it takes from the environ
 #[cfg(not(target_os = "linux"))]
 compile_error!("gpushare drives NVIDIA's Linux driver and builds for Linux only");
 
+pub mod advise;
 pub mod apply;
 pub mod backend;
 #[cfg(feature = "cli")]
 pub mod cli;
+pub mod doctor;
 pub mod error;
 pub mod gpu;
 pub mod hazard;

@@ -3,6 +3,7 @@
 mod command;
 pub(crate) mod directory;
 pub mod files;
+pub mod machine;
 pub mod mps;
 pub mod nvidia_smi;
 #[allow(unsafe_code, reason = "NVML is a C library, and half of it has no safe wrapper")]

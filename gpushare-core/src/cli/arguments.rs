@@ -16,6 +16,7 @@ use crate::mode::{Interval, Priority};
 use crate::parameters::MpsComputeMode;
 use crate::units::{Bytes, ThreadPercentage};
 
+use super::advise::Advise;
 use super::simulate::SimCommand;
 
 /// Share NVIDIA GPUs by time-slicing, MPS and MIG, as transactions.
@@ -113,6 +114,13 @@ pub(super) enum Command {
         #[arg(long, value_name = "S", default_value = "0", value_parser = timeout)]
         timeout: Timeout,
     },
+    /// What stands in the way of sharing GPUs here, and what mends it; exit status 2 when something does
+    Doctor {
+        #[command(flatten)]
+        select: Select,
+    },
+    /// Which way to share suits a workload here, and the spec for it; exit status 2 when none does
+    Advise(Advise),
     /// Make things happen on a simulated node
     Sim {
         #[command(subcommand)]

@@ -4,6 +4,7 @@
 //! nothing more: no decision, no retry, no cache of anything that can change. That makes a port
 //! thin enough to be simulated, counted, and made to fail at any call.
 
+mod machine;
 mod mps;
 mod nvml;
 mod returned;
@@ -18,6 +19,7 @@ use crate::error::Result;
 use crate::id::{GpuUuid, Pid};
 use crate::mode::Interval;
 
+pub use machine::Machine;
 pub use mps::{ForeignDaemon, MpsDaemon, MpsHost};
 pub use nvml::{
     Activation, ComputeInstanceInfo, ContextKind, GpuInstanceInfo, MigDeviceInfo, MigMode, Nvml,
@@ -163,4 +165,6 @@ pub struct Ports {
     pub store: Arc<dyn Store>,
     /// Time.
     pub clock: Arc<dyn Clock>,
+    /// The machine around the GPUs.
+    pub machine: Arc<dyn Machine>,
 }

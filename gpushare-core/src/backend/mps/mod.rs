@@ -3,10 +3,10 @@
 mod access;
 mod control;
 mod daemon;
-mod foreign;
+pub(in crate::backend) mod foreign;
 mod listener;
 mod place;
-mod processes;
+pub(in crate::backend) mod processes;
 mod spawn;
 #[cfg(test)]
 mod tests;

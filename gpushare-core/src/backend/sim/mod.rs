@@ -24,6 +24,7 @@ mod backing;
 mod control;
 mod faults;
 mod fleet;
+mod machine;
 mod mig;
 mod mps;
 mod nvml;
@@ -123,7 +124,8 @@ impl Simulator {
             reset: ports.clone(),
             processes: ports.clone(),
             store,
-            clock: ports,
+            clock: ports.clone(),
+            machine: ports,
         }
     }
 

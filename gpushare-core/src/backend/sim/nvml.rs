@@ -159,11 +159,7 @@ impl Nvml for SimulatedNvml {
 
     fn minor_number(&mut self, gpu: &GpuUuid) -> NvmlResult<MinorNumber> {
         self.ask("nvmlDeviceGetMinorNumber", |node| {
-            // Counted against the index, so that nobody mistakes one for the other.
-            let count = u32::try_from(node.gpus.len()).map_err(|_| NvmlReturn::UNKNOWN)?;
-            let gpu = node.gpu(gpu)?;
-            let moved = if node.rules.minor_follows_mig && gpu.mig { count } else { 0 };
-            Ok(MinorNumber::new(count.saturating_sub(gpu.position + 1) + moved))
+            Ok(MinorNumber::new(node.minor(node.gpu(gpu)?)))
         })
     }
 

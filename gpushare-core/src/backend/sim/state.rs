@@ -154,6 +154,13 @@ impl NodeState {
         })
     }
 
+    /// Its minor number: counted against the index, so that nobody mistakes one for the other.
+    pub(super) fn minor(&self, gpu: &GpuState) -> u32 {
+        let count = u32::try_from(self.gpus.len()).unwrap_or(u32::MAX);
+        let moved = if self.rules.minor_follows_mig && gpu.mig { count } else { 0 };
+        count.saturating_sub(gpu.position.saturating_add(1)).saturating_add(moved)
+    }
+
     /// Its card.
     pub(super) fn product(&self, gpu: &GpuState) -> Result<&'static Product, NvmlReturn> {
         let position = usize::try_from(gpu.position).map_err(|_| NvmlReturn::UNKNOWN)?;

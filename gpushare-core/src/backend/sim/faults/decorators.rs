@@ -35,6 +35,8 @@ pub(super) struct Faulty {
 
 impl Faulty {
     pub(super) fn wrap(ports: Ports, shared: &Arc<Shared>) -> Ports {
+        // What is seen of a machine cannot fail: it says what it did not see.
+        let machine = ports.machine.clone();
         let faulty = Arc::new(Self { ports, shared: shared.clone() });
         Ports {
             nvml: faulty.clone(),
@@ -44,6 +46,7 @@ impl Faulty {
             processes: faulty.clone(),
             store: faulty.clone(),
             clock: faulty,
+            machine,
         }
     }
 
