@@ -7,6 +7,7 @@
 mod figures;
 mod show;
 #[cfg(test)]
+#[cfg(all(feature = "sim", feature = "yaml"))]
 mod tests;
 mod ways;
 

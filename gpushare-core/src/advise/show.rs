@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::{Advice, Choice, Isolation, Kernels, Style, Workload};
+use crate::plan::Needs;
 use crate::terminal::printable;
 
 impl fmt::Display for Workload {
@@ -48,12 +49,46 @@ impl fmt::Display for Advice {
                 }
             }
         }
+        writeln!(f)?;
+        self.table(f)?;
         for option in &self.options {
             writeln!(f)?;
             option.fmt(f)?;
         }
         Ok(())
     }
+}
+
+impl Advice {
+    /// A line for each way.
+    fn table(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "  {:12}  {:4}  {:>4}  needs", "way", "fits", "GPUs")?;
+        for option in &self.options {
+            let fits = if option.fits { "yes" } else { "no" };
+            let gpus = if option.fits { option.gpus.len().to_string() } else { "-".to_owned() };
+            let needs = option.needs.as_ref().map_or_else(|| "-".to_owned(), consent);
+            writeln!(f, "  {:12}  {fits:4}  {gpus:>4}  {needs}", option.way.as_str())?;
+        }
+        Ok(())
+    }
+}
+
+/// What apply must be allowed to do, as options.
+fn consent(needs: &Needs) -> String {
+    let mut options = Vec::new();
+    if !needs.evict.is_empty() {
+        options.push("--allow-evict".to_owned());
+    }
+    if !needs.reset.is_empty() {
+        options.push("--allow-reset".to_owned());
+    }
+    for hazard in &needs.hazards {
+        let option = format!("--allow-hazard {}", hazard.hazard.name);
+        if !options.contains(&option) {
+            options.push(option);
+        }
+    }
+    if options.is_empty() { "nothing".to_owned() } else { options.join(" ") }
 }
 
 impl fmt::Display for Choice {
@@ -68,14 +103,13 @@ impl fmt::Display for Choice {
         for lack in &self.lacks {
             writeln!(f, "  -  {}", printable(lack))?;
         }
-        for figure in &self.figures {
-            let what = printable(&figure.what);
-            writeln!(
-                f,
-                "  =  {what}: {} ({})",
-                printable(&figure.value),
-                printable(&figure.machine)
-            )?;
+        let mut machine = None;
+        for figure in self.figures.iter().filter(|_| self.fits) {
+            if machine != Some(&figure.machine) {
+                machine = Some(&figure.machine);
+                writeln!(f, "  {}:", printable(&figure.machine))?;
+            }
+            writeln!(f, "  =  {}: {}", printable(&figure.what), printable(&figure.value))?;
         }
         let Some(needs) = self.needs.as_ref().filter(|needs| !needs.is_empty()) else {
             return Ok(());

@@ -177,14 +177,17 @@ impl<'a> Node<'a> {
                     && gpu.compute_capability.is_some_and(|c| c.0 == 9)
                 {
                     says.push(if workload.half_precision {
-                        "that percentage is outside the bands in which half-precision products were wrong".to_owned()
+                        "that percentage is outside the bands in which half-precision products were wrong (measured on H200)".to_owned()
                     } else {
-                        "that percentage is one of those at which half-precision products are right too, though it was said that there are none".to_owned()
+                        "that percentage is one of those at which half-precision products are right too, though it was said that there are none (measured on H200)".to_owned()
                     });
                 }
             }
         } else {
-            says.push("no thread percentage is set: at 100 % every result was right".to_owned());
+            says.push(
+                "no thread percentage is set: at 100 % every result was right (measured on H200)"
+                    .to_owned(),
+            );
         }
         self.layout(placed, says, |gpu, number| {
             if limits {

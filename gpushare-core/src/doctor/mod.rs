@@ -11,6 +11,7 @@ mod gpus;
 mod mps;
 mod show;
 #[cfg(test)]
+#[cfg(feature = "sim")]
 mod tests;
 
 use serde::{Deserialize, Serialize};
