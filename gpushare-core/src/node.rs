@@ -366,7 +366,11 @@ impl Node {
     pub(crate) fn examine(&self) -> (Result<Snapshot>, MachineFacts) {
         let ports = &self.inner.ports;
         let scope = Scope::all().with_intervals_on_record();
-        let observed = self.observer().and_then(|mut observer| observer.snapshot(&scope));
+        let mut listed = None;
+        let observed = self.observer().and_then(|mut observer| {
+            listed = observer.nvml().device_count().ok();
+            observer.snapshot(&scope)
+        });
         let mut pids = Vec::new();
         for process in
             observed.iter().flat_map(|snapshot| &snapshot.gpus).flat_map(|gpu| &gpu.processes)
@@ -378,6 +382,7 @@ impl Node {
         // The driver's pids are none of ours in another namespace.
         let shown = ports.processes.in_first_pid_namespace();
         let mut machine = ports.machine.facts(if shown { &pids } else { &[] });
+        machine.listed = listed;
         for pid in pids.into_iter().filter(|_| !shown) {
             machine.hide(doctor::Part::Process(pid), "the machine's first pid namespace");
         }

@@ -55,8 +55,9 @@ fn check(snapshot: &Snapshot, workload: &Workload) -> Advice {
         assert_eq!(room(option), workload.count.get(), "{option:?}");
         for entry in &spec.gpus {
             let Want::Mps(config) = &entry.want else { continue };
-            for uuid in &option.gpus {
-                let gpu = snapshot.gpu(uuid).unwrap();
+            for selector in &entry.select {
+                let position = plan::select::one(snapshot, selector).unwrap()[0];
+                let gpu = &snapshot.gpus[position];
                 assert_eq!(hazard::of_mps(gpu, config), [], "{config:?}");
                 let each = config.pinned_memory_limit.or(workload.memory).unwrap_or_default();
                 let clients = u64::from(config.max_clients.unwrap().get());

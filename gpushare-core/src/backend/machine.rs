@@ -465,7 +465,7 @@ fn control_group(text: &str) -> Option<String> {
         rest.split_once(':')
     });
     let rank = |&(controllers, path): &(&str, &str)| {
-        let job = path.contains("/slurm") || path.contains("/job_");
+        let job = ["/slurm/", "/slurm_", "/job_"].iter().any(|part| path.contains(part));
         let systemd = controllers.is_empty() || controllers == "name=systemd";
         (job, path != "/" && systemd, path.matches('/').count(), path.len())
     };

@@ -21,6 +21,8 @@ pub struct MachineFacts {
     pub nouveau: bool,
     /// NVIDIA's display controllers on the PCI bus; none where the bus is not shown.
     pub pci_gpus: Option<u32>,
+    /// How many GPUs the driver lists, be it that they do not answer; none where it was not asked.
+    pub listed: Option<u32>,
     /// Nodes `/dev/nvidia*` and `/dev/nvidia-caps/*`.
     pub nodes: Vec<DeviceNode>,
     /// What `/proc/driver/nvidia-caps/mig-minors` says; none where there is no such file.

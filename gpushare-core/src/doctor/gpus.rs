@@ -1,27 +1,40 @@
 //! The state of each GPU: lost, pending, closed, left behind, not as it was set.
 
-use super::{Found, Looked, selector};
+use super::{Found, Looked, Seen, selector};
 use crate::mode::{ComputeMode, SharingMode};
 use crate::parameters::Parameters;
 use crate::snapshot::{GpuSnapshot, Snapshot, Visibility};
 
 const LIFETIMES: &str = "nvml.h and NVIDIA's MIG guide: what lives as long as the driver is loaded";
 const COMPUTE_MODE: &str = "nvml.h: compute modes";
+const LOST: &str = "nvml.h: GPU_IS_LOST; gpushare's records";
 const OWN: &str = "gpushare's records and journals";
 
-pub(super) fn lost(_: &Snapshot, gpu: &GpuSnapshot) -> Looked {
-    if gpu.mode != SharingMode::Lost {
-        return Looked::default();
+pub(super) fn lost(seen: &Seen<'_>, snapshot: &Snapshot) -> Looked {
+    const DMESG: &str = "`dmesg | grep -i xid` has why it was lost";
+    let lost = seen.gpus(snapshot).filter(|gpu| gpu.mode == SharingMode::Lost);
+    let mut found: Vec<_> = lost
+        .map(|gpu| {
+            let reset = gpu.index.map_or_else(String::new, |index| {
+                format!("nvidia-smi -r -i {index} once nobody uses it; where that fails, ")
+            });
+            Found::error("the GPU does not answer", LOST)
+                .of(gpu)
+                .seen(gpu.reason.as_str())
+                .mend(format!("{reset}reboot; {DMESG}"))
+        })
+        .collect();
+    // One that is lost does not even say who it is.
+    let named = snapshot.gpus.iter().filter(|gpu| gpu.index.is_some()).count();
+    let listed = seen.machine.listed.and_then(|listed| usize::try_from(listed).ok());
+    if let Some(listed) = listed.filter(|&listed| listed > named) {
+        found.push(
+            Found::error("the driver lists a GPU that does not even say who it is", LOST)
+                .seen(format!("the driver lists {listed} GPUs, and {named} have a uuid"))
+                .mend(format!("reboot; {DMESG}")),
+        );
     }
-    let reset = match gpu.index {
-        Some(index) => format!("nvidia-smi -r -i {index} once nobody uses it; where that fails, "),
-        None => String::new(),
-    };
-    Found::error("the GPU does not answer", "nvml.h: GPU_IS_LOST; gpushare's records")
-        .of(gpu)
-        .seen(gpu.reason.as_str())
-        .mend(format!("{reset}reboot; `dmesg | grep -i xid` has why it was lost"))
-        .into()
+    found.into_iter().collect()
 }
 
 pub(super) fn unfinished(_: &Snapshot, gpu: &GpuSnapshot) -> Looked {

@@ -298,7 +298,7 @@ const CHECKS: &[Check] = &[
     machine("docker-runtime-missing", containers::docker_runtime),
     machine("cdi-spec-missing", containers::cdi_missing),
     node("cdi-spec-stale", containers::cdi_stale),
-    gpu("gpu-lost", gpus::lost),
+    node("gpu-lost", gpus::lost),
     gpu("change-unfinished", gpus::unfinished),
     gpu("mode-pending", gpus::pending),
     gpu("mode-closed", gpus::closed),

@@ -135,7 +135,10 @@ fn provoke(id: &str) -> Diagnosis {
                 Some(Library { path: "/usr/lib/x".into(), version: Some("580.1".to_owned()) });
         }),
         "driver-fails" => failed(NvmlReturn::NO_PERMISSION, |_| {}),
-        "no-gpu" => changed(|case| case.snapshot.gpus.clear()),
+        "no-gpu" => changed(|case| {
+            case.snapshot.gpus.clear();
+            case.machine.listed = Some(0);
+        }),
         "device-node-missing" => changed(|case| case.machine.nodes.clear()),
         "device-node-wrong" => changed(|case| {
             case.machine.nodes[0].minor = 7;
