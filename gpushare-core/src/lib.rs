@@ -18,11 +18,13 @@ allowed, does them one by one with a journal, and undoes them when one fails.
 | several processes that shall run at once | an MPS daemon with limits | [`Want::Mps`](spec::Want::Mps) in a spec, or [`Gpu::into_mps`](gpu::Gpu::into_mps) |
 | a process | to know whether it is a client of that daemon, and within what | [`Node::verify_mps`] |
 | a number of clients | equal parts that corrupt nothing | [`hazard::split`] |
+| a workload | the mode that suits it here, and its spec | [`advise::advise`] |
+| a machine where something does not work | what it is, and what mends it | [`Node::doctor`] |
 | a process that was killed while it applied | the GPUs to be in one state or the other | [`Node::recover`] |
 | tests, and no GPU | all of the above | [`NodeBuilder::sim`](node::NodeBuilder::sim) |
 
 Everything else is in these or below them. The modules from the ground up are [`units`], [`id`], [`error`]; [`mode`],
-[`parameters`]; [`mig`], [`mps`]; [`spec`], [`snapshot`], [`hazard`], [`plan`]: values without I/O. Then [`port`], the traits to the outside;
+[`parameters`]; [`mig`], [`mps`]; [`spec`], [`snapshot`], [`hazard`], [`plan`], [`doctor`], [`advise`]: values without I/O. Then [`port`], the traits to the outside;
 [`observe`], [`apply`]; and [`node`] and [`gpu`], which programs use.
 [`_documentation::design`] says why.
 

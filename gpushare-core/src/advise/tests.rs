@@ -153,6 +153,19 @@ fn percentages_are_those_of_the_safe_split() {
     }
 }
 
+/// Where no percentage is known to be right, enforced limits are MIG's.
+#[test]
+fn an_unmeasured_hopper_card_gets_no_percentage() {
+    let node = Node::builder().sim("1xH100-80GB").open().unwrap();
+    let mut snapshot = node.snapshot().unwrap();
+    snapshot.gpus[0].sm_count = Some(114);
+    let limits = Workload { isolation: Isolation::Limits, ..workload(3) };
+    let advice = check(&snapshot, &limits);
+    assert_eq!(advice.recommended, Some(Way::Mig));
+    let why = advice.option(Way::Mps).unwrap().why_not.as_deref().unwrap();
+    assert!(why.contains("114 SMs"), "{why}");
+}
+
 #[test]
 fn mig_takes_the_smallest_profile_that_has_the_memory() {
     for product in PRODUCTS.iter().filter(|product| product.has_mig()) {

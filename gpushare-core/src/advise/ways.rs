@@ -112,9 +112,8 @@ impl<'a> Node<'a> {
                 each_with(workload)
             )
         })?;
-        let mut says = Vec::new();
-        says.push("each process has a GPU to itself".to_owned());
-        Ok(self.layout(placed, says, |_, _| Ok(Want::Exclusive))?)
+        let says = vec!["each process has a GPU to itself".to_owned()];
+        self.layout(placed, says, |_, _| Ok(Want::Exclusive))
     }
 
     fn time_sliced(&self, workload: &Workload) -> Tried<Layout> {
@@ -163,6 +162,10 @@ impl<'a> Node<'a> {
             }
         })?;
         let mut says = self.says(&placed);
+        let old = |gpu: &GpuSnapshot| gpu.compute_capability.is_some_and(|found| found < (7, 0));
+        if placed.iter().any(|(gpu, _)| old(gpu)) {
+            says.push("before Volta the clients share one address space: one can read and write the memory of another".to_owned());
+        }
         if limits {
             for (gpu, number) in placed.iter().take(1) {
                 let config = self.limits(gpu, workload, *number)?;
@@ -449,7 +452,7 @@ fn too_few(workload: &Workload, room: u32) -> String {
 
 fn gibibytes(bytes: Bytes) -> String {
     // One decimal, downwards.
-    let tenths = u128::from(bytes.get()) * 10 >> 30;
+    let tenths = (u128::from(bytes.get()) * 10) >> 30;
     format!("{}.{}", tenths / 10, tenths % 10)
 }
 
@@ -487,7 +490,7 @@ pub(super) fn reasons(way: Way) -> &'static [&'static str] {
         ],
         Way::Mps => &[
             "processes run at the same time, which fills a GPU with small kernels",
-            "limits of SMs and memory are held by the daemon's server",
+            "from Volta on, limits of SMs and memory are held by the daemon's server",
         ],
         Way::Mig => &[
             "compute, memory and memory bandwidth are separate, and faults stay inside",

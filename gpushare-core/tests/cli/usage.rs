@@ -16,9 +16,19 @@ fn help_and_version_are_answers() {
         let help = run(arguments).expect(0);
         assert!(help.stdout.contains("Usage: gpushare") && help.stderr.is_empty(), "{help:?}");
     }
-    for command in
-        ["status", "plan", "apply", "exclusive", "time-slice", "mps", "mig", "recover", "sim"]
-    {
+    for command in [
+        "status",
+        "plan",
+        "apply",
+        "exclusive",
+        "time-slice",
+        "mps",
+        "mig",
+        "recover",
+        "doctor",
+        "advise",
+        "sim",
+    ] {
         assert!(run(&["--help"]).stdout.contains(&format!("\n  {command} ")), "{command}");
     }
 }
