@@ -19,11 +19,13 @@ allowed, does them one by one with a journal, and undoes them when one fails.
 | a process | to know whether it is a client of that daemon, and within what | [`Node::verify_mps`] |
 | a number of clients | equal parts that corrupt nothing | [`hazard::split`] |
 | a value of `CUDA_VISIBLE_DEVICES` | the devices that CUDA shows with it, without CUDA | [`Node::resolve_visible_devices`], [`visible::resolve`] |
+| a workload | the mode that suits it here, and its spec | [`advise::advise`] |
+| a machine where something does not work | what it is, and what mends it | [`Node::doctor`] |
 | a process that was killed while it applied | the GPUs to be in one state or the other | [`Node::recover`] |
 | tests, and no GPU | all of the above | [`NodeBuilder::sim`](node::NodeBuilder::sim) |
 
 Everything else is in these or below them. The modules from the ground up are [`units`], [`id`], [`error`]; [`mode`],
-[`parameters`]; [`mig`], [`mps`]; [`spec`], [`snapshot`], [`hazard`], [`visible`], [`plan`]: values without I/O. Then [`port`], the traits to the outside;
+[`parameters`]; [`mig`], [`mps`]; [`spec`], [`snapshot`], [`hazard`], [`visible`], [`plan`], [`doctor`], [`advise`]: values without I/O. Then [`port`], the traits to the outside;
 [`observe`], [`apply`]; and [`node`] and [`gpu`], which programs use.
 [`_documentation::design`] says why.
 
@@ -325,10 +327,12 @@ What a [`NodeBuilder`](node::NodeBuilder) was not told it takes from the environ
 #[cfg(not(target_os = "linux"))]
 compile_error!("gpushare drives NVIDIA's Linux driver and builds for Linux only");
 
+pub mod advise;
 pub mod apply;
 pub mod backend;
 #[cfg(feature = "cli")]
 pub mod cli;
+pub mod doctor;
 pub mod error;
 pub mod gpu;
 pub mod hazard;

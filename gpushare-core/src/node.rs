@@ -8,6 +8,7 @@ use crate::apply::{self, ApplyOptions, Event, Report, Source};
 use crate::backend::devices::SystemDevices;
 use crate::backend::directory::{self, Directory};
 use crate::backend::files::FileStore;
+use crate::backend::machine::RealMachine;
 use crate::backend::mps::RealMps;
 use crate::backend::nvidia_smi::NvidiaSmi;
 use crate::backend::nvml::RealNvml;
@@ -16,6 +17,7 @@ use crate::backend::sim::Simulator;
 use crate::backend::slots::FileSlots;
 use crate::backend::system::{SystemClock, SystemProcesses, environment};
 use crate::backend::trust::distrusted;
+use crate::doctor::{self, Diagnosis, MachineFacts};
 use crate::error::{Error, ErrorCode, Result};
 use crate::id::Pid;
 use crate::mps::Attachment;
@@ -158,6 +160,7 @@ impl NodeBuilder {
         };
         let tool = Arc::new(NvidiaSmi::new(nvidia_smi));
         let ports = Ports {
+            machine: Arc::new(RealMachine::new(&store, nvml_path.clone())),
             nvml: Arc::new(RealNvml::new(nvml_path)),
             mps: Arc::new(RealMps::new(&store, mps_control)),
             policy: tool.clone(),
@@ -363,6 +366,41 @@ impl Node {
     /// As [`snapshot`](Self::snapshot).
     pub fn resolve_visible_devices(&self, string: Option<&str>) -> Result<Resolution> {
         Ok(visible::resolve(&self.snapshot()?, string))
+    }
+
+    /// What stands in the way of sharing GPUs here, and what mends it. Needs no privilege, and says
+    /// what it could not see; without a driver that is the first finding.
+    pub fn doctor(&self) -> Diagnosis {
+        let (observed, machine) = self.examine();
+        let diagnosis = doctor::diagnose(observed.as_ref(), &machine);
+        diagnosis.of_simulated(self.inner.simulated)
+    }
+
+    /// What a diagnosis rests on.
+    pub(crate) fn examine(&self) -> (Result<Snapshot>, MachineFacts) {
+        let ports = &self.inner.ports;
+        let scope = Scope::all().with_intervals_on_record();
+        let mut listed = None;
+        let observed = self.observer().and_then(|mut observer| {
+            listed = observer.nvml().device_count().ok();
+            observer.snapshot(&scope)
+        });
+        let mut pids = Vec::new();
+        for process in
+            observed.iter().flat_map(|snapshot| &snapshot.gpus).flat_map(|gpu| &gpu.processes)
+        {
+            pids.push(process.holder.pid);
+        }
+        pids.sort_unstable();
+        pids.dedup();
+        // The driver's pids are none of ours in another namespace.
+        let shown = ports.processes.in_first_pid_namespace();
+        let mut machine = ports.machine.facts(if shown { &pids } else { &[] });
+        machine.listed = listed;
+        for pid in pids.into_iter().filter(|_| !shown) {
+            machine.hide(doctor::Part::Process(pid), "the machine's first pid namespace");
+        }
+        (observed, machine)
     }
 
     /// Plans the way to a spec. Changes nothing and needs no privilege, except on a GPU with MIG on.

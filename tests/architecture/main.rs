@@ -18,7 +18,7 @@ const LAYERS: &[&[&str]] = &[
     &["mig", "mps"],
     &["spec"],
     &["snapshot"],
-    &["hazard", "visible", "plan"],
+    &["hazard", "visible", "plan", "doctor", "advise"],
     &["port"],
     &["state", "backend", "observe", "apply"],
     &["node"],
@@ -34,6 +34,8 @@ const BESIDE: &[(&str, &[&str])] = &[
     ("error", &["id", "process", "terminal"]),
     ("parameters", &["mode"]),
     ("plan", &["hazard", "visible"]),
+    ("doctor", &["hazard"]),
+    ("advise", &["hazard", "plan"]),
     ("observe", &["state"]),
     ("apply", &["state", "observe"]),
 ];

@@ -4,6 +4,7 @@ mod command;
 pub mod devices;
 pub(crate) mod directory;
 pub mod files;
+pub mod machine;
 pub mod mps;
 pub mod nvidia_smi;
 #[allow(unsafe_code, reason = "NVML is a C library, and half of it has no safe wrapper")]

@@ -19,6 +19,7 @@ use crate::plan::explain::Given;
 use crate::units::{Bytes, ThreadPercentage};
 use crate::visible::DeviceOrder;
 
+use super::advise::Advise;
 use super::simulate::SimCommand;
 
 /// Share NVIDIA GPUs by time-slicing, MPS and MIG, as transactions.
@@ -181,6 +182,13 @@ pub(super) enum Command {
         #[arg(long, value_name = "ORDER", default_value = "FASTEST_FIRST")]
         device_order: DeviceOrder,
     },
+    /// What stands in the way of sharing GPUs here, and what mends it; exit status 2 when something does
+    Doctor {
+        #[command(flatten)]
+        select: Select,
+    },
+    /// Which way to share suits a workload here, and the spec for it; exit status 2 when none does
+    Advise(Advise),
     /// Make things happen on a simulated node
     Sim {
         #[command(subcommand)]

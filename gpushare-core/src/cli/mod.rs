@@ -3,10 +3,12 @@
 //! It parses, asks the node, and prints: what is decided is decided below it. Everything that
 //! changes something is a plan that is applied.
 
+mod advise;
 mod arguments;
 mod audit;
 mod change;
 mod colour;
+mod doctor;
 mod interrupt;
 mod lease;
 mod mig;
@@ -203,6 +205,8 @@ fn command(node: &Node, output: &Output, command: &Command) -> Result<Answer> {
         Command::Resolve { string, device_order } => {
             resolve::show(node, output, string.as_deref(), *device_order)
         }
+        Command::Doctor { select } => doctor::doctor(node, output, select),
+        Command::Advise(arguments) => advise::advise(node, output, arguments),
         Command::Sim { command } => simulate::run(node, output, command),
     }
 }

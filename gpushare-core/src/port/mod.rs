@@ -5,6 +5,7 @@
 //! thin enough to be simulated, counted, and made to fail at any call.
 
 mod devices;
+mod machine;
 mod mps;
 mod nvml;
 mod returned;
@@ -21,6 +22,7 @@ use crate::id::{GpuUuid, Pid};
 use crate::mode::Interval;
 
 pub use devices::Devices;
+pub use machine::Machine;
 pub use mps::{ForeignDaemon, MpsDaemon, MpsHost};
 pub use nvml::{
     Activation, ComputeInstanceInfo, ContextKind, GpuInstanceInfo, MigDeviceInfo, MigMode, Nvml,
@@ -179,4 +181,6 @@ pub struct Ports {
     pub devices: Arc<dyn Devices>,
     /// Time.
     pub clock: Arc<dyn Clock>,
+    /// The machine around the GPUs.
+    pub machine: Arc<dyn Machine>,
 }

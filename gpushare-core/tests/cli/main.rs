@@ -2,7 +2,9 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs, reason = "tests")]
 
+mod advise;
 mod commands;
+mod doctor;
 mod documents;
 mod golden;
 mod interrupted;

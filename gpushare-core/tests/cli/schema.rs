@@ -23,6 +23,8 @@ static SCHEMAS: LazyLock<BTreeMap<&str, Schema>> = LazyLock::new(|| {
         ("split", include_str!("../../schemas/split.v1.json")),
         ("resolve", include_str!("../../schemas/resolve.v1.json")),
         ("attachment", include_str!("../../schemas/attachment.v1.json")),
+        ("doctor", include_str!("../../schemas/doctor.v1.json")),
+        ("advice", include_str!("../../schemas/advice.v1.json")),
     ];
     texts.into_iter().map(|(name, text)| (name, Schema::new(text))).collect()
 });

@@ -26,6 +26,8 @@ fn help_and_version_are_answers() {
         "mig",
         "recover",
         "resolve",
+        "doctor",
+        "advise",
         "sim",
     ] {
         assert!(run(&["--help"]).stdout.contains(&format!("\n  {command} ")), "{command}");

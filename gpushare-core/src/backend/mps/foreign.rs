@@ -12,7 +12,7 @@ use crate::id::Pid;
 use crate::port::ForeignDaemon;
 
 /// Where a daemon listens that was told no directory.
-const DEFAULT: &str = "/tmp/nvidia-mps";
+pub(in crate::backend) const DEFAULT: &str = "/tmp/nvidia-mps";
 
 /// The control daemons that listen elsewhere than below `own`.
 ///
@@ -60,7 +60,7 @@ fn visible(pid: Pid) -> Option<String> {
 
 /// The directories in which somebody listens at a socket `control` as daemons do, by the inodes of the
 /// sockets.
-fn control_directories(sockets: &[u8]) -> BTreeMap<u64, PathBuf> {
+pub(in crate::backend) fn control_directories(sockets: &[u8]) -> BTreeMap<u64, PathBuf> {
     sockets.split(|&byte| byte == b'\n').filter_map(control_directory).collect()
 }
 

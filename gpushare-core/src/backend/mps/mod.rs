@@ -3,11 +3,11 @@
 mod access;
 mod control;
 mod daemon;
-mod foreign;
+pub(in crate::backend) mod foreign;
 mod listener;
 mod peer;
 mod place;
-mod processes;
+pub(in crate::backend) mod processes;
 mod spawn;
 #[cfg(test)]
 mod tests;

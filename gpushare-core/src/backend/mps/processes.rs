@@ -17,14 +17,14 @@ use crate::id::Pid;
 use crate::port::{Processes as _, Signal};
 
 /// The control daemon, which is also the program of commands to it.
-pub(super) const CONTROL: &str = "nvidia-cuda-mps-control";
+pub(in crate::backend) const CONTROL: &str = "nvidia-cuda-mps-control";
 /// Its servers.
 const SERVER: &str = "nvidia-cuda-mps-server";
 /// What the kernel keeps of either name.
-const SHORT: &str = "nvidia-cuda-mps";
+pub(in crate::backend) const SHORT: &str = "nvidia-cuda-mps";
 
 /// The variable that names the directory.
-pub(super) const PIPE_DIRECTORY: &str = "CUDA_MPS_PIPE_DIRECTORY";
+pub(in crate::backend) const PIPE_DIRECTORY: &str = "CUDA_MPS_PIPE_DIRECTORY";
 
 /// How often a process that is to end is looked at.
 const STEP: Duration = Duration::from_millis(5);
@@ -195,7 +195,7 @@ pub(super) fn variable(pid: Pid, name: &str) -> Option<std::ffi::OsString> {
 }
 
 /// As getenv(3): the first of that name.
-pub(super) fn value_of<'a>(environment: &'a [u8], name: &str) -> Option<&'a [u8]> {
+pub(in crate::backend) fn value_of<'a>(environment: &'a [u8], name: &str) -> Option<&'a [u8]> {
     environment
         .split(|&byte| byte == 0)
         .find_map(|entry| entry.strip_prefix(name.as_bytes())?.strip_prefix(b"="))
@@ -218,7 +218,7 @@ pub(super) fn is_daemon(pid: Pid) -> bool {
 }
 
 /// By the options that make it a daemon. Without one it reads commands.
-fn is_daemon_call(arguments: &[u8]) -> bool {
+pub(in crate::backend) fn is_daemon_call(arguments: &[u8]) -> bool {
     arguments.split(|&byte| byte == 0).skip(1).any(|argument| {
         argument.starts_with(b"-d")
             || argument.starts_with(b"-f")

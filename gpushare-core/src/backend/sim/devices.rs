@@ -8,10 +8,10 @@ use super::state::Presence;
 use crate::port::Devices;
 
 /// NVIDIA's own major number, the same on every machine.
-const NVIDIA: u32 = 195;
+pub(super) const NVIDIA: u32 = 195;
 /// Given out by the kernel at boot: these are what one H200 machine has.
-const UVM: u32 = 510;
-const CAPS: u32 = 235;
+pub(super) const UVM: u32 = 510;
+pub(super) const CAPS: u32 = 235;
 
 /// Capabilities of each GPU instance: its own, and those of 8 compute instances.
 const OF_GPU_INSTANCE: u32 = 9;
@@ -20,7 +20,7 @@ const GPU_INSTANCES: u32 = 15;
 /// The first two are `config` and `monitor`, from number 1 on.
 const FIRST: u32 = 3;
 
-fn capability(gpu: u32, gi: u32, ci: Option<u32>) -> u32 {
+pub(super) fn capability(gpu: u32, gi: u32, ci: Option<u32>) -> u32 {
     FIRST + (gpu * GPU_INSTANCES + gi) * OF_GPU_INSTANCE + ci.map_or(0, |ci| ci + 1)
 }
 

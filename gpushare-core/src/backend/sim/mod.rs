@@ -25,6 +25,7 @@ mod control;
 mod devices;
 mod faults;
 mod fleet;
+mod machine;
 mod mig;
 mod mps;
 mod nvml;
@@ -127,7 +128,8 @@ impl Simulator {
             store,
             slots: Arc::new(FileSlots::temporary()),
             devices: ports.clone(),
-            clock: ports,
+            clock: ports.clone(),
+            machine: ports,
         }
     }
 

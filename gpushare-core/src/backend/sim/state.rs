@@ -92,13 +92,6 @@ pub(super) struct ComputeInstanceState {
 }
 
 impl NodeState {
-    /// The minor number of a GPU: counted against the index, so that nobody mistakes one for the other.
-    pub(super) fn minor(&self, gpu: &GpuState) -> u32 {
-        let count = u32::try_from(self.gpus.len()).unwrap_or(u32::MAX / 2);
-        let moved = if self.rules.minor_follows_mig && gpu.mig { count } else { 0 };
-        count.saturating_sub(gpu.position + 1) + moved
-    }
-
     pub(super) fn new(fleet: Fleet) -> Result<Self> {
         let mut seen: Vec<(&str, u32)> = Vec::new();
         let gpus = fleet.products().zip(0..).map(|(product, position)| {
@@ -162,6 +155,13 @@ impl NodeState {
                 Some((gpu.uuid.clone(), gi.id, ci.id))
             })
         })
+    }
+
+    /// Its minor number: counted against the index, so that nobody mistakes one for the other.
+    pub(super) fn minor(&self, gpu: &GpuState) -> u32 {
+        let count = u32::try_from(self.gpus.len()).unwrap_or(u32::MAX);
+        let moved = if self.rules.minor_follows_mig && gpu.mig { count } else { 0 };
+        count.saturating_sub(gpu.position.saturating_add(1)).saturating_add(moved)
     }
 
     /// Its card.

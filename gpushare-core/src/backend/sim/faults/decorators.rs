@@ -36,6 +36,8 @@ pub(super) struct Faulty {
 impl Faulty {
     pub(super) fn wrap(ports: Ports, shared: &Arc<Shared>) -> Ports {
         let (slots, devices) = (ports.slots.clone(), ports.devices.clone());
+        // What is seen of a machine cannot fail: it says what it did not see.
+        let machine = ports.machine.clone();
         let faulty = Arc::new(Self { ports, shared: shared.clone() });
         Ports {
             nvml: faulty.clone(),
@@ -47,6 +49,7 @@ impl Faulty {
             slots,
             devices,
             clock: faulty,
+            machine,
         }
     }
 
