@@ -125,7 +125,7 @@ impl Acquire<'_> {
                     Attempt::LeftOver(holders) => left_over = holders,
                 }
                 if self.request.create && !wanted.iter().any(Candidate::is_free) {
-                    let made = create::create(self.node, self.request)?;
+                    let made = create::create(self.node, self.request, |_| None)?;
                     self.created.push(made);
                     snapshot = Cow::Owned(self.node.snapshot()?);
                     wanted = self.candidates(&snapshot)?;

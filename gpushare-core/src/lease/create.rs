@@ -1,11 +1,13 @@
 //! A MIG device that is made for a lease, and given back with it.
 
+use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
 use crate::apply::{ApplyOptions, Source};
 use crate::error::{Error, ErrorCode, Result};
-use crate::id::MigUuid;
+use crate::id::{GpuUuid, MigUuid};
 use crate::lease::request::{LeaseRequest, Of};
+use crate::mig::ProfileName;
 use crate::mode::SharingMode;
 use crate::node::Node;
 use crate::plan::{self, Plan, Request, Step, previous, select};
@@ -15,53 +17,35 @@ use crate::spec::{Entry, Instance, Selector, Spec, Want};
 /// How often it is tried again when others changed the GPUs meanwhile.
 const MOST_TRIES: usize = 5;
 
-/// Creates one MIG device for a request on a GPU with MIG on, beside everything that is there.
+/// Creates one MIG device for a request on a GPU with MIG on, beside everything that is there: of those
+/// that `allowed` names, where it names any.
 ///
 /// # Errors
 /// INSUFFICIENT when no GPU has room, with what fits; as [`Node::apply`].
-pub(super) fn create(node: &Node, request: &LeaseRequest) -> Result<MigUuid> {
+pub(super) fn create(
+    node: &Node,
+    request: &LeaseRequest,
+    allowed: impl Fn(&Snapshot) -> Option<BTreeSet<String>>,
+) -> Result<MigUuid> {
     let Of::Mig(profile) = request.of else {
         return Err(Error::new(ErrorCode::InvalidArgument, "a profile must be named"));
     };
     for _ in 0..MOST_TRIES {
         let snapshot = node.snapshot()?;
-        let with_mig = |gpu: &&GpuSnapshot| gpu.mode == SharingMode::Mig && gpu.cordoned.is_none();
-        let mut best: Option<(usize, Plan)> = None;
-        let mut refused = None;
-        for gpu in snapshot.gpus.iter().filter(with_mig) {
-            let Some(mig) = &gpu.mig else { continue };
-            let spec = beside(&snapshot, gpu, mig, profile);
-            match plan::plan_request(&snapshot, &Request::Apply(spec)) {
-                Ok(plan) if !destroys(&plan) && plan.needs.is_empty() => {
-                    // Where the least stays free: large profiles fit elsewhere.
-                    let left: usize = plan.gpus.iter().map(|gpu| gpu.fits_after.len()).sum();
-                    if best.as_ref().is_none_or(|(least, _)| left < *least) {
-                        best = Some((left, plan));
-                    }
-                }
-                Ok(_) => {}
-                Err(error) => refused = Some(error),
-            }
-        }
-        let Some((_, plan)) = best else {
-            return Err(refused.unwrap_or_else(|| {
-                Error::new(
-                    ErrorCode::Insufficient,
-                    format!(
-                        "{}: no GPU with MIG on has room for it beside what is there",
-                        request.what()
-                    ),
-                )
-            }));
-        };
-        match node
-            .apply_with(Source::Plan(&plan), &ApplyOptions::new(), |_| ControlFlow::Continue(()))
-        {
+        let (gpu, plan) = best(&snapshot, request, profile, allowed(&snapshot).as_ref())?;
+        let options = ApplyOptions::new();
+        match node.apply_with(Source::Plan(&plan), &options, |_| ControlFlow::Continue(())) {
             Ok(_) => {
+                let steps = plan.changed().flat_map(|gpu| &gpu.steps);
+                let place = steps.into_iter().find_map(|step| match step {
+                    Step::CreateGpuInstance(gi) => Some(gi.placement),
+                    _ => None,
+                });
                 let after = node.snapshot()?;
-                let known: Vec<&MigUuid> = devices(&snapshot).collect();
-                if let Some(new) = devices(&after).find(|uuid| !known.contains(uuid)) {
-                    return Ok(new.clone());
+                let there = after.gpu(&gpu).zip(place);
+                let device = there.and_then(|(gpu, place)| gpu.mig_device_at(place, 0));
+                if let Some(device) = device {
+                    return Ok(device.uuid.clone());
                 }
             }
             Err(error) if error.code() == ErrorCode::Stale => {}
@@ -74,8 +58,48 @@ pub(super) fn create(node: &Node, request: &LeaseRequest) -> Result<MigUuid> {
     ))
 }
 
-fn devices(snapshot: &Snapshot) -> impl Iterator<Item = &MigUuid> {
-    snapshot.gpus.iter().flat_map(|gpu| &gpu.mig_devices).map(|device| &device.uuid)
+/// The plan that leaves the least room free: large profiles fit elsewhere then.
+fn best(
+    snapshot: &Snapshot,
+    request: &LeaseRequest,
+    profile: ProfileName,
+    allowed: Option<&BTreeSet<String>>,
+) -> Result<(GpuUuid, Plan)> {
+    let mut best: Option<(usize, GpuUuid, Plan)> = None;
+    let mut refused = None;
+    let open = |gpu: &&GpuSnapshot| {
+        gpu.mode == SharingMode::Mig
+            && gpu.cordoned.is_none()
+            && gpu.unsettled.is_none()
+            && allowed.is_none_or(|allowed| allowed.contains(gpu.uuid.as_str()))
+    };
+    for gpu in snapshot.gpus.iter().filter(open) {
+        let Some(mig) = &gpu.mig else { continue };
+        let enough = mig.geometry.resolve(profile).is_ok_and(|profile| {
+            request.min_memory.is_none_or(|memory| profile.memory >= memory)
+                && request.min_sm_count.is_none_or(|count| profile.sm_count >= count)
+        });
+        if !enough {
+            continue;
+        }
+        match plan::plan_request(snapshot, &Request::Apply(beside(snapshot, gpu, mig, profile))) {
+            Ok(plan) if !destroys(&plan) && plan.needs.is_empty() => {
+                let left: usize = plan.gpus.iter().map(|gpu| gpu.fits_after.len()).sum();
+                if best.as_ref().is_none_or(|(least, ..)| left < *least) {
+                    best = Some((left, gpu.uuid.clone(), plan));
+                }
+            }
+            Ok(_) => {}
+            Err(error) => refused = Some(error),
+        }
+    }
+    best.map(|(_, gpu, plan)| (gpu, plan)).ok_or_else(|| {
+        refused.unwrap_or_else(|| {
+            let what = request.what();
+            let why = "no GPU with MIG on has room for it beside what is there";
+            Error::new(ErrorCode::Insufficient, format!("{what}: {why}"))
+        })
+    })
 }
 
 /// The instances that are there, and one more.
@@ -83,7 +107,7 @@ fn beside(
     snapshot: &Snapshot,
     gpu: &GpuSnapshot,
     mig: &MigStatus,
-    profile: crate::mig::ProfileName,
+    profile: ProfileName,
 ) -> Spec {
     let mut layout: Vec<_> =
         mig.gpu_instances.iter().map(|gi| previous::instance(snapshot, gpu, gi)).collect();

@@ -7,7 +7,7 @@ use crate::mig::solve::{CurrentCompute, CurrentInstance, Solution, WantedInstanc
 use crate::mig::{ComputeProfile, Geometry, Placement, Profile};
 use crate::mode::{ComputeMode, Interval, SharingMode};
 use crate::parameters::Parameters;
-use crate::plan::shares::doomed;
+use crate::plan::shares::{doomed, void_leases};
 use crate::plan::step::{ComputeInstanceStep, GpuInstanceStep, Step};
 use crate::plan::target::{MigTarget, Target};
 use crate::plan::{Eviction, Fit, GpuPlan, Kept, Needs, expect_visible};
@@ -388,8 +388,16 @@ impl Planner<'_> {
         self.gpu.compute_mode.filter(|_| touched)
     }
 
-    /// A share that goes, or becomes another one, must not be somebody's.
+    /// A share that goes, or becomes another one, must not be somebody's; nor must the device whose shares
+    /// were others when it was leased.
     fn leases(&mut self) {
+        if !self.plan.steps.is_empty() {
+            let void: Vec<_> = void_leases(self.snapshot, self.gpu).cloned().collect();
+            for share in void {
+                let holders = share.holder.into_iter().collect();
+                self.need_gone(format!("share {}, which is leased,", share.id), holders);
+            }
+        }
         for share in doomed(self.gpu, &self.plan) {
             let there = self.gpu.shares.iter().find(|there| there.id == share);
             if let Some(holder) = there.and_then(|there| there.holder.clone()) {

@@ -8,7 +8,7 @@ use crate::parameters::Parameters;
 use crate::plan::GpuPlan;
 use crate::plan::step::{MigPlace, Step};
 use crate::snapshot::shares::{MPS_CLIENTS, count_of, ids};
-use crate::snapshot::{GpuSnapshot, MigDevice, Record};
+use crate::snapshot::{GpuSnapshot, MigDevice, Record, Share, Snapshot};
 
 /// The shares of a GPU that are no longer what they were when a plan is done: nobody may have them
 /// while it is applied.
@@ -19,6 +19,16 @@ pub(crate) fn doomed(gpu: &GpuSnapshot, plan: &GpuPlan) -> Vec<ShareId> {
     let stay = staying(gpu, plan);
     let all = gpu.shares.iter().map(|share| share.id.clone());
     all.filter(|share| !stay.contains(share)).collect()
+}
+
+/// Leases of shares that the devices of a GPU no longer have: whoever has one still has the device.
+pub(crate) fn void_leases<'a>(
+    snapshot: &'a Snapshot,
+    gpu: &'a GpuSnapshot,
+) -> impl Iterator<Item = &'a Share> {
+    snapshot.void_leases.iter().filter(|share| {
+        share.id.device() == gpu.uuid.as_str() || gpu.mig_device(&share.id).is_some()
+    })
 }
 
 fn staying(gpu: &GpuSnapshot, plan: &GpuPlan) -> Vec<ShareId> {
