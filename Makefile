@@ -20,9 +20,9 @@ INSTALL ?= install
 TARGET ?= $(or $(CARGO_TARGET_DIR),target)
 root = $(DESTDIR)$(PREFIX)
 # From the directory of libraries to that of headers, wherever the one is.
-to_include = $(shell realpath -m --relative-to=/$(LIB) /$(INCLUDE))
+to_include = $(shell realpath -s -m --relative-to=/$(LIB) /$(INCLUDE))
 # From the directory of gpushare.pc to PREFIX: an installation can be moved as a whole.
-from_pc = $(shell realpath -m --relative-to=/$(LIB)/pkgconfig /)
+from_pc = $(shell realpath -s -m --relative-to=/$(LIB)/pkgconfig /)
 fill = sed -e 's|@FROM_PC@|$(from_pc)|g' -e 's|@LIB@|$(LIB)|g' -e 's|@INCLUDE@|$(INCLUDE)|g' \
 	-e 's|@VERSION@|$(VERSION)|g' -e 's|@SO@|$(SO)|g' -e 's|@NATIVE@|$(NATIVE)|g' \
 	-e 's|@TO_INCLUDE@|$(to_include)|g'
