@@ -9,6 +9,7 @@ mod driver;
 mod facts;
 mod gpus;
 mod mps;
+mod places;
 mod show;
 #[cfg(test)]
 #[cfg(feature = "sim")]
@@ -313,13 +314,13 @@ const CHECKS: &[Check] = &[
     gpu("daemon-drift", mps::drift),
     gpu("hazard-in-force", mps::hazard_in_force),
     node("declared-percentage-corrupts", mps::declared),
-    node("foreign-daemon", mps::foreign),
-    machine("daemon-dies-with-its-group", mps::cgroup),
-    machine("default-directory-in-use", mps::default_in_use),
-    machine("default-directory-left", mps::default_left),
-    machine("default-directory-strange", mps::default_strange),
-    machine("environment-for-all", mps::environment),
-    node("daemon-directory-left", mps::directory_left),
+    node("foreign-daemon", places::foreign),
+    machine("daemon-dies-with-its-group", places::cgroup),
+    machine("default-directory-in-use", places::default_in_use),
+    machine("default-directory-left", places::default_left),
+    machine("default-directory-strange", places::default_strange),
+    machine("environment-for-all", places::environment),
+    node("daemon-directory-left", places::directory_left),
 ];
 
 /// The ids of all checks.
