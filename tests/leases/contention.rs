@@ -15,8 +15,10 @@ fn turns(text: &str) -> Vec<Turn> {
     let lines = text.lines().filter(|line| !line.is_empty());
     lines
         .map(|line| {
-            let times: Vec<i128> =
-                line.split(' ').map(|word| word.parse().unwrap_or_else(|_| panic!("{text}"))).collect();
+            let times: Vec<i128> = line
+                .split(' ')
+                .map(|word| word.parse().unwrap_or_else(|_| panic!("{text}")))
+                .collect();
             assert_eq!(times.len(), 3, "{text}");
             Turn { asked: times[0], got: times[1] }
         })

@@ -21,7 +21,8 @@ fn what_changes_is_not_leased_and_what_is_leased_does_not_change() {
     let tenants: Vec<Value> = tenants.into_iter().map(read).collect();
     let flips: Vec<Value> = flips.into_iter().map(read).collect();
     let _ = writeln!(std::io::stderr(), "{tenants:?} {flips:?}");
-    let sum = |all: &[Value], key: &str| all.iter().filter_map(|one| one[key].as_u64()).sum::<u64>();
+    let sum =
+        |all: &[Value], key: &str| all.iter().filter_map(|one| one[key].as_u64()).sum::<u64>();
     assert!(sum(&flips, "applied") > 10 && sum(&flips, "busy") > 0, "{flips:?}");
     assert!(sum(&tenants, "leased") > 100, "{tenants:?}");
     assert_eq!(sum(&tenants, "void"), 0, "{tenants:?}");

@@ -163,6 +163,7 @@ impl Lease {
         let failed = |errno: rustix::io::Errno| {
             Error::new(ErrorCode::Io, format!("cannot hand the lease on: {errno}"))
         };
+        self.held.keep_in_children();
         self.held.with(|slots| {
             slots
                 .iter()
@@ -177,7 +178,6 @@ impl Lease {
 
     /// Hands its descriptors on, without a copy for the caller.
     fn hand_on(&self) -> Result<()> {
-        self.held.keep_in_children();
         self.descriptors().map(drop)
     }
 

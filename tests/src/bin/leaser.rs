@@ -115,9 +115,8 @@ fn forked(node: &Node, gpu: &str) -> Result<()> {
     drop(copies);
     let shares = [only(&dropped)?, only(&asked_for)?];
     after_fork_in_child();
-    let errors = [dropped.check(), asked_for.check()].map(|checked| {
-        checked.err().map_or("OK", |error| error.code().name())
-    });
+    let errors = [dropped.check(), asked_for.check()]
+        .map(|checked| checked.err().map_or("OK", |error| error.code().name()));
     say(&json!({"shares": shares, "errors": errors}).to_string())?;
     wait_for_end();
     dropped.release()?;
@@ -237,7 +236,8 @@ fn flip(node: &Node, seconds: u64, seed: u64) -> Result<()> {
     let (mut applied, mut busy) = (0, 0);
     while Instant::now() < end {
         let (gpu, want) = (dice.roll(2), WANTED[dice.roll(7) as usize]);
-        let spec = format!(r#"{{"version": "gpushare/v1", "gpus": [{{"select": {gpu}, {want}}}]}}"#);
+        let spec =
+            format!(r#"{{"version": "gpushare/v1", "gpus": [{{"select": {gpu}, {want}}}]}}"#);
         match node.apply(&spec.parse()?, &ApplyOptions::new().allow_reset(true)) {
             Ok(_) => applied += 1,
             Err(error) if matches!(error.code(), ErrorCode::Busy | ErrorCode::Locked) => busy += 1,
