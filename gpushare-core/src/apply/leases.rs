@@ -89,8 +89,8 @@ impl Reserved {
         let warn = |error: &Error| {
             tracing::warn!(target: "gpushare::lease", %error, "slots are not as the shares are");
         };
-        for slot in &self.slots {
-            if let Err(error) = ports.slots.retire(slot) {
+        for slot in self.slots {
+            if let Err(error) = ports.slots.retire(&slot) {
                 warn(&error);
             }
         }

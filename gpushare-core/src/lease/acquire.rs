@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, ErrorCode, Result};
-use crate::id::{GpuUuid, MigUuid, Pid, ShareId};
+use crate::id::{GpuUuid, MigUuid, Pid};
 use crate::lease::grant::{grant, together};
 use crate::lease::held::Held;
 use crate::lease::leftover::leftovers;
@@ -17,16 +17,20 @@ use crate::lease::pick::{Candidate, candidates};
 use crate::lease::request::LeaseRequest;
 use crate::lease::{Document, Lease, SCHEMA, create};
 use crate::node::Node;
-use crate::observe::Scope;
+use crate::observe::{Scope, Witnesses};
 use crate::port::{LeaseScope, Ports, Slot, Taken, Ticket};
 use crate::process::Holder;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{GpuSnapshot, Snapshot};
 use crate::state::slot::{self, LeaseNote};
-use crate::state::{journal, lock};
+use crate::state::{journal, lock, record};
 use crate::visible::{Standing, VisibleEntry, VisibleOutcome, resolve};
 
 /// How often who waits is asked whether to stop.
 const PROGRESS: Duration = Duration::from_millis(100);
+/// How often who has others before them looks at the GPUs anew.
+const SELDOM: Duration = Duration::from_secs(2);
+/// How often what was looked at may turn out to be old before it counts as held.
+const MOST_CHANGES: usize = 8;
 /// How often who is first in the queue tries.
 const SOON: Duration = Duration::from_micros(100);
 const LATE: Duration = Duration::from_millis(5);
@@ -61,6 +65,10 @@ struct Acquire<'a> {
     ticket: Option<Box<dyn Ticket>>,
     /// What the tickets of others say: they do not change.
     tickets: BTreeMap<String, BTreeSet<String>>,
+    /// Tickets whose owners are gone, and which others must remove.
+    gone: BTreeSet<String>,
+    /// GPUs that an applier changes now.
+    changing: BTreeSet<GpuUuid>,
     created: Vec<MigUuid>,
 }
 
@@ -85,6 +93,8 @@ pub(super) fn acquire(
         taker: (pid, start_time),
         ticket: None,
         tickets: BTreeMap::new(),
+        gone: BTreeSet::new(),
+        changing: BTreeSet::new(),
         created: Vec::new(),
     };
     let snapshot = match given {
@@ -101,6 +111,8 @@ enum Attempt {
     Held,
     /// These are still on a share that is free, and may have been its last holder's.
     LeftOver(Vec<Holder>),
+    /// The GPUs are not as they were when they were looked at.
+    Changed,
 }
 
 impl Acquire<'_> {
@@ -114,14 +126,29 @@ impl Acquire<'_> {
         let mut looked = start;
         let mut poll = SOON;
         let mut left_over: Vec<Holder> = Vec::new();
-        let mut wanted = self.candidates(&snapshot)?;
+        let mut changes = 0;
+        let mut wanted = match self.candidates(&snapshot) {
+            // It may be only that what was given is old.
+            Err(_) if matches!(snapshot, Cow::Borrowed(_)) => {
+                snapshot = Cow::Owned(self.node.snapshot()?);
+                self.candidates(&snapshot)?
+            }
+            found => found?,
+        };
         loop {
             let devices = devices(&wanted);
             let ahead = self.ahead(&devices)?;
             if ahead.is_empty() {
                 match self.attempt(&snapshot, &wanted)? {
                     Attempt::Lease(lease) => return Ok(*lease),
-                    Attempt::Held => {}
+                    Attempt::Changed if changes < MOST_CHANGES => {
+                        changes += 1;
+                        looked = Instant::now();
+                        snapshot = Cow::Owned(self.node.snapshot()?);
+                        wanted = self.candidates(&snapshot)?;
+                        continue;
+                    }
+                    Attempt::Held | Attempt::Changed => {}
                     Attempt::LeftOver(holders) => left_over = holders,
                 }
                 if self.request.create && !wanted.iter().any(Candidate::is_free) {
@@ -133,14 +160,22 @@ impl Acquire<'_> {
                 }
             }
             let waited = start.elapsed();
+            let late = self.request.timeout.is_some_and(|timeout| waited >= timeout);
+            if late && matches!(snapshot, Cow::Borrowed(_)) {
+                // What was given does not say who holds it now.
+                snapshot = Cow::Owned(self.node.snapshot()?);
+                wanted = self.candidates(&snapshot)?;
+                continue;
+            }
+            let changing = self.changing.clone();
             let wait = || Wait {
                 what: self.request.what(),
                 waited,
                 ahead: ahead.len(),
                 holders: holders(&wanted, &left_over),
             };
-            if self.request.timeout.is_some_and(|timeout| waited >= timeout) {
-                return Err(in_vain(&wait(), self.request.timeout));
+            if late {
+                return Err(in_vain(&wait(), self.request.timeout, &changing));
             }
             if told.elapsed() >= PROGRESS || self.ticket.is_none() {
                 told = Instant::now();
@@ -164,8 +199,10 @@ impl Acquire<'_> {
                     poll = (poll * 2).min(LATE);
                 }
             }
-            // Modes and layouts change, too.
-            if looked.elapsed() >= PROGRESS {
+            // Modes and layouts change, too. Whoever is not first can do nothing with it yet: a hundred
+            // who wait must not keep the driver busy.
+            let again = if ahead.is_empty() { PROGRESS } else { SELDOM };
+            if looked.elapsed() >= again {
                 looked = Instant::now();
                 left_over.clear();
                 snapshot = Cow::Owned(self.node.snapshot()?);
@@ -174,11 +211,18 @@ impl Acquire<'_> {
         }
     }
 
-    fn candidates(&self, snapshot: &Snapshot) -> Result<Vec<Candidate>> {
+    fn candidates(&mut self, snapshot: &Snapshot) -> Result<Vec<Candidate>> {
+        let at_work = |gpu: &&GpuSnapshot| {
+            let journal = gpu.unsettled.as_ref();
+            journal.is_some_and(|journal| is_at_work(self.ports, &gpu.uuid, journal))
+        };
+        self.changing = snapshot.gpus.iter().filter(at_work).map(|gpu| gpu.uuid.clone()).collect();
         let visible = self.request.visible.as_ref().map(|list| visible(snapshot, list));
         let ours = self.ours(snapshot);
-        let found = candidates(snapshot, self.request, visible.as_ref(), &ours);
+        let found = candidates(snapshot, self.request, visible.as_ref(), &ours, &self.changing);
         match found {
+            // It is over soon, and nobody knows what will be there then.
+            Err(_) if !self.changing.is_empty() => Ok(Vec::new()),
             // What is not there can be made.
             Err(error) if self.request.create && error.code() == ErrorCode::Insufficient => {
                 Ok(Vec::new())
@@ -205,7 +249,9 @@ impl Acquire<'_> {
             let own = ticket.name();
             before.retain(|name| name.as_str() < own);
         }
-        self.tickets.retain(|name, _| before.contains(name));
+        // Sorted, as they are.
+        self.tickets.retain(|name, _| before.binary_search(name).is_ok());
+        before.retain(|name| !self.gone.contains(name));
         let mut ahead = Vec::new();
         for name in before {
             let theirs = self.tickets.entry(name.clone()).or_insert_with(|| {
@@ -218,8 +264,12 @@ impl Acquire<'_> {
                 ahead.push(name);
             }
         }
-        while ahead.last().is_some_and(|last| !slots.still_waits(last)) {
-            ahead.pop();
+        while let Some(last) = ahead.pop() {
+            if slots.still_waits(&last) {
+                ahead.push(last);
+                break;
+            }
+            self.gone.insert(last);
         }
         Ok(ahead)
     }
@@ -241,7 +291,7 @@ impl Acquire<'_> {
             match self.take(snapshot, alike)? {
                 Attempt::Held => {}
                 Attempt::LeftOver(holders) => last = Attempt::LeftOver(holders),
-                lease => return Ok(lease),
+                attempt => return Ok(attempt),
             }
         }
         Ok(last)
@@ -258,19 +308,15 @@ impl Acquire<'_> {
         let mut missing = None;
         let mut left_over: Vec<Holder> = Vec::new();
         for candidate in wanted {
-            let slot = match self.ports.slots.try_take(&candidate.share)? {
-                Taken::Slot(slot) => slot,
-                Taken::Held => continue,
-                Taken::Missing => match self.make(candidate) {
-                    Ok(()) => match self.ports.slots.try_take(&candidate.share)? {
-                        Taken::Slot(slot) => slot,
-                        Taken::Held | Taken::Missing => continue,
-                    },
-                    Err(error) => {
-                        missing.get_or_insert(error);
-                        continue;
-                    }
-                },
+            let slot = match self.slot(candidate) {
+                Ok(Some(slot)) => slot,
+                Ok(None) => continue,
+                Err(error) if error.code() == ErrorCode::Stale => return Ok(Attempt::Changed),
+                // Another may do: one that is broken must not bar them all.
+                Err(error) => {
+                    missing.get_or_insert(error);
+                    continue;
+                }
             };
             let others = leftovers(
                 self.ports,
@@ -279,7 +325,11 @@ impl Acquire<'_> {
                 candidate,
                 &|pid| self.is_ours(pid),
                 self.taker,
-            )?;
+            );
+            let others = match others {
+                Err(error) if error.code() == ErrorCode::Stale => return Ok(Attempt::Changed),
+                others => others?,
+            };
             if !others.is_empty() {
                 left_over.extend(others);
                 continue;
@@ -293,6 +343,23 @@ impl Acquire<'_> {
             Some(error) if left_over.is_empty() => Err(error),
             _ if left_over.is_empty() => Ok(Attempt::Held),
             _ => Ok(Attempt::LeftOver(left_over)),
+        }
+    }
+
+    /// The slot of a share, if it is free; it is made where there is none.
+    ///
+    /// # Errors
+    /// STALE when there is no such share any more; as [`Slots::try_take`](crate::port::Slots::try_take).
+    fn slot(&self, candidate: &Candidate) -> Result<Option<Slot>> {
+        match self.ports.slots.try_take(&candidate.share)? {
+            Taken::Slot(slot) => return Ok(Some(slot)),
+            Taken::Held => return Ok(None),
+            Taken::Missing => self.make(candidate)?,
+        }
+        match self.ports.slots.try_take(&candidate.share)? {
+            Taken::Slot(slot) => Ok(Some(slot)),
+            // Removed from under its holder, who has it still.
+            Taken::Held | Taken::Missing => Ok(None),
         }
     }
 
@@ -313,11 +380,14 @@ impl Acquire<'_> {
         let _lock =
             lock::acquire(store, clock, &gpus, timeout, &mut |_| ControlFlow::Continue(()))?;
         let snapshot = self.node.observer()?.snapshot(&Scope::gpus(gpus))?;
-        // Somebody may hold one that was removed from under them.
-        let held: BTreeSet<ShareId> = slots.openers().into_iter().map(|(share, _)| share).collect();
         let shares = snapshot.gpus.iter().flat_map(|gpu| &gpu.shares);
-        let shares = shares.map(|share| share.id.clone()).filter(|share| !held.contains(share));
-        slots.prepare(&shares.collect::<Vec<_>>())
+        let shares: Vec<_> = shares.map(|share| share.id.clone()).collect();
+        slots.prepare(&shares)?;
+        if shares.contains(&candidate.share) {
+            return Ok(());
+        }
+        let message = format!("share {} is no more: its GPU was changed", candidate.share);
+        Err(Error::new(ErrorCode::Stale, message).of_gpu(&candidate.gpu))
     }
 
     /// The slots are ours: what they are of must still be there, and is noted.
@@ -326,18 +396,23 @@ impl Acquire<'_> {
         if let Some((gpu, journal)) =
             taken.iter().find_map(|(_, gpu)| Some((gpu, unsettled.get(gpu)?)))
         {
+            if is_at_work(self.ports, gpu, journal) {
+                return Ok(Attempt::Changed);
+            }
             return Err(Error::new(
                 ErrorCode::RecoveryRequired,
                 format!("a change of GPU {gpu} was not finished ({journal}): `gpushare recover` settles it"),
             )
             .of_gpu(gpu));
         }
-        let gone = |gpu: &GpuUuid| {
-            Error::new(ErrorCode::Stale, format!("GPU {gpu} is not in the snapshot")).of_gpu(gpu)
-        };
         let mut grants = Vec::new();
-        for (slot, gpu) in &taken {
-            let there = snapshot.gpu(gpu).ok_or_else(|| gone(gpu))?;
+        for (position, (slot, gpu)) in taken.iter().enumerate() {
+            let Some(there) = snapshot.gpu(gpu) else { return Ok(Attempt::Changed) };
+            // Shares of other modes have the same names. While we have the slot it stays as it is.
+            let known = taken.iter().take(position).any(|(_, known)| known == gpu);
+            if !known && record::of(self.ports.store.as_ref(), gpu)? != there.record {
+                return Ok(Attempt::Changed);
+            }
             let devices = self.ports.devices.as_ref();
             grants.push(grant(there, &slot.share, &self.request.terms, devices)?);
         }
@@ -378,29 +453,17 @@ impl Acquire<'_> {
             Some(device) => device.memory,
             None => gpu.memory,
         });
-        let held: BTreeSet<ShareId> = self
-            .ports
-            .slots
-            .held()?
-            .into_iter()
-            .map(|slot| slot.share)
-            .filter(|share| share.device() == device)
-            .collect();
-        let notes = slot::read(self.ports.slots.as_ref(), None)?;
-        let mut newest: BTreeMap<&ShareId, &LeaseNote> = BTreeMap::new();
-        for noted in notes.iter().filter(|noted| held.contains(&noted.share)) {
-            let known = newest.entry(&noted.share).or_insert(&noted.note);
-            if noted.note.taken > known.taken {
-                *known = &noted.note;
-            }
+        let slots = self.ports.slots.as_ref();
+        let held = slots.held()?;
+        let notes = slot::read(slots, None)?;
+        let mut witnesses = Witnesses::new(slots, self.ports.processes.as_ref());
+        let (mut threads, mut bytes) = (0.0, 0_u128);
+        for slot in held.iter().filter(|slot| slot.share.device() == device) {
+            let Some(noted) = witnesses.tenant(slot, &notes).note else { continue };
+            let terms = noted.note.terms;
+            threads += terms.thread_percentage.map_or(0.0, |percentage| percentage.get());
+            bytes += terms.pinned_memory_limit.map_or(0, |limit| u128::from(limit.get()));
         }
-        let threads: f64 =
-            newest.values().filter_map(|note| note.terms.thread_percentage).map(|p| p.get()).sum();
-        let bytes: u128 = newest
-            .values()
-            .filter_map(|note| note.terms.pinned_memory_limit)
-            .map(|limit| u128::from(limit.get()))
-            .sum();
         Ok(threads <= 100.001 && memory.is_none_or(|memory| bytes <= u128::from(memory.get())))
     }
 }
@@ -408,8 +471,30 @@ impl Acquire<'_> {
 /// How long a change of a GPU is waited for at least, where a slot must be made.
 const MAKING: Duration = Duration::from_secs(2);
 
+/// Whether the applier that wrote a journal is still at it: then it is no matter of recovery.
+fn is_at_work(ports: &Ports, gpu: &GpuUuid, journal: &str) -> bool {
+    let there =
+        || journal::has_living_applier(ports.store.as_ref(), ports.processes.as_ref(), journal);
+    if !there() {
+        return false;
+    }
+    match ports.store.try_lock(&format!("lock/{gpu}.lock")) {
+        // It gave up, or is done by now.
+        Ok(Some(_lock)) => {
+            journal::read(ports.store.as_ref(), journal).is_ok_and(|found| found.is_none())
+        }
+        Ok(None) => true,
+        // This user may not ask.
+        Err(_) => true,
+    }
+}
+
 /// Whether a process is one of these, or a child of one.
-fn descends(processes: &dyn crate::port::Processes, pid: Pid, roots: &BTreeSet<Pid>) -> bool {
+pub(super) fn descends(
+    processes: &dyn crate::port::Processes,
+    pid: Pid,
+    roots: &BTreeSet<Pid>,
+) -> bool {
     let mut seen = BTreeSet::new();
     let mut next = Some(pid);
     while let Some(pid) = next.filter(|pid| seen.insert(*pid)) {
@@ -433,10 +518,13 @@ fn holders(wanted: &[Candidate], left_over: &[Holder]) -> Vec<Holder> {
     holders
 }
 
-fn in_vain(wait: &Wait, timeout: Option<Duration>) -> Error {
+fn in_vain(wait: &Wait, timeout: Option<Duration>, changing: &BTreeSet<GpuUuid>) -> Error {
     let names: Vec<_> = wait.holders.iter().take(8).map(ToString::to_string).collect();
     let mut why = match names.len() {
-        0 => "others hold it".to_owned(),
+        0 => match changing.first() {
+            Some(gpu) => format!("GPU {gpu} is being changed now"),
+            None => "others hold it".to_owned(),
+        },
         _ => format!("held by {}", names.join(", ")),
     };
     if wait.holders.len() > names.len() {

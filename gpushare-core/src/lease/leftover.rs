@@ -7,16 +7,17 @@ use std::collections::BTreeSet;
 
 use crate::error::{Error, ErrorCode, Result};
 use crate::id::Pid;
+use crate::lease::acquire::descends;
 use crate::lease::grant::SHARES_VARIABLE;
 use crate::lease::pick::Candidate;
 use crate::node::Node;
 use crate::observe::Scope;
-use crate::port::{Ports, Slot};
+use crate::port::{Ports, Processes, Slot};
 use crate::process::{Holder, HolderKind};
 use crate::snapshot::GpuSnapshot;
 use crate::state::slot::{self, Noted};
 
-/// Who was the last to hold a share and is still there, in whoever's name. Nobody is asked where the
+/// Who held a share before and is still there, in whoever's name. Nobody is asked where the
 /// last holder was this process itself, or nobody ever held it.
 ///
 /// # Errors
@@ -29,11 +30,17 @@ pub(super) fn leftovers(
     is_ours: &dyn Fn(Pid) -> bool,
     taker: (Pid, Option<u64>),
 ) -> Result<Vec<Holder>> {
-    let notes = slot::read(ports.slots.as_ref(), Some(&slot.share))?;
+    let mut notes = slot::read(ports.slots.as_ref(), Some(&slot.share))?;
+    // Nobody leased it in the time to come, whatever they wrote.
+    let now = ports.clock.ticks();
+    notes.retain(|noted| noted.note.taken <= now);
     let Some(last) = notes.iter().max_by_key(|noted| noted.note.taken) else {
         return Ok(Vec::new());
     };
-    if last.note.is_by(taker.0, taker.1) && last.note.for_pid.is_none() {
+    let own = ports.processes.own_uid();
+    let later = |noted: &Noted| noted.author != own && noted.note.taken >= last.note.taken;
+    let ours = last.author == own && last.note.is_by(taker.0, taker.1) && !notes.iter().any(later);
+    if ours && last.note.for_pid.is_none() {
         return Ok(Vec::new());
     }
     let mut observer = node.observer()?;
@@ -50,7 +57,13 @@ pub(super) fn leftovers(
     })?;
     let count = gpu.shares.iter().filter(|s| s.id.device() == slot.share.device()).count();
     let here = on_device(gpu, slot).into_iter().filter(|holder| !is_ours(holder.pid));
-    Ok(here.filter(|holder| count == 1 || is_of(ports, holder, slot, last)).collect())
+    // Any of them may have left somebody there, and any of them but the last may be made up.
+    Ok(here
+        .filter(|holder| {
+            let there = |noted: &Noted| is_of(ports, gpu, holder, slot, noted);
+            count == 1 || notes.iter().any(there)
+        })
+        .collect())
 }
 
 /// Whoever computes on the device of a share.
@@ -65,7 +78,7 @@ fn on_device(gpu: &GpuSnapshot, slot: &Slot) -> Vec<Holder> {
 
 /// Whether a process is there by the lease that ended: its environment says so, or it descends from
 /// who took it. Where neither can be seen, it is by its user and time.
-fn is_of(ports: &Ports, holder: &Holder, slot: &Slot, last: &Noted) -> bool {
+fn is_of(ports: &Ports, gpu: &GpuSnapshot, holder: &Holder, slot: &Slot, last: &Noted) -> bool {
     let processes = ports.processes.as_ref();
     let share = slot.share.to_string();
     match processes.environment(holder.pid, &[SHARES_VARIABLE]) {
@@ -76,8 +89,19 @@ fn is_of(ports: &Ports, holder: &Holder, slot: &Slot, last: &Noted) -> bool {
         None => {
             holder.uid == Some(last.author)
                 && holder.start_time.is_none_or(|start| start >= last.note.taken)
+                && !has_another(processes, gpu, holder, slot)
         }
     }
+}
+
+/// Whether a process descends from the holder of another share of the same device.
+fn has_another(processes: &dyn Processes, gpu: &GpuSnapshot, holder: &Holder, slot: &Slot) -> bool {
+    let others = gpu
+        .shares
+        .iter()
+        .filter(|share| share.id.device() == slot.share.device() && share.id != slot.share);
+    let holders = others.filter_map(|share| Some(share.holder.as_ref()?.pid)).collect();
+    descends(processes, holder.pid, &holders)
 }
 
 fn descends_from_the_last(ports: &Ports, pid: Pid, last: &Noted) -> bool {

@@ -11,7 +11,7 @@ use crate::mode::SharingMode;
 use crate::node::Node;
 use crate::observe::Scope;
 use crate::port::LeaseScope;
-use crate::snapshot::{Share, Snapshot};
+use crate::snapshot::{GpuSnapshot, Share, Snapshot};
 use crate::terminal::{count, printable};
 
 /// The schema that it names.
@@ -65,6 +65,9 @@ impl Node {
         if ports.slots.scope() == LeaseScope::Node && ports.slots.may_prepare() {
             prepare(self, &snapshot)?;
         }
+        if ports.slots.may_prepare() {
+            sweep(self, &snapshot)?;
+        }
         let tickets = ports.slots.queue()?;
         let waiting = tickets.iter().filter(|ticket| ports.slots.still_waits(ticket)).count();
         Ok(LeaseList {
@@ -92,17 +95,38 @@ impl Node {
 /// Makes the slots that are missing, of GPUs that nobody changes now.
 fn prepare(node: &Node, snapshot: &Snapshot) -> Result<()> {
     let ports = node.ports();
+    let shares = |gpu: &GpuSnapshot| gpu.shares.iter().map(|s| s.id.clone()).collect::<Vec<_>>();
     for gpu in &snapshot.gpus {
+        if ports.slots.are_there(&shares(gpu))? {
+            continue;
+        }
         let Some(_lock) = ports.store.try_lock(&format!("lock/{}.lock", gpu.uuid))? else {
             continue;
         };
         let now = node.observer()?.snapshot(&Scope::gpus([gpu.uuid.clone()]))?;
-        let held: Vec<_> = ports.slots.openers().into_iter().map(|(share, _)| share).collect();
-        let shares = now.gpus.iter().flat_map(|gpu| &gpu.shares).map(|share| share.id.clone());
-        let missing: Vec<_> = shares.filter(|share| !held.contains(share)).collect();
-        ports.slots.prepare(&missing)?;
+        ports.slots.prepare(&now.gpus.iter().flat_map(shares).collect::<Vec<_>>())?;
     }
     Ok(())
+}
+
+/// Clears away what is of shares that are no more, unless somebody changes a GPU now.
+fn sweep(node: &Node, snapshot: &Snapshot) -> Result<()> {
+    let ports = node.ports();
+    let mut locks = Vec::new();
+    for gpu in &snapshot.gpus {
+        match ports.store.try_lock(&format!("lock/{}.lock", gpu.uuid))? {
+            Some(lock) => locks.push(lock),
+            None => return Ok(()),
+        }
+    }
+    let now = node.observer()?.snapshot(&Scope::all())?;
+    // What was not seen may be there.
+    let same = now.gpus.iter().map(|gpu| &gpu.uuid).eq(snapshot.gpus.iter().map(|gpu| &gpu.uuid));
+    if !same || now.gpus.iter().any(|gpu| gpu.mode == SharingMode::Lost) {
+        return Ok(());
+    }
+    let shares = now.gpus.iter().flat_map(|gpu| &gpu.shares).map(|share| share.id.clone());
+    ports.slots.sweep(&shares.collect())
 }
 
 impl fmt::Display for LeaseList {

@@ -164,6 +164,7 @@ impl Lease {
         let failed = |errno: rustix::io::Errno| {
             Error::new(ErrorCode::Io, format!("cannot hand the lease on: {errno}"))
         };
+        self.held.keep_in_children();
         self.held.with(|slots| {
             slots
                 .iter()

@@ -41,7 +41,8 @@ struct Device<'a> {
 }
 
 /// The shares that a request means, best first; those that others have are among them. `ours` are the
-/// processes of whoever asks: they are in nobody's way.
+/// processes of whoever asks: they are in nobody's way. `changing` are the GPUs that an applier changes
+/// now: they are BUSY.
 ///
 /// # Errors
 /// NOT_FOUND for a GPU or share that is not there; INVALID_STATE, UNSUPPORTED, PERMISSION_DENIED,
@@ -51,12 +52,13 @@ pub(crate) fn candidates(
     request: &LeaseRequest,
     visible: Option<&BTreeSet<String>>,
     ours: &BTreeSet<Pid>,
+    changing: &BTreeSet<GpuUuid>,
 ) -> Result<Vec<Candidate>> {
     let gpus = gpus(snapshot, request)?;
     let mut refused: Vec<Error> = Vec::new();
     let mut ranked: Vec<(Rank, Candidate)> = Vec::new();
     for gpu in gpus {
-        if let Err(error) = expect_open(gpu) {
+        if let Err(error) = expect_open(gpu, changing) {
             refused.push(error);
             continue;
         }
@@ -117,10 +119,13 @@ fn shares_of(gpu: &GpuSnapshot) -> String {
 }
 
 /// Refuses a GPU of which nothing is leased now.
-fn expect_open(gpu: &GpuSnapshot) -> Result<()> {
+fn expect_open(gpu: &GpuSnapshot, changing: &BTreeSet<GpuUuid>) -> Result<()> {
     let refuse = |code, why: String| {
         Err(Error::new(code, format!("GPU {} {why}", select::name(gpu))).of_gpu(&gpu.uuid))
     };
+    if changing.contains(&gpu.uuid) {
+        return refuse(ErrorCode::Busy, "is being changed now: wait with a timeout".to_owned());
+    }
     if let Some(journal) = &gpu.unsettled {
         return refuse(
             ErrorCode::RecoveryRequired,

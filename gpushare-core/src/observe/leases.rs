@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::id::{GpuUuid, Pid, ShareId};
 use crate::observe::occupants::{holder, lineage};
 use crate::observe::{Observer, Scope};
-use crate::port::HeldSlot;
+use crate::port::{HeldSlot, ProcessFacts, Processes, Slots};
 use crate::process::{Holder, HolderKind};
 use crate::snapshot::{GpuSnapshot, LeaseStatus, LeaseTerms, Share, Usage};
 use crate::state::slot::{self, Noted};
@@ -37,44 +37,18 @@ impl Observer {
         if held.is_empty() {
             return Ok(Vec::new());
         }
-        let notes = slot::read(self.ports.slots.as_ref(), None)?;
-        let lineage = lineage(self.ports.processes.as_ref());
-        // Only where somebody who took a slot is gone: it looks at every process of the machine.
-        let mut openers: Option<BTreeMap<ShareId, Vec<Pid>>> = None;
+        let ports = &self.ports;
+        let notes = slot::read(ports.slots.as_ref(), None)?;
+        let lineage = lineage(ports.processes.as_ref());
+        let mut witnesses = Witnesses::new(ports.slots.as_ref(), ports.processes.as_ref());
         let mut void = Vec::new();
-        for HeldSlot { share, pid } in held {
-            let processes = self.ports.processes.as_ref();
-            let taker = pid.and_then(|pid| Some((pid, processes.facts(pid)?)));
-            let note = notes.iter().find(|noted| {
-                let taker = taker.as_ref();
-                let by_taker = taker.is_some_and(|(pid, facts)| {
-                    noted.note.is_by(*pid, Some(facts.start_time))
-                        && (noted.author == facts.uid || noted.author == 0)
-                });
-                let by_the_gone = taker.is_none() && pid.is_none_or(|pid| noted.note.pid == pid);
-                noted.share == share && (by_taker || by_the_gone)
-            });
-            let inherited = taker.is_none();
-            let (pid, facts) = match taker {
-                Some((pid, facts)) => (pid, Some(facts)),
-                None => {
-                    let openers = openers.get_or_insert_with(|| {
-                        let mut by_share: BTreeMap<_, Vec<Pid>> = BTreeMap::new();
-                        for (share, pid) in self.ports.slots.openers() {
-                            by_share.entry(share).or_default().push(pid);
-                        }
-                        by_share
-                    });
-                    let known = openers.get(&share).and_then(|pids| pids.first()).copied();
-                    let noted = note.map(|noted| noted.note.pid);
-                    let pid = known.or(pid).or(noted).unwrap_or(Pid::new(0));
-                    (pid, processes.facts(pid))
-                }
-            };
+        for slot in held {
+            let tenant = witnesses.tenant(&slot, &notes);
+            let share = slot.share;
             let leased = Share {
                 id: share.clone(),
-                holder: Some(holder(pid, HolderKind::Lease, facts, &lineage)),
-                lease: Some(status(note, inherited)),
+                holder: Some(holder(tenant.pid, HolderKind::Lease, tenant.facts, &lineage)),
+                lease: Some(status(tenant.note, tenant.inherited)),
             };
             match place(gpus, &share) {
                 Some((gpu, position)) => mark(gpu, position, leased),
@@ -94,6 +68,73 @@ impl Observer {
         }
         Ok(())
     }
+}
+
+/// Who has a share, as far as it can be seen, and what may be believed of what is noted.
+#[derive(Debug)]
+pub(crate) struct Tenant<'a> {
+    pub(crate) pid: Pid,
+    pub(crate) facts: Option<ProcessFacts>,
+    pub(crate) note: Option<&'a Noted>,
+    /// The process that took it is gone.
+    pub(crate) inherited: bool,
+}
+
+/// Who is asked who holds a slot.
+#[derive(Debug)]
+pub(crate) struct Witnesses<'a> {
+    slots: &'a dyn Slots,
+    processes: &'a dyn Processes,
+    /// Only where somebody who took a slot is gone: it looks at every process of the machine.
+    openers: Option<BTreeMap<ShareId, Vec<Pid>>>,
+}
+
+impl<'a> Witnesses<'a> {
+    pub(crate) fn new(slots: &'a dyn Slots, processes: &'a dyn Processes) -> Self {
+        Self { slots, processes, openers: None }
+    }
+
+    /// Who has that share. A note counts where the one who has it wrote it, or root did.
+    pub(crate) fn tenant<'n>(&mut self, slot: &HeldSlot, notes: &'n [Noted]) -> Tenant<'n> {
+        let of_share = || notes.iter().filter(|noted| noted.share == slot.share);
+        let taker = slot.pid.and_then(|pid| Some((pid, self.processes.facts(pid)?)));
+        if let Some((pid, facts)) = taker {
+            let by = |noted: &&Noted| {
+                noted.note.is_by(pid, Some(facts.start_time)) && is_from(noted, facts.uid)
+            };
+            let note = of_share().find(by);
+            // Another process may have that pid by now.
+            let reused = note.is_none() && of_share().any(|noted| noted.note.pid == pid);
+            if !reused || self.holders(&slot.share).contains(&pid) {
+                return Tenant { pid, facts: Some(facts), note, inherited: false };
+            }
+        }
+        let known = self.holders(&slot.share).first().copied();
+        let facts = known.and_then(|pid| self.processes.facts(pid));
+        let by_the_gone = of_share().filter(|noted| {
+            slot.pid.is_none_or(|pid| noted.note.pid == pid)
+                && facts.as_ref().is_none_or(|facts| is_from(noted, facts.uid))
+        });
+        let note = by_the_gone.max_by_key(|noted| noted.note.taken);
+        let noted = note.map(|noted| noted.note.pid);
+        let pid = known.or(slot.pid).or(noted).unwrap_or(Pid::new(0));
+        Tenant { pid, facts, note, inherited: true }
+    }
+
+    fn holders(&mut self, share: &ShareId) -> &[Pid] {
+        let openers = self.openers.get_or_insert_with(|| {
+            let mut by_share: BTreeMap<_, Vec<Pid>> = BTreeMap::new();
+            for (share, pid) in self.slots.openers() {
+                by_share.entry(share).or_default().push(pid);
+            }
+            by_share
+        });
+        openers.get(share).map(Vec::as_slice).unwrap_or_default()
+    }
+}
+
+fn is_from(noted: &Noted, user: u32) -> bool {
+    noted.author == user || noted.author == 0
 }
 
 fn status(note: Option<&Noted>, inherited: bool) -> LeaseStatus {

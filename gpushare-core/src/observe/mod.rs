@@ -13,7 +13,7 @@ mod occupants;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-pub(crate) use leases::{cordon, expect_reason};
+pub(crate) use leases::{Witnesses, cordon, expect_reason};
 pub(crate) use occupants::lineage;
 
 use self::mps::gone;

@@ -4,6 +4,7 @@
 //! process has the descriptor. Beside the slots lie notes, which say what was leased and prove
 //! nothing, and the tickets of those who wait.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
@@ -79,11 +80,17 @@ pub trait Slots: Send + Sync + fmt::Debug {
     fn scope(&self) -> LeaseScope;
     /// Whether this user may make slots: then a share that has none gets it when it is asked for.
     fn may_prepare(&self) -> bool;
-    /// Makes the slots of these shares, as far as they are not there.
+    /// Makes the slots of these shares, as far as they are not there. One that was removed from under
+    /// its holder is not made again while they can be seen to hold it.
     ///
     /// # Errors
     /// PERMISSION_DENIED when the slots are another user's; IO.
     fn prepare(&self, shares: &[ShareId]) -> Result<()>;
+    /// Whether each of these shares has a slot, held or not.
+    ///
+    /// # Errors
+    /// IO.
+    fn are_there(&self, shares: &[ShareId]) -> Result<bool>;
     /// Takes a slot if it is free, without waiting.
     ///
     /// # Errors
@@ -99,9 +106,15 @@ pub trait Slots: Send + Sync + fmt::Debug {
     /// # Errors
     /// IO.
     fn held(&self) -> Result<Vec<HeldSlot>>;
-    /// All processes that have a slot open, removed ones included, as far as this process may see: who
-    /// holds it when the one who took it is gone. It looks at every process of the machine.
+    /// All processes that hold a slot, be it that it was removed since, as far as this process may see:
+    /// who holds it when the one who took it is gone. It looks at every process of the machine.
     fn openers(&self) -> Vec<(ShareId, Pid)>;
+    /// Removes what is nobody's: slots and notes of shares that are not among these and that nobody
+    /// holds, and what a process left that was killed while it wrote.
+    ///
+    /// # Errors
+    /// PERMISSION_DENIED, IO.
+    fn sweep(&self, known: &BTreeSet<ShareId>) -> Result<()>;
     /// Writes this user's note of a share.
     ///
     /// # Errors

@@ -15,7 +15,7 @@ use crate::id::{GpuUuid, MigUuid, Pid};
 use crate::mig::Placement;
 use crate::plan::Step;
 use crate::plan::state::GpuState;
-use crate::port::Store;
+use crate::port::{Processes, Store};
 use crate::snapshot::{Epoch, expect_schema};
 use crate::state::record;
 
@@ -269,6 +269,18 @@ pub(crate) fn unsettled(store: &dyn Store) -> Result<BTreeMap<GpuUuid, String>> 
         }
     }
     Ok(gpus)
+}
+
+/// Whether the process that wrote a journal is there, or has settled it meanwhile.
+pub(crate) fn has_living_applier(store: &dyn Store, processes: &dyn Processes, name: &str) -> bool {
+    let header = match read(store, name) {
+        Ok(Some(found)) => found.header,
+        // Settled a moment ago.
+        Ok(None) => return true,
+        Err(_) => return false,
+    };
+    let there = processes.facts(header.pid);
+    there.is_some_and(|facts| header.start_time.is_none_or(|start| start == facts.start_time))
 }
 
 /// Sets a journal aside that nobody can read.

@@ -101,6 +101,20 @@ pub(crate) fn expect_ours(store: &dyn Store, gpu: &GpuUuid) -> Result<()> {
     .of_gpu(gpu))
 }
 
+/// The record of a GPU; none where there is none that can be read.
+///
+/// # Errors
+/// IO, PERMISSION_DENIED.
+pub(crate) fn of(store: &dyn Store, gpu: &GpuUuid) -> Result<Option<Record>> {
+    match read(store, &format!("{gpu}.json")) {
+        Ok(found) => Ok(found.filter(|found| found.gpu == *gpu).map(|found| found.record)),
+        Err(error) if matches!(error.code(), ErrorCode::Io | ErrorCode::PermissionDenied) => {
+            Err(error)
+        }
+        Err(_) => Ok(None),
+    }
+}
+
 /// Writes the record of a GPU durably, or removes it.
 ///
 /// # Errors

@@ -1,13 +1,13 @@
 //! Who holds a slot: as the kernel says.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 
-use super::{Folder, SLOT, share_of};
+use super::{Folder, share_of};
 use crate::error::Result;
 use crate::id::{Pid, ShareId};
 use crate::port::HeldSlot;
@@ -76,8 +76,16 @@ fn is_held(folder: &Folder, name: &str) -> bool {
     shared == Err(Errno::WOULDBLOCK)
 }
 
-/// Every process that has a slot open, be it that the slot was removed since.
-pub(super) fn openers(slots: &Path) -> Vec<(ShareId, Pid)> {
+/// Every process that holds a slot, be it that the slot was removed since. A slot is told by its path,
+/// as this process sees it, or by its inode: another mount namespace may have another path for it.
+pub(super) fn openers(slots: &Path, folder: Option<&Folder>) -> Vec<(ShareId, Pid)> {
+    let slots = as_the_kernel_says(slots);
+    let inodes = folder.and_then(|folder| {
+        let device = rustix::fs::fstat(&folder.directory).ok()?.st_dev;
+        let names = folder.names().ok()?;
+        Some(names.into_iter().map(move |(_, inode)| (device, inode)).collect::<BTreeSet<_>>())
+    });
+    let inodes = inodes.unwrap_or_default();
     let mut openers = Vec::new();
     let Ok(processes) = std::fs::read_dir("/proc") else { return openers };
     for process in processes.flatten() {
@@ -86,17 +94,16 @@ pub(super) fn openers(slots: &Path) -> Vec<(ShareId, Pid)> {
         };
         // Another user's are root's to see.
         let Ok(descriptors) = std::fs::read_dir(process.path().join("fd")) else { continue };
-        let links = descriptors.flatten().filter_map(|fd| std::fs::read_link(fd.path()).ok());
-        for link in links {
-            if link.parent() != Some(slots) {
-                continue;
-            }
+        for descriptor in descriptors.flatten() {
+            let Ok(link) = std::fs::read_link(descriptor.path()) else { continue };
             let name = link.file_name().and_then(|name| name.to_str()).unwrap_or_default();
             let name = name.strip_suffix(" (deleted)").unwrap_or(name);
-            if !name.ends_with(SLOT) {
-                continue;
-            }
-            if let Some(share) = share_of(name) {
+            let Some(share) = share_of(name) else { continue };
+            let ours = link.parent() == Some(&slots)
+                || std::fs::metadata(descriptor.path())
+                    .is_ok_and(|meta| inodes.contains(&(meta.dev(), meta.ino())));
+            let info = process.path().join("fdinfo").join(descriptor.file_name());
+            if ours && holds(&info) {
                 openers.push((share, Pid::new(pid)));
             }
         }
@@ -104,6 +111,28 @@ pub(super) fn openers(slots: &Path) -> Vec<(ShareId, Pid)> {
     openers.sort();
     openers.dedup();
     openers
+}
+
+/// Whether a descriptor has the lock, and not just the file open to see who has it. What cannot be read
+/// counts as if it had, unless it is closed by now.
+fn holds(info: &Path) -> bool {
+    let info = match std::fs::read_to_string(info) {
+        Ok(info) => info,
+        Err(error) => return error.kind() != std::io::ErrorKind::NotFound,
+    };
+    let mut locks = info.lines().filter_map(|line| line.strip_prefix("lock:"));
+    locks.any(|lock| lock.contains("FLOCK") && lock.contains("WRITE"))
+}
+
+/// A path without links: what is not there has none.
+fn as_the_kernel_says(path: &Path) -> PathBuf {
+    if let Ok(path) = path.canonicalize() {
+        return path;
+    }
+    match (path.parent(), path.file_name()) {
+        (Some(above), Some(name)) => as_the_kernel_says(above).join(name),
+        _ => path.to_owned(),
+    }
 }
 
 #[cfg(test)]

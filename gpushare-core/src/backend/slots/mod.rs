@@ -16,6 +16,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
@@ -31,6 +32,10 @@ const SLOTS: &str = "slots";
 const NOTES: &str = "leases";
 /// Who waits.
 const QUEUE: &str = "queue";
+/// How the names of files begin that are being written.
+const SCRATCH: &str = ".new-";
+/// How long one may be.
+const ABANDONED: Duration = Duration::from_secs(60);
 /// How the names of slots end.
 const SLOT: &str = ".slot";
 
@@ -126,7 +131,16 @@ impl FileSlots {
 
     /// One of the directories in which everybody has files of their own.
     fn common_folder(&self, name: &'static str) -> Result<Folder> {
-        self.folder(name)?.ok_or_else(|| no_slots(&self.path()))
+        if let Some(folder) = self.folder(name)? {
+            return Ok(folder);
+        }
+        if !self.may_prepare() {
+            return Err(no_slots(&self.path()));
+        }
+        // It was removed, or nobody leased yet.
+        let gone = || Error::new(ErrorCode::Io, format!("{} is gone", self.path().display()));
+        let above = self.above(true)?.ok_or_else(gone)?;
+        self.folder_in(&above, name, Some(admitted(self.scope).1))?.ok_or_else(gone)
     }
 }
 
@@ -223,18 +237,35 @@ impl Folder {
 
     /// The names in it that are not being written, with their inodes.
     fn names(&self) -> Result<Vec<(String, u64)>> {
+        let mut names = self.all_names()?;
+        names.retain(|(name, _)| !name.starts_with('.'));
+        Ok(names)
+    }
+
+    fn all_names(&self) -> Result<Vec<(String, u64)>> {
         let entries =
             rustix::fs::Dir::read_from(&self.directory).map_err(self.error("list", ""))?;
         let mut names = Vec::new();
         for entry in entries {
             let entry = entry.map_err(self.error("list", ""))?;
             if let Ok(name) = entry.file_name().to_str() {
-                if !name.starts_with('.') && entry.file_type() != FileType::Directory {
+                if entry.file_type() != FileType::Directory {
                     names.push((name.to_owned(), entry.ino()));
                 }
             }
         }
         Ok(names)
+    }
+
+    fn remove(&self, name: &str) {
+        let _ = rustix::fs::unlinkat(&self.directory, name, AtFlags::empty());
+    }
+
+    /// Removes what was never finished and has no owner.
+    fn remove_abandoned(&self) -> Result<()> {
+        let names = self.all_names()?;
+        names.iter().filter(|(name, _)| is_abandoned(name)).for_each(|(name, _)| self.remove(name));
+        Ok(())
     }
 
     /// Opens a file to read it or to hold it; none when it is not there. Whose it is, is not looked at.
@@ -243,6 +274,19 @@ impl Folder {
         match rustix::fs::openat(&self.directory, name, flags, Mode::empty()) {
             Ok(file) => Ok(Some(file)),
             Err(Errno::NOENT) => Ok(None),
+            Err(errno) => Err(not_admitted(self.error("open", name)(errno))),
+        }
+    }
+
+    /// Opens what stands where a slot would.
+    fn open_slot(&self, name: &str) -> Result<Option<OwnedFd>> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        match rustix::fs::openat(&self.directory, name, flags, Mode::empty()) {
+            Ok(file) => Ok(Some(file)),
+            Err(Errno::NOENT) => Ok(None),
+            Err(Errno::LOOP) => Err(no_slot(self, name, "it is a symbolic link")),
+            // A socket, a device without a driver.
+            Err(Errno::NXIO | Errno::NODEV) => Err(no_slot(self, name, "it is no regular file")),
             Err(errno) => Err(not_admitted(self.error("open", name)(errno))),
         }
     }
@@ -261,8 +305,6 @@ impl Folder {
 
     /// Makes a file of this user's that is not there, with its content, for all to read.
     fn make(&self, name: &str, content: &[u8], mode: u32) -> Result<File> {
-        // What has that name is left of an earlier process with this pid.
-        let _ = rustix::fs::unlinkat(&self.directory, name, AtFlags::empty());
         let flags =
             OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = rustix::fs::openat(&self.directory, name, flags, Mode::from_raw_mode(mode))
@@ -279,10 +321,26 @@ impl Folder {
     }
 }
 
-/// A name that no other thread or process of this pid namespace uses now.
+/// A name that nobody else uses. Containers that share the directory may have the same pid: it begins
+/// with the time, of which it also tells how old it is.
 fn scratch() -> String {
     static NUMBER: AtomicU64 = AtomicU64::new(0);
-    format!(".new-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed))
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    format!("{SCRATCH}{}-{}-{number}", since_boot(), std::process::id())
+}
+
+/// Whether a file that was never finished has no owner any more: it takes less than a second.
+fn is_abandoned(name: &str) -> bool {
+    let Some(name) = name.strip_prefix(SCRATCH) else { return false };
+    let began = name.split('-').next().and_then(|began| began.parse::<u128>().ok());
+    began.is_none_or(|began| began + ABANDONED.as_nanos() < since_boot())
+}
+
+/// Nanoseconds since boot: whatever anybody sets the clock to.
+fn since_boot() -> u128 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    u128::try_from(now.tv_sec).unwrap_or(0) * 1_000_000_000
+        + u128::try_from(now.tv_nsec).unwrap_or(0)
 }
 
 /// Readable by all, writable by nobody: flock(2) needs no more.
@@ -310,11 +368,15 @@ impl Slots for FileSlots {
         }
         let folder = self.folder_in(&above, SLOTS, Some(slots))?.ok_or_else(gone)?;
         let there: BTreeSet<String> = folder.names()?.into_iter().map(|(name, _)| name).collect();
-        for share in shares {
+        let missing = |share: &&ShareId| !there.contains(&(encode(share) + SLOT));
+        let missing: Vec<&ShareId> = shares.iter().filter(missing).collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        // Whoever holds one that was removed from under them has the share.
+        let held: BTreeSet<ShareId> = self.openers().into_iter().map(|(share, _)| share).collect();
+        for share in missing.into_iter().filter(|share| !held.contains(share)) {
             let name = encode(share) + SLOT;
-            if there.contains(&name) {
-                continue;
-            }
             let new = scratch();
             folder.make(&new, b"", HELD_ONLY)?;
             // By link, which replaces nothing: one that came meanwhile may be held.
@@ -334,16 +396,36 @@ impl Slots for FileSlots {
         Ok(())
     }
 
+    fn are_there(&self, shares: &[ShareId]) -> Result<bool> {
+        for name in [NOTES, QUEUE] {
+            if self.folder(name)?.is_none() {
+                return Ok(false);
+            }
+        }
+        let Some(folder) = self.folder(SLOTS)? else { return Ok(false) };
+        let there: BTreeSet<String> = folder.names()?.into_iter().map(|(name, _)| name).collect();
+        Ok(shares.iter().all(|share| there.contains(&(encode(share) + SLOT))))
+    }
+
     fn try_take(&self, share: &ShareId) -> Result<Taken> {
         let Some(folder) = self.folder(SLOTS)? else { return Ok(Taken::Missing) };
         let name = encode(share) + SLOT;
         for _ in 0..MOST_TRIES {
-            let Some(file) = folder.open(&name)? else { return Ok(Taken::Missing) };
+            let Some(file) = folder.open_slot(&name)? else { return Ok(Taken::Missing) };
             let stat = rustix::fs::fstat(&file).map_err(folder.error("look at", &name))?;
             expect_slot(&folder, &name, &stat)?;
             match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) => {}
-                Err(Errno::WOULDBLOCK) => return Ok(Taken::Held),
+                Err(Errno::WOULDBLOCK) => {
+                    // Who only looks whether it is held has it for a moment, together with others.
+                    let shared = FlockOperation::NonBlockingLockShared;
+                    if rustix::fs::flock(&file, shared).is_err() {
+                        return Ok(Taken::Held);
+                    }
+                    drop(file);
+                    std::thread::yield_now();
+                    continue;
+                }
                 Err(errno) => return Err(folder.error("lock", &name)(errno)),
             }
             // What was removed while it was opened holds nothing.
@@ -388,7 +470,41 @@ impl Slots for FileSlots {
     }
 
     fn openers(&self) -> Vec<(ShareId, Pid)> {
-        holders::openers(&self.path().join(SLOTS))
+        let folder = self.folder(SLOTS).ok().flatten();
+        holders::openers(&self.path().join(SLOTS), folder.as_ref())
+    }
+
+    fn sweep(&self, known: &BTreeSet<ShareId>) -> Result<()> {
+        if let Some(folder) = self.folder(SLOTS)? {
+            folder.remove_abandoned()?;
+            for (name, _) in folder.names()? {
+                let Some(share) = share_of(&name).filter(|share| !known.contains(share)) else {
+                    continue;
+                };
+                if let Ok(Taken::Slot(slot)) = self.try_take(&share) {
+                    self.retire(&slot)?;
+                }
+            }
+        }
+        let held: BTreeSet<ShareId> = self.held()?.into_iter().map(|slot| slot.share).collect();
+        if let Some(folder) = self.folder(NOTES)? {
+            folder.remove_abandoned()?;
+            for (name, _) in folder.names()? {
+                let share = name.split_once('~').and_then(|(share, _)| decode(share));
+                if share.is_none_or(|share| !known.contains(&share) && !held.contains(&share)) {
+                    folder.remove(&name);
+                }
+            }
+        }
+        if let Some(folder) = self.folder(QUEUE)? {
+            folder.remove_abandoned()?;
+            for (name, _) in folder.names()? {
+                if !queue::is_ticket(&name) {
+                    folder.remove(&name);
+                }
+            }
+        }
+        Ok(())
     }
 
     fn note(&self, share: &ShareId, content: &[u8]) -> Result<()> {
@@ -453,23 +569,25 @@ impl Slots for FileSlots {
     }
 }
 
-/// Refuses what stands where a slot would and is none.
+/// Refuses what stands where a slot would and is none. A second name elsewhere does no harm: it is the
+/// same lock by any name.
 fn expect_slot(folder: &Folder, name: &str, stat: &rustix::fs::Stat) -> Result<()> {
     let own = rustix::process::geteuid().as_raw();
-    let why = if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-        "it is no regular file"
-    } else if stat.st_uid != 0 && stat.st_uid != own {
-        "it is another user's"
-    } else if stat.st_nlink > 1 {
-        "it has another name elsewhere (a hard link)"
-    } else {
-        return Ok(());
-    };
-    Err(Error::new(
+    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+        return Err(no_slot(folder, name, "it is no regular file"));
+    }
+    if stat.st_uid != 0 && stat.st_uid != own {
+        return Err(no_slot(folder, name, "it is another user's"));
+    }
+    Ok(())
+}
+
+fn no_slot(folder: &Folder, name: &str, why: &str) -> Error {
+    Error::new(
         ErrorCode::InvalidState,
         format!(
             "{} is not used: {why}; look who put it there, and remove it",
             folder.path.join(name).display()
         ),
-    ))
+    )
 }

@@ -10,9 +10,8 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{AtFlags, FlockOperation, inotify};
 use rustix::io::Errno;
-use rustix::time::{ClockId, clock_gettime};
 
-use super::{Folder, READABLE, scratch};
+use super::{Folder, READABLE, SCRATCH, scratch, since_boot};
 use crate::error::Result;
 use crate::port::Ticket;
 
@@ -45,10 +44,7 @@ pub(super) fn join(folder: Folder, content: &[u8]) -> Result<Box<dyn Ticket>> {
         remove(&new);
         return Err(folder.error("lock", &new)(errno));
     }
-    // It counts from boot, whatever anybody sets the clock to.
-    let now = clock_gettime(ClockId::Boottime);
-    let since_boot = i128::from(now.tv_sec) * 1_000_000_000 + i128::from(now.tv_nsec);
-    let name = format!("{since_boot:0DIGITS$}-{}", new.trim_start_matches(".new-"));
+    let name = format!("{:0DIGITS$}-{}", since_boot(), new.trim_start_matches(SCRATCH));
     if let Err(errno) = rustix::fs::renameat(&folder.directory, &new, &folder.directory, &name) {
         remove(&new);
         return Err(folder.error("write", &name)(errno));
@@ -86,8 +82,14 @@ impl Ticket for FileTicket {
         let path = format!("/proc/self/fd/{}/{ahead}", self.folder.directory.as_raw_fd());
         match inotify::add_watch(watch, path, ends) {
             Ok(_) => {}
-            // It is gone already.
-            Err(Errno::NOENT) => return,
+            // It is gone already, or there is no /proc.
+            Err(Errno::NOENT) => {
+                let flags = AtFlags::SYMLINK_NOFOLLOW;
+                if rustix::fs::statat(&self.folder.directory, ahead, flags).is_ok() {
+                    std::thread::sleep(POLL.min(most));
+                }
+                return;
+            }
             Err(_) => {
                 std::thread::sleep(POLL.min(most));
                 return;
@@ -110,7 +112,7 @@ pub(super) fn list(folder: &Folder) -> Result<Vec<String>> {
     Ok(names)
 }
 
-fn is_ticket(name: &str) -> bool {
+pub(super) fn is_ticket(name: &str) -> bool {
     let digits = name.bytes().take_while(u8::is_ascii_digit).count();
     digits == DIGITS && name.as_bytes().get(DIGITS) == Some(&b'-')
 }
