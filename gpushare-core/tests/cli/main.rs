@@ -6,6 +6,7 @@ mod commands;
 mod documents;
 mod golden;
 mod interrupted;
+mod leases;
 mod mps;
 mod mps_answers;
 mod mps_commands;
