@@ -83,8 +83,9 @@ pub fn run(arguments: impl IntoIterator<Item = impl Into<OsString>>) -> u8 {
         known.simulated = Some(node.is_simulated());
         let ports = node.ports();
         let (store, clock) = (ports.store.clone(), ports.clock.clone());
-        let (result, warnings) =
-            audit::audited(store, clock, || command(&node, &output, &parsed.global, &parsed.command));
+        let (result, warnings) = audit::audited(store, clock, || {
+            command(&node, &output, &parsed.global, &parsed.command)
+        });
         let failure = result.as_ref().err().map(ToString::to_string).unwrap_or_default();
         // What it failed for need not be told twice.
         for warning in warnings.iter().filter(|text| !told(text, &failure)) {

@@ -108,12 +108,7 @@ fn watched(
     Ok(Answer::Of(u8::try_from(code).unwrap_or(super::RUN_FAILED)))
 }
 
-fn not_started(
-    node: &Node,
-    output: &Output,
-    program: &OsString,
-    error: std::io::Error,
-) -> Answer {
+fn not_started(node: &Node, output: &Output, program: &OsString, error: std::io::Error) -> Answer {
     let (status, code) = match error.kind() {
         ErrorKind::NotFound => (NOT_THERE, ErrorCode::NotFound),
         ErrorKind::PermissionDenied => (NOT_EXECUTABLE, ErrorCode::PermissionDenied),
@@ -163,13 +158,14 @@ impl Tenant<'_> {
 
     /// How it ended, if it has. Processes that it left are taken care of, too.
     fn ended(&mut self) -> Result<Option<ExitStatus>> {
-        while self.status.is_none() {
+        loop {
             match rustix::process::wait(WaitOptions::NOHANG) {
                 Ok(Some((pid, status))) if pid.as_raw_pid().cast_unsigned() == self.child.id() => {
                     self.status = Some(ExitStatus::from_raw(status.as_raw()));
                 }
                 Ok(Some(_)) | Err(Errno::INTR) => {}
                 Ok(None) => break,
+                Err(Errno::CHILD) if self.status.is_some() => break,
                 Err(errno) => {
                     return Err(Error::new(
                         ErrorCode::Io,

@@ -125,7 +125,7 @@ impl fmt::Display for LeaseList {
             let cordoned = cordoned.map(|text| format!(", {text}")).unwrap_or_default();
             writeln!(
                 f,
-                "{name} {}: {}, {held} of {shares} leased{cordoned}",
+                "{name}  {}  {}: {held} of {shares} leased{cordoned}",
                 printable(&gpu.model),
                 gpu.mode
             )?;

@@ -26,6 +26,13 @@ fn help_and_version_are_answers() {
         "mig",
         "recover",
         "resolve",
+        "run",
+        "lease",
+        "hold",
+        "release",
+        "leases",
+        "cordon",
+        "uncordon",
         "sim",
     ] {
         assert!(run(&["--help"]).stdout.contains(&format!("\n  {command} ")), "{command}");

@@ -1,7 +1,5 @@
 //! Processes of a simulated node: who may come onto a GPU, and who stands there.
 
-use std::path::Path;
-
 use serde::{Deserialize, Serialize};
 
 use super::mps::MpsServerState;
@@ -83,7 +81,12 @@ pub struct Process {
 impl Process {
     /// Whether it is there: a real one may have ended.
     fn is_there(&self) -> bool {
-        self.pid.get() >= FIRST_PID || Path::new("/proc").join(self.pid.to_string()).exists()
+        if self.pid.get() >= FIRST_PID {
+            return true;
+        }
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid)).unwrap_or_default();
+        // One that nobody waited for yet has no context any more.
+        stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z'))
     }
 }
 
