@@ -18,6 +18,7 @@ allowed, does them one by one with a journal, and undoes them when one fails.
 | several processes that shall run at once | an MPS daemon with limits | [`Want::Mps`](spec::Want::Mps) in a spec, or [`Gpu::into_mps`](gpu::Gpu::into_mps) |
 | a process | to know whether it is a client of that daemon, and within what | [`Node::verify_mps`] |
 | a number of clients | equal parts that corrupt nothing | [`hazard::split`] |
+| a process that is to have a part of a GPU | a share that nobody else is given | [`Node::lease`] |
 | a value of `CUDA_VISIBLE_DEVICES` | the devices that CUDA shows with it, without CUDA | [`Node::resolve_visible_devices`], [`visible::resolve`] |
 | a workload | the mode that suits it here, and its spec | [`advise::advise`] |
 | a machine where something does not work | what it is, and what mends it | [`Node::doctor`] |
@@ -26,7 +27,7 @@ allowed, does them one by one with a journal, and undoes them when one fails.
 
 Everything else is in these or below them. The modules from the ground up are [`units`], [`id`], [`error`]; [`mode`],
 [`parameters`]; [`mig`], [`mps`]; [`spec`], [`snapshot`], [`hazard`], [`visible`], [`plan`], [`doctor`], [`advise`]: values without I/O. Then [`port`], the traits to the outside;
-[`observe`], [`apply`]; and [`node`] and [`gpu`], which programs use.
+[`observe`], [`apply`]; and [`node`], [`gpu`] and [`lease`], which programs use.
 [`_documentation::design`] says why.
 
 What is verified on hardware and what on the simulator alone is in the README, [`_documentation::readme`]. In short: reading, and MPS with
@@ -177,6 +178,48 @@ node.apply(&report.previous, &ApplyOptions::new().allow_evict(true))?;
 
 On a real GPU EXCLUSIVE_PROCESS, which keeps others from going past the daemon, takes root. Without it there is `"compute_mode": "unchanged"`, and the hazard
 [`BypassPossible`](hazard::HazardName::BypassPossible) to be allowed.
+
+## Lease a share
+
+A [`Lease`] is the right of one process tree to one share: an exclusive GPU, a replica, a place at an MPS daemon, a MIG device. It lasts until it is released, or until the last process that has its descriptor is gone; no daemon keeps it.
+[`Grant`](lease::Grant) says what of it is enforced, and what only declared.
+
+```
+# #[cfg(feature = "sim")] {
+use std::process::Command;
+use std::time::Duration;
+
+use gpushare_core::lease::LeaseRequest;
+use gpushare_core::{ApplyOptions, ErrorCode, Node, Spec};
+
+let node = Node::builder().sim("H100-80GB").open()?;
+let spec: Spec = r#"{"version": "gpushare/v1", "gpus": [
+    {"select": 0, "mode": "mig", "mig": {"instances": {"1g.10gb": 2}}}]}"#.parse()?;
+node.apply(&spec, &ApplyOptions::new())?;
+
+let small = LeaseRequest::mig("1g".parse()?).timeout(Some(Duration::from_secs(5)));
+let lease = node.lease(&small)?;
+for grant in lease.grants() {
+    println!("{} of GPU {}", grant.share, grant.gpu);
+    for line in grant.terms() {
+        println!("  {line}");
+    }
+}
+let mut command = Command::new("true"); // python3 train.py
+lease.apply_to(&mut command)?; // variables, and the descriptor: its children keep the share, too
+assert!(command.status().is_ok_and(|status| status.success()));
+
+// A plan sees it: what is leased is in use.
+let none: Spec = r#"{"version": "gpushare/v1", "gpus": [{"select": 0, "mode": "exclusive"}]}"#.parse()?;
+assert_eq!(node.apply(&none, &ApplyOptions::new()).unwrap_err().code(), ErrorCode::Busy);
+lease.release()?;
+node.apply(&none, &ApplyOptions::new())?;
+# }
+# Ok::<(), gpushare_core::Error>(())
+```
+
+[`apply_to`](Lease::apply_to) hands the descriptor on, so a tenant that is still there keeps the share after [`release`](Lease::release). Files are locked for it in the node's state directory, which root prepares; a
+simulated node in memory has a directory of its own.
 
 ## Look often
 

@@ -285,6 +285,13 @@ fn expect_trusted(path: &Path) -> Result<()> {
         .with_needs(vec![format!("{path} and the folders above it writable by root alone")]))
 }
 
+/// Has no child of this process have what this process has open, beyond the three of every program. For
+/// a process of one thread.
+#[cfg(feature = "cli")]
+pub(crate) fn keep_descriptors_from_children() -> std::io::Result<()> {
+    crate::backend::mps::keep_no_descriptor()
+}
+
 impl Node {
     /// The node of this machine, or the one that the environment names.
     ///

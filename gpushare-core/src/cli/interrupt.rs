@@ -19,8 +19,18 @@ pub(super) struct Interrupt {
 impl Interrupt {
     /// Begins to listen, until it is dropped.
     pub(super) fn listen() -> Result<Self> {
+        Self::listen_to([SIGINT, SIGTERM])
+    }
+
+    /// The same, but for signals that whoever started this process has it ignore: what it becomes is to
+    /// ignore them too.
+    pub(super) fn listen_unless_ignored() -> Result<Self> {
+        Self::listen_to([SIGINT, SIGTERM].into_iter().filter(|signal| !ignored(*signal)))
+    }
+
+    fn listen_to(signals: impl IntoIterator<Item = i32>) -> Result<Self> {
         let mut interrupt = Self { asked: Arc::default(), handlers: Vec::new() };
-        for signal in [SIGINT, SIGTERM] {
+        for signal in signals {
             let handler = signal_hook::flag::register(signal, interrupt.asked.clone());
             interrupt.handlers.push(handler.map_err(|error| {
                 Error::new(ErrorCode::Io, format!("cannot listen for signal {signal}: {error}"))
@@ -39,6 +49,15 @@ impl Interrupt {
     pub(super) fn flow(&self) -> ControlFlow<()> {
         if self.asked() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }
+}
+
+/// Whether this process was started with a signal ignored, as nohup and background jobs are.
+pub(super) fn ignored(signal: i32) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
+    let bit = u32::try_from(signal - 1).ok();
+    bit.and_then(|bit| mask.checked_shr(bit)).is_some_and(|mask| mask & 1 == 1)
 }
 
 impl Drop for Interrupt {

@@ -1,7 +1,8 @@
 //! Leases: what is asked for, and shares that are held for others.
 
-use std::io::{BufRead as _, BufReader};
-use std::os::unix::process::CommandExt as _;
+use std::io::Read as _;
+use std::ops::ControlFlow;
+use std::os::fd::OwnedFd;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -11,13 +12,14 @@ use rustix::process::{PidfdFlags, pidfd_open};
 use crate::error::{Error, ErrorCode, Result};
 use crate::id::Pid;
 use crate::lease::{Lease, LeaseRequest, Wait};
-use crate::node::Node;
-use crate::port::{Signal, Taken};
+use crate::node::{Node, keep_descriptors_from_children};
+use crate::port::Signal;
+use crate::process::Holder;
 use crate::snapshot::Share;
-use crate::terminal::printable;
+use crate::terminal::{count, printable};
 
 use super::Answer;
-use super::arguments::{LeaseOptions, Select};
+use super::arguments::{Global, LeaseOptions, Select};
 use super::interrupt::Interrupt;
 use super::output::{Output, say};
 
@@ -90,18 +92,38 @@ impl LeaseOptions {
     }
 }
 
-/// Takes a lease; Ctrl-C ends the waiting. Who waits long is told for whom.
-pub(super) fn take(node: &Node, request: &LeaseRequest) -> Result<Lease> {
-    let interrupt = Interrupt::listen()?;
+/// Takes a lease; Ctrl-C ends the waiting, and so does nobody's listening any more. Who waits long is
+/// told for whom.
+pub(super) fn take(
+    node: &Node,
+    request: &LeaseRequest,
+    interrupt: &Interrupt,
+    heard: impl Fn() -> bool,
+) -> Result<Lease> {
     let mut told = false;
     node.lease_with(request, |wait: &Wait| {
         if !told && wait.waited >= TOLD {
             told = true;
-            let holders: Vec<_> = wait.holders.iter().take(4).map(ToString::to_string).collect();
-            say(&format!("gpushare: waiting for {}: held by {}", wait.what, holders.join(", ")));
+            say(&format!("gpushare: waiting for {}: {}", wait.what, in_the_way(wait)));
         }
-        interrupt.flow()
+        if heard() { interrupt.flow() } else { ControlFlow::Break(()) }
     })
+}
+
+fn in_the_way(wait: &Wait) -> String {
+    let mut parts = Vec::new();
+    if !wait.holders.is_empty() {
+        let names: Vec<_> = wait.holders.iter().take(4).map(ToString::to_string).collect();
+        let more = match wait.holders.len().saturating_sub(names.len()) {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        parts.push(format!("held by {}{more}", names.join(", ")));
+    }
+    if wait.ahead > 0 {
+        parts.push(format!("{} came before", count(wait.ahead, "caller")));
+    }
+    if parts.is_empty() { "others have it".to_owned() } else { parts.join("; ") }
 }
 
 /// Variables as a shell takes them.
@@ -116,15 +138,20 @@ fn exports(lease: &Lease) -> String {
     text
 }
 
-fn show(output: &Output, lease: &Lease) -> Result<()> {
+/// Returns whether somebody read it.
+fn show(output: &Output, lease: &Lease) -> Result<bool> {
     let text = if output.json { lease.to_json() + "\n" } else { exports(lease) };
-    output.text(&text).map(drop)
+    output.text(&text)
 }
+
+/// The last line of a holder that `lease` started: it holds, and goes on alone from here.
+const HOLDS: &str = "gpushare holds";
 
 /// `lease --pid P`: starts a holder of its own and passes on what that says.
 pub(super) fn for_process(
     node: &Node,
     output: &Output,
+    global: &Global,
     options: &LeaseOptions,
     pid: Pid,
 ) -> Result<Answer> {
@@ -134,49 +161,37 @@ pub(super) fn for_process(
     };
     let program = std::env::current_exe().map_err(|error| failed("find", error))?;
     let mut command = Command::new(program);
-    command.args(own_options()).arg("hold").args(options.arguments());
+    if let Some(fleet) = &global.sim {
+        command.arg("--sim").arg(fleet);
+    }
+    if let Some(directory) = &global.state_dir {
+        command.arg("--state-dir").arg(directory);
+    }
+    command.arg("hold").args(options.arguments());
     command.arg(format!("--pid={pid}")).arg("--detach");
     if output.json {
         command.arg("--json");
     }
-    // Of its own group: what ends this command's does not end it.
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit()).process_group(0);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit());
+    // It outlives this command: what its caller has open, a lease of its own among it, is not for it.
+    keep_descriptors_from_children().map_err(|error| failed("start", error))?;
     let mut holder = command.spawn().map_err(|error| failed("start", error))?;
     let mut said = String::new();
-    if let Some(stdout) = holder.stdout.take() {
-        // It ends its line when it holds, and keeps nothing of this command's open.
-        for line in BufReader::new(stdout).lines() {
-            said.push_str(&line.map_err(|error| failed("hear", error))?);
-            said.push('\n');
-        }
+    if let Some(mut stdout) = holder.stdout.take() {
+        // It closes its end when it holds.
+        stdout.read_to_string(&mut said).map_err(|error| failed("hear", error))?;
     }
-    if said.is_empty() {
+    let Some(lease) = said.strip_suffix('\n').and_then(|said| said.strip_suffix(HOLDS)) else {
         let status = holder.wait().map_err(|error| failed("hear", error))?;
         // It has said why.
-        return Ok(Answer::Of(status.code().and_then(|c| u8::try_from(c).ok()).unwrap_or(1)));
-    }
-    output.text(&said)?;
+        output.text(&said)?;
+        return Ok(Answer::Of(match status.code().and_then(|code| u8::try_from(code).ok()) {
+            None | Some(0) => super::FAILED,
+            Some(code) => code,
+        }));
+    };
+    output.text(lease)?;
     Ok(Answer::Yes)
-}
-
-/// The global options of this command, for another.
-fn own_options() -> Vec<String> {
-    let mut arguments = std::env::args().skip(1);
-    let mut own = Vec::new();
-    while let Some(argument) = arguments.next() {
-        match argument.as_str() {
-            "--" => break,
-            "--sim" | "--state-dir" => {
-                own.push(argument);
-                own.extend(arguments.next());
-            }
-            other if other.starts_with("--sim=") || other.starts_with("--state-dir=") => {
-                own.push(argument);
-            }
-            _ => {}
-        }
-    }
-    own
 }
 
 fn expect_process(node: &Node, pid: Pid) -> Result<u64> {
@@ -197,11 +212,18 @@ pub(super) fn hold(
     let tenant = pid.map(|pid| expect_process(node, pid).map(|start| (pid, start))).transpose()?;
     let whom = pid.unwrap_or(node.ports().processes.own_pid());
     let request = options.request()?.for_pid(whom).give_back(options.create);
-    let watch = pid.map(watch).transpose()?;
-    let lease = take(node, &request)?;
-    // From here on a signal gives the share back.
+    let watch = pid.and_then(watch);
+    // A signal ends the waiting, and gives the share back later on.
     let interrupt = Interrupt::listen()?;
-    show(output, &lease)?;
+    let lease = take(node, &request, &interrupt, || !detach || somebody_reads())?;
+    let read = show(output, &lease)?;
+    if detach && !(read && output.text(&format!("{HOLDS}\n"))?) {
+        lease.release()?;
+        return Err(Error::new(
+            ErrorCode::Interrupted,
+            "whoever asked for the share is gone; it is given back",
+        ));
+    }
     if detach {
         leave()?;
     }
@@ -224,14 +246,18 @@ pub(super) fn hold(
     Ok(Answer::Yes)
 }
 
-/// A descriptor that tells when a process ends.
-fn watch(pid: Pid) -> Result<std::os::fd::OwnedFd> {
-    let raw = i32::try_from(pid.get()).ok().and_then(rustix::process::Pid::from_raw);
-    let opened =
-        raw.ok_or(rustix::io::Errno::SRCH).and_then(|raw| pidfd_open(raw, PidfdFlags::empty()));
-    opened.map_err(|errno| {
-        Error::new(ErrorCode::NotFound, format!("cannot watch process {pid}: {errno}"))
-    })
+/// A descriptor that tells when a process ends, where there can be one.
+fn watch(pid: Pid) -> Option<OwnedFd> {
+    let raw = i32::try_from(pid.get()).ok().and_then(rustix::process::Pid::from_raw)?;
+    pidfd_open(raw, PidfdFlags::empty()).ok()
+}
+
+/// Whether the other end of standard output is still open.
+fn somebody_reads() -> bool {
+    let stdout = std::io::stdout();
+    let mut ends = [PollFd::new(&stdout, PollFlags::empty())];
+    let polled = poll(&mut ends, Some(&Timespec::default()));
+    polled.is_err() || !ends[0].revents().intersects(PollFlags::ERR | PollFlags::HUP)
 }
 
 /// Leaves the session of whoever started it, and everything of theirs.
@@ -239,8 +265,7 @@ fn leave() -> Result<()> {
     let failed = |error: rustix::io::Errno| {
         Error::new(ErrorCode::Io, format!("cannot leave the caller's session: {error}"))
     };
-    // The leader of a group of its own cannot begin a session; then it keeps the caller's.
-    let _ = rustix::process::setsid();
+    rustix::process::setsid().map_err(failed)?;
     rustix::process::chdir("/").map_err(failed)?;
     let flags = rustix::fs::OFlags::RDWR;
     let null = rustix::fs::open("/dev/null", flags, rustix::fs::Mode::empty()).map_err(failed)?;
@@ -252,41 +277,51 @@ fn leave() -> Result<()> {
 /// `release`: asks the holder to give it back, and waits until it has.
 pub(super) fn release(node: &Node, output: &Output, id: &str) -> Result<Answer> {
     let list = node.leases()?;
-    let all = list.gpus.into_iter().flat_map(|gpu| gpu.shares).chain(list.void);
-    let named = |share: &Share| {
-        let name = share.lease.as_ref().and_then(|lease| lease.name.as_deref());
-        share.is_leased() && (share.id.to_string() == id || name == Some(id))
+    let all: Vec<Share> =
+        list.gpus.into_iter().flat_map(|gpu| gpu.shares).chain(list.void).collect();
+    fn name(share: &Share) -> Option<&str> {
+        share.lease.as_ref().and_then(|lease| lease.name.as_deref())
+    }
+    let named = |share: &&Share| {
+        share.is_leased() && (share.id.to_string() == id || name(share) == Some(id))
     };
-    let shares: Vec<Share> = all.filter(named).collect();
-    let Some(first) = shares.first() else {
+    let Some(first) = all.iter().find(named) else {
         return Err(Error::new(
             ErrorCode::NotFound,
             format!("nobody holds {id:?}; `gpushare leases` lists the shares and who has them"),
         ));
     };
-    let holder = first.holder.clone().ok_or_else(|| Error::new(ErrorCode::NotFound, "free"))?;
+    let Some(holder) = first.holder.clone() else {
+        return Err(Error::new(ErrorCode::NotFound, format!("nobody holds {}", first.id)));
+    };
     let held_for = first.lease.as_ref().and_then(|lease| lease.for_pid);
     let (Some(_), Some(start_time)) = (held_for, holder.start_time) else {
         return Err(Error::new(
             ErrorCode::Busy,
-            format!("{} is held by {holder} itself, not by `gpushare hold`: it is given back when that process ends", first.id),
+            format!(
+                "{} is held by {holder} itself, not by `gpushare hold` or `gpushare lease`: it is given back when that process and its children have ended",
+                first.id
+            ),
         )
         .with_holders(vec![holder]));
     };
-    let processes = &node.ports().processes;
-    processes.signal(holder.pid, start_time, Signal::Terminate)?;
+    // A lease of several shares is given back as a whole.
+    let with_it = |share: &&Share| {
+        share.holder.as_ref().is_some_and(|other| other.pid == holder.pid)
+            && name(share) == name(first)
+    };
+    let shares: Vec<&Share> = all.iter().filter(with_it).collect();
+    node.ports().processes.signal(holder.pid, start_time, Signal::Terminate)?;
     let start = Instant::now();
-    for share in &shares {
-        while matches!(node.ports().slots.try_take(&share.id)?, Taken::Held) {
-            if start.elapsed() > PATIENCE {
-                return Err(Error::new(
-                    ErrorCode::Timeout,
-                    format!("{holder} was asked to give {} back and has not", share.id),
-                )
-                .with_holders(vec![holder]));
-            }
-            std::thread::sleep(Duration::from_millis(5));
+    while still_holds(node, &holder, &shares)? {
+        if start.elapsed() > PATIENCE {
+            return Err(Error::new(
+                ErrorCode::Timeout,
+                format!("{holder} was asked to give {} back and has not", first.id),
+            )
+            .with_holders(vec![holder]));
         }
+        std::thread::sleep(Duration::from_millis(5));
     }
     if !output.json {
         let ids: Vec<_> = shares.iter().map(|share| share.id.to_string()).collect();
@@ -297,13 +332,32 @@ pub(super) fn release(node: &Node, output: &Output, id: &str) -> Result<Answer> 
     Ok(Answer::Yes)
 }
 
+/// Whether a holder has one of these, be it that somebody else has taken the others since.
+fn still_holds(node: &Node, holder: &Holder, shares: &[&Share]) -> Result<bool> {
+    let facts = node.ports().processes.facts(holder.pid);
+    if facts.is_none_or(|facts| Some(facts.start_time) != holder.start_time) {
+        return Ok(false);
+    }
+    let held = node.ports().slots.held()?;
+    Ok(held.iter().any(|slot| {
+        slot.pid.is_none_or(|pid| pid == holder.pid)
+            && shares.iter().any(|share| share.id == slot.share)
+    }))
+}
+
 /// `cordon` with a reason, and `uncordon`.
-pub(super) fn cordon(node: &Node, select: &Select, reason: Option<&str>) -> Result<Answer> {
+pub(super) fn cordon(
+    node: &Node,
+    output: &Output,
+    select: &Select,
+    reason: Option<&str>,
+) -> Result<Answer> {
     for gpu in select.to_change(&node.snapshot()?)? {
         match reason {
             Some(reason) => node.cordon(&gpu, reason)?,
             None => node.uncordon(&gpu)?,
         }
     }
+    output.show(&node.leases()?)?;
     Ok(Answer::Yes)
 }

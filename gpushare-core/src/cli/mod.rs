@@ -85,8 +85,9 @@ pub fn run(arguments: impl IntoIterator<Item = impl Into<OsString>>) -> u8 {
         known.simulated = Some(node.is_simulated());
         let ports = node.ports();
         let (store, clock) = (ports.store.clone(), ports.clock.clone());
-        let (result, warnings) =
-            audit::audited(store, clock, || command(&node, &output, &parsed.command));
+        let (result, warnings) = audit::audited(store, clock, || {
+            command(&node, &output, &parsed.global, &parsed.command)
+        });
         let failure = result.as_ref().err().map(ToString::to_string).unwrap_or_default();
         // What it failed for need not be told twice.
         for warning in warnings.iter().filter(|text| !told(text, &failure)) {
@@ -168,7 +169,7 @@ fn open(global: &Global) -> Result<Node> {
     builder.open()
 }
 
-fn command(node: &Node, output: &Output, command: &Command) -> Result<Answer> {
+fn command(node: &Node, output: &Output, global: &Global, command: &Command) -> Result<Answer> {
     match command {
         Command::Status { watch: false, select } => show(node, output, select, draw_some),
         Command::Status { watch: true, select } => watch(node, output, select),
@@ -193,15 +194,15 @@ fn command(node: &Node, output: &Output, command: &Command) -> Result<Answer> {
             change::recover(node, output, discard.as_deref(), &options)
         }
         Command::Run { lease, verify, command } => run::run(node, output, lease, *verify, command),
-        Command::Lease { lease, pid } => lease::for_process(node, output, lease, *pid),
+        Command::Lease { lease, pid } => lease::for_process(node, output, global, lease, *pid),
         Command::Hold { lease, pid, detach } => lease::hold(node, output, lease, *pid, *detach),
         Command::Release { id } => lease::release(node, output, id),
         Command::Leases => {
             output.show(&node.leases()?)?;
             Ok(Answer::Yes)
         }
-        Command::Cordon { reason, select } => lease::cordon(node, select, Some(reason)),
-        Command::Uncordon { select } => lease::cordon(node, select, None),
+        Command::Cordon { reason, select } => lease::cordon(node, output, select, Some(reason)),
+        Command::Uncordon { select } => lease::cordon(node, output, select, None),
         Command::Resolve { string, device_order } => {
             resolve::show(node, output, string.as_deref(), *device_order)
         }

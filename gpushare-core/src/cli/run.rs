@@ -9,6 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use rustix::io::Errno;
+use rustix::process::WaitOptions;
 use signal_hook::SigId;
 use signal_hook::consts::{SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH};
 
@@ -17,18 +19,20 @@ use crate::id::Pid;
 use crate::lease::Lease;
 use crate::mode::Verdict;
 use crate::node::Node;
+use crate::port::Signal;
 
 use super::Answer;
 use super::arguments::LeaseOptions;
+use super::interrupt::{Interrupt, ignored};
 use super::lease::take;
-use super::output::{Output, say};
+use super::output::{Known, Output, say};
 
 /// As a shell has it.
 const NOT_EXECUTABLE: u8 = 126;
 const NOT_THERE: u8 = 127;
 const BY_SIGNAL: i32 = 128;
 
-/// How often a tenant is looked at until it has proved itself, and then for new processes of its.
+/// How often a tenant is looked at until it has proved itself, and from then on.
 const LOOK: Duration = Duration::from_millis(100);
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// How long a tenant may be on a GPU while nobody can say whether it is inside its share.
@@ -57,7 +61,10 @@ pub(super) fn run(
         }
         request = request.give_back(true);
     }
-    let lease = take(node, &request)?;
+    let lease = {
+        let interrupt = Interrupt::listen_unless_ignored()?;
+        take(node, &request, &interrupt, || true)?
+    };
     if node.is_simulated() && !output.json {
         say("gpushare: SIMULATED: the command gets variables of GPUs that are not there");
     }
@@ -66,26 +73,51 @@ pub(super) fn run(
     lease.apply_to(&mut command)?;
     if !verify {
         // The lease goes on with the command, which is this process from here on.
-        return not_started(program, &command.exec());
+        let error = command.exec();
+        return Ok(not_started(node, output, program, error));
     }
+    let answer = watched(node, output, &lease, program, &mut command);
+    // However it ended: what was created for it goes.
+    let released = lease.release();
+    let answer = answer?;
+    released?;
+    Ok(answer)
+}
+
+/// Runs a command to its end.
+fn watched(
+    node: &Node,
+    output: &Output,
+    lease: &Lease,
+    program: &OsString,
+    command: &mut Command,
+) -> Result<Answer> {
     let signals = Signals::listen()?;
+    // Whatever the command starts stays below this process, also when its own parent ends.
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid())).map_err(|errno| {
+        Error::new(ErrorCode::Io, format!("cannot keep the command's processes together: {errno}"))
+    })?;
     let child = match command.spawn() {
         Ok(child) => child,
-        Err(error) => return not_started(program, &error),
+        Err(error) => return Ok(not_started(node, output, program, error)),
     };
-    let status = Tenant { node, lease: &lease, child, proved: BTreeSet::new(), doubted: None }
-        .watch(&signals)?;
-    lease.release()?;
+    let tenant =
+        Tenant { node, lease, child, status: None, proved: BTreeSet::new(), doubted: None };
+    let status = tenant.watch(&signals)?;
     let code = status.code().unwrap_or_else(|| BY_SIGNAL + status.signal().unwrap_or_default());
     Ok(Answer::Of(u8::try_from(code).unwrap_or(super::RUN_FAILED)))
 }
 
-fn not_started(program: &OsString, error: &std::io::Error) -> Result<Answer> {
-    say(&format!("gpushare: cannot run {}: {error}", program.to_string_lossy()));
-    Ok(Answer::Of(match error.kind() {
-        ErrorKind::NotFound => NOT_THERE,
-        _ => NOT_EXECUTABLE,
-    }))
+fn not_started(node: &Node, output: &Output, program: &OsString, error: std::io::Error) -> Answer {
+    let (status, code) = match error.kind() {
+        ErrorKind::NotFound => (NOT_THERE, ErrorCode::NotFound),
+        ErrorKind::PermissionDenied => (NOT_EXECUTABLE, ErrorCode::PermissionDenied),
+        _ => (NOT_EXECUTABLE, ErrorCode::Io),
+    };
+    let message = format!("cannot run {}: {error}", program.to_string_lossy());
+    let known = Known { simulated: Some(node.is_simulated()), recovering: false };
+    output.error(&Error::new(code, message).with_source(error), known);
+    Answer::Of(status)
 }
 
 /// A command that runs, until it has proved to be inside its share.
@@ -93,6 +125,8 @@ struct Tenant<'a> {
     node: &'a Node,
     lease: &'a Lease,
     child: Child,
+    /// How it ended.
+    status: Option<ExitStatus>,
     /// Its processes that are inside.
     proved: BTreeSet<Pid>,
     /// Since when nobody can say of one of them.
@@ -122,21 +156,35 @@ impl Tenant<'_> {
         }
     }
 
+    /// How it ended, if it has. Processes that it left are taken care of, too.
     fn ended(&mut self) -> Result<Option<ExitStatus>> {
-        self.child.try_wait().map_err(|error| {
-            Error::new(ErrorCode::Io, format!("cannot wait for the command: {error}"))
-        })
+        loop {
+            match rustix::process::wait(WaitOptions::NOHANG) {
+                Ok(Some((pid, status))) if pid.as_raw_pid().cast_unsigned() == self.child.id() => {
+                    self.status = Some(ExitStatus::from_raw(status.as_raw()));
+                }
+                Ok(Some(_)) | Err(Errno::INTR) => {}
+                Ok(None) => break,
+                Err(Errno::CHILD) if self.status.is_some() => break,
+                Err(errno) => {
+                    return Err(Error::new(
+                        ErrorCode::Io,
+                        format!("cannot wait for the command: {errno}"),
+                    ));
+                }
+            }
+        }
+        Ok(self.status)
     }
 
     /// Looks at the command's processes that are on GPUs: each must be inside the lease.
     fn look(&mut self) -> Result<()> {
-        let root = Pid::new(self.child.id());
         let snapshot = self.node.snapshot()?;
         let on_gpus = snapshot.gpus.iter().flat_map(|gpu| &gpu.processes);
         let pids: BTreeSet<Pid> = on_gpus.map(|process| process.holder.pid).collect();
         let mut doubt = None;
         for pid in pids {
-            if !self.is_of(pid, root) || self.proved.contains(&pid) {
+            if !self.is_of(pid) {
                 continue;
             }
             let verified = match self.lease.verify(pid) {
@@ -158,6 +206,8 @@ impl Tenant<'_> {
                         ),
                     ));
                 }
+                // It was inside before, and nothing says that it is not.
+                _ if self.proved.contains(&pid) => {}
                 _ => doubt = Some((pid, why)),
             }
         }
@@ -178,29 +228,51 @@ impl Tenant<'_> {
         Ok(())
     }
 
-    fn is_of(&self, pid: Pid, root: Pid) -> bool {
-        let mut seen = BTreeSet::new();
-        let mut next = Some(pid);
+    /// Whether a process is the command or one that it started.
+    fn is_of(&self, pid: Pid) -> bool {
+        let processes = &self.node.ports().processes;
+        let mut seen = BTreeSet::from([pid]);
+        let mut next = processes.facts(pid).and_then(|facts| facts.parent);
         while let Some(pid) = next.filter(|pid| seen.insert(*pid)) {
-            if pid == root {
+            if pid == processes.own_pid() {
                 return true;
             }
-            next = self.node.ports().processes.facts(pid).and_then(|facts| facts.parent);
+            next = processes.facts(pid).and_then(|facts| facts.parent);
         }
         false
     }
 
-    /// Ends the command.
+    /// The command and all that it started, with when each began.
+    fn all(&self) -> Vec<(Pid, u64)> {
+        let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+        let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        let facts = |pid| Some((pid, self.node.ports().processes.facts(pid)?.start_time));
+        pids.map(Pid::new).filter(|pid| self.is_of(*pid)).filter_map(facts).collect()
+    }
+
+    /// Ends the command and all that it started: SIGTERM, then SIGKILL. Who is another user's stays.
     fn end(&mut self) -> Result<()> {
-        send(&self.child, rustix::process::Signal::TERM);
+        let processes = &self.node.ports().processes;
         let start = Instant::now();
-        while self.ended()?.is_none() {
-            if start.elapsed() > GRACE {
-                send(&self.child, rustix::process::Signal::KILL);
+        let mut asked = BTreeSet::new();
+        loop {
+            self.ended()?;
+            let left = self.all();
+            let elapsed = start.elapsed();
+            if (left.is_empty() && self.status.is_some()) || elapsed > 2 * GRACE {
+                return Ok(());
             }
-            std::thread::sleep(Duration::from_millis(5));
+            for (pid, start_time) in left {
+                let signal = match elapsed > GRACE {
+                    true => Signal::Kill,
+                    false if asked.insert(pid) => Signal::Terminate,
+                    false => continue,
+                };
+                // It may have ended.
+                let _ = processes.signal(pid, start_time, signal);
+            }
+            std::thread::sleep(Duration::from_millis(20));
         }
-        Ok(())
     }
 }
 
@@ -222,7 +294,9 @@ struct Signals {
 impl Signals {
     fn listen() -> Result<Self> {
         let mut signals = Self { came: Vec::new(), handlers: Vec::new() };
-        for signal in [SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGCONT, SIGWINCH] {
+        let passed_on = [SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGCONT, SIGWINCH];
+        // What this process ignores the command is to ignore, too.
+        for signal in passed_on.into_iter().filter(|signal| !ignored(*signal)) {
             let came = Arc::new(AtomicUsize::new(0));
             let handler = signal_hook::flag::register_usize(signal, came.clone(), 1);
             signals.handlers.push(handler.map_err(|error| {

@@ -109,6 +109,9 @@ pub(super) struct Busy {
     /// It holds the GPU or instance and nobody can see it
     #[arg(long)]
     invisible: bool,
+    /// It is a real process of this machine
+    #[arg(long, value_name = "P", conflicts_with_all = ["command", "uid", "stubborn", "invisible"])]
+    pid: Option<u32>,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -232,6 +235,9 @@ fn put(simulator: &Simulator, busy: &Busy) -> Result<Pid> {
     }
     if busy.invisible {
         process = process.invisible();
+    }
+    if let Some(pid) = busy.pid {
+        process = process.being(Pid::new(pid));
     }
     simulator.busy(target(simulator, busy.target.as_deref())?, process)
 }

@@ -103,12 +103,7 @@ fn best(
 }
 
 /// The instances that are there, and one more.
-fn beside(
-    snapshot: &Snapshot,
-    gpu: &GpuSnapshot,
-    mig: &MigStatus,
-    profile: ProfileName,
-) -> Spec {
+fn beside(snapshot: &Snapshot, gpu: &GpuSnapshot, mig: &MigStatus, profile: ProfileName) -> Spec {
     let mut layout: Vec<_> =
         mig.gpu_instances.iter().map(|gi| previous::instance(snapshot, gpu, gi)).collect();
     layout.push(Instance::new(profile));

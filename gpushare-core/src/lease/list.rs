@@ -11,6 +11,7 @@ use crate::mode::SharingMode;
 use crate::node::Node;
 use crate::observe::Scope;
 use crate::port::LeaseScope;
+use crate::snapshot::draw::leases::{cordoned, leased, void};
 use crate::snapshot::{GpuSnapshot, Share, Snapshot};
 use crate::terminal::{count, printable};
 
@@ -142,30 +143,26 @@ impl fmt::Display for LeaseList {
                 Some(index) => format!("GPU {index}"),
                 None => format!("GPU {}", gpu.uuid),
             };
-            let leased = gpu.shares.iter().filter(|share| share.is_leased()).count();
+            let held = gpu.shares.iter().filter(|share| share.is_leased()).count();
             let shares = count(gpu.shares.len(), "share");
-            let cordoned = match gpu.cordoned.as_deref() {
-                None => String::new(),
-                Some("") => ", cordoned".to_owned(),
-                Some(why) => format!(", cordoned: {}", printable(why)),
-            };
+            let cordoned = cordoned(gpu.cordoned.as_deref());
+            let cordoned = cordoned.map(|text| format!(", {text}")).unwrap_or_default();
             writeln!(
                 f,
-                "{name} {}: {}, {leased} of {shares} leased{cordoned}",
+                "{name}  {}  {}: {held} of {shares} leased{cordoned}",
                 printable(&gpu.model),
                 gpu.mode
             )?;
             let few = gpu.shares.len() <= MOST_FREE;
             for share in gpu.shares.iter().filter(|share| few || share.is_leased()) {
-                writeln!(f, "  {}", line(share))?;
+                match leased(share) {
+                    Some(by) => writeln!(f, "  {}  {by}", share.id)?,
+                    None => writeln!(f, "  {}  free", share.id)?,
+                }
             }
         }
         for share in &self.void {
-            writeln!(
-                f,
-                "void: {}: its GPU was changed; its holder has nothing any more",
-                line(share)
-            )?;
+            writeln!(f, "{}", void(share))?;
         }
         if self.waiting > 0 {
             writeln!(f, "{} waiting", count(self.waiting, "caller"))?;
@@ -176,23 +173,3 @@ impl fmt::Display for LeaseList {
 
 /// Free shares of a GPU that has more than these are not listed.
 const MOST_FREE: usize = 8;
-
-fn line(share: &Share) -> String {
-    let Some(holder) = &share.holder else { return format!("{}  free", share.id) };
-    let mut line = format!("{}  {holder}", share.id);
-    if let Some(lease) = &share.lease {
-        if let Some(pid) = lease.for_pid {
-            line.push_str(&format!(" for pid {pid}"));
-        }
-        if let Some(percentage) = lease.terms.thread_percentage {
-            line.push_str(&format!(", {percentage} % of the threads declared"));
-        }
-        if let Some(limit) = lease.terms.pinned_memory_limit {
-            line.push_str(&format!(", {limit} declared"));
-        }
-        if lease.inherited {
-            line.push_str(", inherited: who took it is gone");
-        }
-    }
-    line
-}

@@ -59,7 +59,11 @@ pub(crate) fn candidates(
     let mut ranked: Vec<(Rank, Candidate)> = Vec::new();
     for gpu in gpus {
         if let Err(error) = expect_open(gpu, changing) {
-            refused.push(error);
+            // A cordon keeps nobody from what the GPU does not have.
+            let has = |device| !matches!(fits(snapshot, request, visible, device), Ok(false));
+            if error.code() != ErrorCode::Busy || devices(gpu).iter().any(has) {
+                refused.push(error);
+            }
             continue;
         }
         for device in devices(gpu) {

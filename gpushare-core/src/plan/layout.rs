@@ -401,7 +401,7 @@ impl Planner<'_> {
         for share in doomed(self.gpu, &self.plan) {
             let there = self.gpu.shares.iter().find(|there| there.id == share);
             if let Some(holder) = there.and_then(|there| there.holder.clone()) {
-                self.need_gone(format!("share {share}, which is leased,"), vec![holder]);
+                self.need_gone(format!("the lease of share {share}"), vec![holder]);
             }
         }
     }

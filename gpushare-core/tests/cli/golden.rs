@@ -196,6 +196,101 @@ fn the_readme_shows_what_resolve_prints() {
 }
 
 #[test]
+fn the_readme_shows_what_leases_prints() {
+    let readme = concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md");
+    let readme = std::fs::read_to_string(readme).unwrap();
+    let shown = readme.split("$ gpushare --sim 1xH100-80GB leases\n").nth(1).unwrap();
+    let shown = shown.split("```").next().unwrap();
+    let place = Place::new("1xH100-80GB");
+    place.done(&["time-slice", "--replicas", "4"]);
+    let mut child = place.start(&["run", "--", "sleep", "60"]);
+    let pid = format!("pid {} (sleep 60)", child.id());
+    let mut printed = String::new();
+    while !printed.contains(&pid) {
+        assert!(child.try_wait().unwrap().is_none(), "{printed}");
+        printed = place.done(&["leases"]).stdout;
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    expect(&printed.replace(&pid, "pid 4711 (sleep 60)"), shown);
+}
+
+#[test]
+fn the_status_and_the_plan_of_a_node_with_leases() {
+    let place = Place::new("1xH100-80GB,1xT4");
+    place.done(&["apply", &place.spec("layout.json", LAYOUT)]);
+    place.done(&["time-slice", "--replicas", "2", "-i", "1"]);
+    let start = |arguments: &[&str]| {
+        let child = place.start(&[&["run"], arguments, &["--", "sleep", "60"]].concat());
+        let pid = format!("pid {} (sleep 60)", child.id());
+        let start = std::time::Instant::now();
+        while !place.done(&["leases"]).stdout.contains(&pid) {
+            assert!(start.elapsed() < crate::place::PATIENCE);
+        }
+        (child, pid)
+    };
+    let mut running = [start(&["--mig", "1g"]), start(&["-i", "1"])];
+    place.done(&["cordon", "-i", "1", "--reason", "fan broken"]);
+    place.done(&["sim", "busy", "0/7/0"]);
+    let known = |mut text: String| {
+        for (number, (_, pid)) in running.iter().enumerate() {
+            text = text.replace(pid, &format!("pid 471{number} (sleep 60)"));
+        }
+        text
+    };
+    let status = known(place.done(&["status"]).stdout);
+    let plan = place.run(&["exclusive", "-i", "1", "--dry-run"]).expect(2).stdout;
+    let plan = known(plan);
+    for (child, _) in &mut running {
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    expect(
+        &status,
+        "
+SIMULATED
+Driver 580.159.04, CUDA 13.0, 2 GPUs
+
+GPU 0  H100 80GB HBM3  mig
+  GPU-1e109052-d5d2-57c4-c5cd-be7fbc03ef65  0000:03:00.0  79.6 GiB  132 SMs
+  MIG is on; without a compute instance: 1g.10gb at 3:1
+
+  |2g.20gb 1c+1c    |1g.10gb*|1g.10gb!|3g.40gb                            |
+   0        1        2        3        4        5        6        7
+
+  MIG device                                profile     GI/CI  at   GiB  SMs  name
+  MIG-1c2f141c-8710-0475-fa82-312a14661f85  1c.2g.20gb  3/0     0  19.6    -
+  MIG-421709cb-fb20-85bc-c3a1-06407b597dc0  1c.2g.20gb  3/1     0  19.6    -
+  MIG-89a5222e-0b62-30ef-81a6-8ef97224404c  1g.10gb     7/0     2   9.8   16  notebooks
+    leased by pid 4710 (sleep 60)
+    in use by pid 5000001 (python train.py), 1 GiB
+  MIG-d01b6eaa-23f2-4ee7-18db-f98d49ce3cf1  3g.40gb     1/0     4  39.5   60
+  no compute instance: nobody can use it    1g.10gb     8/-     3     -    -
+
+  nothing more fits
+
+GPU 1  Tesla T4  time_sliced
+  GPU-9c3922dc-7432-32b7-6510-dcb158d2d127  0000:06:00.0  15 GiB  40 SMs
+  compute mode default
+  2 replicas, default interval
+  cordoned: fan broken; no new leases
+  share ::0 leased by pid 4711 (sleep 60)
+",
+    );
+    expect(
+        without_digest(&plan),
+        "
+SIMULATED
+GPU 1  Tesla T4  GPU-9c3922dc-7432-32b7-6510-dcb158d2d127: time_sliced -> exclusive
+  ~ set compute mode exclusive_process (was default)
+  ~ write the record
+Needs:
+  --allow-evict  the lease of share GPU-9c3922dc-7432-32b7-6510-dcb158d2d127::0: pid 4711 (sleep 60)
+",
+    );
+}
+
+#[test]
 fn the_readme_shows_specs_that_are_specs() {
     let readme = concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md");
     let readme = std::fs::read_to_string(readme).unwrap();

@@ -8,6 +8,7 @@ mod doctor;
 mod documents;
 mod golden;
 mod interrupted;
+mod leases;
 mod mps;
 mod mps_answers;
 mod mps_commands;

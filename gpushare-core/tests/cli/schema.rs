@@ -22,6 +22,8 @@ static SCHEMAS: LazyLock<BTreeMap<&str, Schema>> = LazyLock::new(|| {
         ("spec", include_str!("../../schemas/spec.v1.json")),
         ("split", include_str!("../../schemas/split.v1.json")),
         ("resolve", include_str!("../../schemas/resolve.v1.json")),
+        ("lease", include_str!("../../schemas/lease.v1.json")),
+        ("leases", include_str!("../../schemas/leases.v1.json")),
         ("attachment", include_str!("../../schemas/attachment.v1.json")),
         ("doctor", include_str!("../../schemas/doctor.v1.json")),
         ("advice", include_str!("../../schemas/advice.v1.json")),

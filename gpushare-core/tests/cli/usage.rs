@@ -28,6 +28,13 @@ fn help_and_version_are_answers() {
         "resolve",
         "doctor",
         "advise",
+        "run",
+        "lease",
+        "hold",
+        "release",
+        "leases",
+        "cordon",
+        "uncordon",
         "sim",
     ] {
         assert!(run(&["--help"]).stdout.contains(&format!("\n  {command} ")), "{command}");

@@ -24,6 +24,8 @@ pub(crate) use self::access::group_number;
 use self::access::{Served, shut};
 use self::daemon::{Found, Scope, Start, TURN, find};
 use self::place::{ACCESS, ADMITTED, CHANGED, Leaf, Place};
+#[cfg(feature = "cli")]
+pub(crate) use self::spawn::keep_no_descriptor;
 use super::command::trust;
 use super::directory::Directory;
 use super::files::FileStore;

@@ -159,7 +159,7 @@ fn reset_signals() {
 /// hears that exec failed, must live until then.
 ///
 /// By the list in /proc and not by close_range(2), which kernels before 5.11 lack in this form.
-fn keep_no_descriptor() -> io::Result<()> {
+pub(crate) fn keep_no_descriptor() -> io::Result<()> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let list = rustix::fs::open(c"/proc/self/fd", flags, Mode::empty())?;
     let mut space = [MaybeUninit::uninit(); 4096];
@@ -170,8 +170,8 @@ fn keep_no_descriptor() -> io::Result<()> {
         if number < 3 {
             continue;
         }
-        // SAFETY: it was listed as open a moment ago, this is the only thread of the process, and
-        // none is closed meanwhile.
+        // SAFETY: it was listed as open a moment ago, and this is the only thread of the process: none
+        // is closed meanwhile. Were one, a flag would be set on none or on another, and no more.
         #[allow(unsafe_code, reason = "descriptors of others have only a number")]
         let descriptor = unsafe { BorrowedFd::borrow_raw(number) };
         rustix::io::fcntl_setfd(descriptor, FdFlags::CLOEXEC)?;

@@ -47,7 +47,7 @@ impl ProcessKind {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Process {
-    /// Its pid, above those of real processes.
+    /// Its pid: above those of real processes, or that of a real one.
     pub pid: Pid,
     /// When it started, in clock ticks.
     pub start_time: u64,
@@ -76,6 +76,18 @@ pub struct Process {
     /// The name of its program; none where nobody may see it.
     #[serde(default)]
     pub program: Option<String>,
+}
+
+impl Process {
+    /// Whether it is there: a real one may have ended.
+    fn is_there(&self) -> bool {
+        if self.pid.get() >= FIRST_PID {
+            return true;
+        }
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid)).unwrap_or_default();
+        // One that nobody waited for yet has no context any more.
+        stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z'))
+    }
 }
 
 /// Where a process stands: a GPU, or an instance of it.
@@ -128,6 +140,9 @@ pub struct ProcessSpec {
     pub environment: Option<Vec<(String, String)>>,
     /// The name of its program; none where nobody may see it.
     pub program: Option<String>,
+    /// The real process that it is: that one's command, user and environment count. It is on its GPU
+    /// until it ends.
+    pub real: Option<Pid>,
 }
 
 impl ProcessSpec {
@@ -142,7 +157,14 @@ impl ProcessSpec {
             invisible: false,
             environment: None,
             program: None,
+            real: None,
         }
+    }
+
+    /// The same, being a real process of this machine.
+    #[must_use]
+    pub fn being(self, pid: Pid) -> Self {
+        Self { real: Some(pid), ..self }
     }
 
     /// The same, running that program, whatever it calls itself.
@@ -207,7 +229,7 @@ pub(super) fn holder(process: &Process) -> Holder {
 impl NodeState {
     /// The processes on a GPU, the invisible ones included.
     pub(super) fn on_gpu<'a>(&'a self, gpu: &'a GpuUuid) -> impl Iterator<Item = &'a Process> {
-        self.processes.iter().filter(move |process| process.gpu == *gpu)
+        self.processes.iter().filter(move |process| process.gpu == *gpu && process.is_there())
     }
 
     /// Whether somebody uses a GPU instance, or one compute instance of it.
@@ -227,6 +249,13 @@ impl NodeState {
         self.next_pid += 1;
         let start_time = u64::from(self.next_pid - FIRST_PID) * 100;
         self.processes.push(Process { pid, start_time, ..process });
+        pid
+    }
+
+    /// A real process, which may be on several devices.
+    fn add_real(&mut self, pid: Pid, process: Process) -> Pid {
+        self.processes.retain(Process::is_there);
+        self.processes.push(Process { pid, ..process });
         pid
     }
 
@@ -270,7 +299,10 @@ impl NodeState {
                 mps.server = Some(MpsServerState { pid, limits });
             }
         }
-        Ok(self.add_process(process))
+        Ok(match spec.real {
+            Some(pid) => self.add_real(pid, process),
+            None => self.add_process(process),
+        })
     }
 
     /// What an MPS daemon serves there.

@@ -2,6 +2,7 @@
 
 #[cfg(feature = "cli")]
 pub(crate) mod daemons;
+pub(crate) mod leases;
 pub(crate) mod mps;
 pub(crate) mod page;
 mod slots;
@@ -13,6 +14,7 @@ use self::page::{Page, Role, Table, gibibytes, memory};
 use crate::id::{ComputeInstanceId, GpuInstanceId};
 use crate::mig::fit::fits;
 use crate::mode::SharingMode;
+use crate::process::{Holder, HolderKind};
 use crate::snapshot::{
     GpuProcess, GpuSnapshot, InstanceRecord, MigStatus, MpsStatus, Snapshot, Usage, Visibility,
 };
@@ -56,6 +58,12 @@ pub(crate) fn draw_some(page: &mut Page, snapshot: &Snapshot, of: usize) {
         block(page, snapshot, gpu);
     }
     strays::strays(page, snapshot);
+    if !snapshot.void_leases.is_empty() {
+        page.end();
+    }
+    for share in &snapshot.void_leases {
+        page.line(Role::Alarm, &leases::void(share));
+    }
 }
 
 fn block(page: &mut Page, snapshot: &Snapshot, gpu: &GpuSnapshot) {
@@ -70,6 +78,7 @@ fn block(page: &mut Page, snapshot: &Snapshot, gpu: &GpuSnapshot) {
     if let Some(line) = parameters(gpu) {
         page.line(Role::Plain, &format!("{:INDENT$}{line}", ""));
     }
+    leases::of_gpu(page, gpu);
     let partial = match &gpu.visibility {
         Visibility::Partial { missing } => {
             page.line(
@@ -194,7 +203,11 @@ fn devices(
         cells.extend(named.then(|| device.name.clone().unwrap_or_default()));
         table.row(role, cells);
         mps::below(&mut table, device);
-        for holder in device.usage.holders() {
+        for line in leases::of_device(gpu, device.uuid.as_str()) {
+            table.below(Role::Busy, line);
+        }
+        let at_work = |holder: &&Holder| holder.kind != HolderKind::Lease;
+        for holder in device.usage.holders().iter().filter(at_work) {
             let process = gpu.processes.iter().find(|process| process.holder.pid == holder.pid);
             let memory = process.and_then(|process| process.memory).map(memory);
             let memory = memory.map(|memory| format!(", {memory}")).unwrap_or_default();
