@@ -7,7 +7,7 @@ use crate::error::{Error, ErrorCode, Result};
 use crate::id::{GpuUuid, Pid, ShareId};
 use crate::observe::{Observer, Scope};
 use crate::plan::Plan;
-use crate::plan::shares::doomed;
+use crate::plan::shares::{doomed, void_leases};
 use crate::port::{LeaseScope, Ports, Slot, Taken};
 use crate::process::{Holder, HolderKind};
 use crate::snapshot::Snapshot;
@@ -31,9 +31,13 @@ pub(super) struct Reserved {
 /// BUSY when somebody leased one since the snapshot; PERMISSION_DENIED, IO. Nothing is held then.
 pub(super) fn reserve(ports: &Ports, plan: &Plan, snapshot: &Snapshot) -> Result<Reserved> {
     let mut reserved = Reserved::default();
+    let mut missing = Vec::new();
     for planned in plan.changed() {
         let Some(gpu) = snapshot.gpu(&planned.uuid) else { continue };
         reserved.gpus.push(gpu.uuid.clone());
+        for share in void_leases(snapshot, gpu) {
+            reserved.leased.push((gpu.uuid.clone(), share.id.clone()));
+        }
         for share in doomed(gpu, planned) {
             let known = gpu.shares.iter().find(|known| known.id == share);
             if known.is_some_and(|share| share.is_leased()) {
@@ -42,10 +46,19 @@ pub(super) fn reserve(ports: &Ports, plan: &Plan, snapshot: &Snapshot) -> Result
             }
             match ports.slots.try_take(&share)? {
                 Taken::Slot(slot) => reserved.slots.push(slot),
-                // Without a slot nobody has it, and nobody gets one while the GPU is locked.
-                Taken::Missing => {}
+                Taken::Missing => missing.push((gpu.uuid.clone(), share)),
                 Taken::Held => return Err(held(ports, &gpu.uuid, &share)),
             }
+        }
+    }
+    // Without a slot nobody has it, unless the slot was removed from under its holder; and nobody gets
+    // one while the GPU is locked.
+    if !missing.is_empty() {
+        let openers = ports.slots.openers();
+        let own = ports.processes.own_pid();
+        let is_held = |share: &ShareId| openers.iter().any(|(s, pid)| s == share && *pid != own);
+        if let Some((gpu, share)) = missing.iter().find(|(_, share)| is_held(share)) {
+            return Err(held(ports, gpu, share));
         }
     }
     Ok(reserved)

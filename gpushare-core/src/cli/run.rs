@@ -61,6 +61,9 @@ pub(super) fn run(
         }
         request = request.give_back(true);
     }
+    if verify {
+        expect_verifiable(node)?;
+    }
     let lease = {
         let interrupt = Interrupt::listen_unless_ignored()?;
         take(node, &request, &interrupt, || true)?
@@ -82,6 +85,21 @@ pub(super) fn run(
     let answer = answer?;
     released?;
     Ok(answer)
+}
+
+/// Refuses to verify where the driver's word on processes would say nothing of the command.
+fn expect_verifiable(node: &Node) -> Result<()> {
+    if node.is_simulated() {
+        return Ok(());
+    }
+    let hidden = node.snapshot()?.gpus.iter().any(|gpu| gpu.processes_hidden);
+    if !hidden && node.ports().processes.in_first_pid_namespace() {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorCode::Unsupported,
+        "a command cannot be verified here: the driver speaks of processes by numbers of the machine's first pid namespace, and this process is in another or may not see them; verify from outside, with `gpushare mps verify`",
+    ))
 }
 
 /// Runs a command to its end.

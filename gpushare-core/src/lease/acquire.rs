@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, ErrorCode, Result};
-use crate::id::{GpuUuid, MigUuid, Pid};
+use crate::id::{GpuUuid, MigUuid, Pid, ShareId};
 use crate::lease::grant::{grant, together};
 use crate::lease::held::Held;
 use crate::lease::leftover::leftovers;
@@ -50,9 +50,10 @@ pub struct Wait {
 }
 
 /// What a ticket says: of which devices its owner waits for shares.
-#[derive(Serialize, Deserialize)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 struct Wanted {
     devices: BTreeSet<String>,
+    count: u32,
 }
 
 struct Acquire<'a> {
@@ -63,8 +64,10 @@ struct Acquire<'a> {
     /// This process, as notes name it.
     taker: (Pid, Option<u64>),
     ticket: Option<Box<dyn Ticket>>,
+    /// Who was first in the queue, and since when no share lay free that we saw.
+    first: Option<(String, Instant)>,
     /// What the tickets of others say: they do not change.
-    tickets: BTreeMap<String, BTreeSet<String>>,
+    tickets: BTreeMap<String, Wanted>,
     /// Tickets whose owners are gone, and which others must remove.
     gone: BTreeSet<String>,
     /// GPUs that an applier changes now.
@@ -85,13 +88,14 @@ pub(super) fn acquire(
     static NUMBER: AtomicU64 = AtomicU64::new(0);
     let number = NUMBER.fetch_add(1, Ordering::Relaxed);
     let name = format!("{:x}-{:x}-{number:x}", start_time.unwrap_or_default(), pid.get());
-    let acquire = Acquire {
+    let mut acquire = Acquire {
         node,
         ports,
         request,
         name,
         taker: (pid, start_time),
         ticket: None,
+        first: None,
         tickets: BTreeMap::new(),
         gone: BTreeSet::new(),
         changing: BTreeSet::new(),
@@ -101,7 +105,14 @@ pub(super) fn acquire(
         Some(snapshot) => Cow::Borrowed(snapshot),
         None => Cow::Owned(node.snapshot()?),
     };
-    acquire.run(snapshot, waiting)
+    let leased = acquire.run(snapshot, waiting);
+    if leased.is_err() {
+        // What was made for it is nobody's.
+        if let Err(error) = create::give_back(node, &acquire.created) {
+            tracing::warn!(target: "gpushare::lease", %error, "a MIG device stays that was made for a lease");
+        }
+    }
+    leased
 }
 
 /// What came of an attempt.
@@ -117,7 +128,7 @@ enum Attempt {
 
 impl Acquire<'_> {
     fn run(
-        mut self,
+        &mut self,
         mut snapshot: Cow<'_, Snapshot>,
         waiting: &mut dyn FnMut(&Wait) -> ControlFlow<()>,
     ) -> Result<Lease> {
@@ -138,7 +149,7 @@ impl Acquire<'_> {
         loop {
             let devices = devices(&wanted);
             let ahead = self.ahead(&devices)?;
-            if ahead.is_empty() {
+            if ahead.is_empty() || self.overtakes(&ahead, &wanted)? {
                 match self.attempt(&snapshot, &wanted)? {
                     Attempt::Lease(lease) => return Ok(*lease),
                     Attempt::Changed if changes < MOST_CHANGES => {
@@ -151,8 +162,15 @@ impl Acquire<'_> {
                     Attempt::Held | Attempt::Changed => {}
                     Attempt::LeftOver(holders) => left_over = holders,
                 }
-                if self.request.create && !wanted.iter().any(Candidate::is_free) {
-                    let made = create::create(self.node, self.request, |_| None)?;
+                let count = self.request.count.get() as usize;
+                if self.request.create
+                    && self.created.len() < count
+                    && !wanted.iter().any(Candidate::is_free)
+                {
+                    let visible = |snapshot: &Snapshot| {
+                        self.request.visible.as_ref().map(|list| visible(snapshot, list))
+                    };
+                    let made = create::create(self.node, self.request, visible)?;
                     self.created.push(made);
                     snapshot = Cow::Owned(self.node.snapshot()?);
                     wanted = self.candidates(&snapshot)?;
@@ -190,7 +208,9 @@ impl Acquire<'_> {
             match (&mut self.ticket, ahead.last()) {
                 // From here on it counts who came first.
                 (None, _) => {
-                    let content = serde_json::to_vec(&Wanted { devices }).unwrap_or_default();
+                    let content =
+                        serde_json::to_vec(&Wanted { devices, count: self.request.count.get() })
+                            .unwrap_or_default();
                     self.ticket = Some(self.ports.slots.join(&content)?);
                 }
                 (Some(ticket), Some(before)) => ticket.wait_for(before, most),
@@ -224,7 +244,11 @@ impl Acquire<'_> {
             // It is over soon, and nobody knows what will be there then.
             Err(_) if !self.changing.is_empty() => Ok(Vec::new()),
             // What is not there can be made.
-            Err(error) if self.request.create && error.code() == ErrorCode::Insufficient => {
+            Err(error)
+                if self.request.create
+                    && self.created.is_empty()
+                    && error.code() == ErrorCode::Insufficient =>
+            {
                 Ok(Vec::new())
             }
             found => found,
@@ -258,9 +282,9 @@ impl Acquire<'_> {
                 let content = slots.ticket(&name).unwrap_or_default();
                 let wanted = serde_json::from_slice::<Wanted>(&content);
                 // What is no ticket stands in nobody's way.
-                wanted.map(|wanted| wanted.devices).unwrap_or_default()
+                wanted.unwrap_or_default()
             });
-            if !theirs.is_disjoint(devices) {
+            if !theirs.devices.is_disjoint(devices) {
                 ahead.push(name);
             }
         }
@@ -272,6 +296,32 @@ impl Acquire<'_> {
             self.gone.insert(last);
         }
         Ok(ahead)
+    }
+
+    /// Whether who is first lets a free share lie: it was stopped, or is no caller of gpushare's. Who wants
+    /// several at once is given time until they are together.
+    fn overtakes(&mut self, ahead: &[String], wanted: &[Candidate]) -> Result<bool> {
+        let Some(first) = ahead.first() else { return Ok(false) };
+        let since = match &self.first {
+            Some((name, since)) if name == first => *since,
+            _ => {
+                self.first = Some((first.clone(), Instant::now()));
+                return Ok(false);
+            }
+        };
+        let several = self.tickets.get(first).is_some_and(|ticket| ticket.count > 1);
+        if since.elapsed() < if several { OVERTAKEN_WITH_SEVERAL } else { OVERTAKEN } {
+            return Ok(false);
+        }
+        let held: BTreeSet<ShareId> =
+            self.ports.slots.held()?.into_iter().map(|slot| slot.share).collect();
+        let lies = |candidate: &Candidate| candidate.open && !held.contains(&candidate.share);
+        let lie = wanted.iter().any(lies);
+        if !lie {
+            // It waits as everybody does.
+            self.first = Some((first.clone(), Instant::now()));
+        }
+        Ok(lie)
     }
 
     fn attempt(&self, snapshot: &Snapshot, wanted: &[Candidate]) -> Result<Attempt> {
@@ -306,11 +356,15 @@ impl Acquire<'_> {
         let count = self.request.count.get() as usize;
         let mut taken: Vec<(Slot, GpuUuid)> = Vec::new();
         let mut missing = None;
+        let mut held = false;
         let mut left_over: Vec<Holder> = Vec::new();
         for candidate in wanted {
             let slot = match self.slot(candidate) {
                 Ok(Some(slot)) => slot,
-                Ok(None) => continue,
+                Ok(None) => {
+                    held = true;
+                    continue;
+                }
                 Err(error) if error.code() == ErrorCode::Stale => return Ok(Attempt::Changed),
                 // Another may do: one that is broken must not bar them all.
                 Err(error) => {
@@ -340,7 +394,8 @@ impl Acquire<'_> {
             }
         }
         match missing {
-            Some(error) if left_over.is_empty() => Err(error),
+            // Who has the others will give them back.
+            Some(error) if left_over.is_empty() && !held => Err(error),
             _ if left_over.is_empty() => Ok(Attempt::Held),
             _ => Ok(Attempt::LeftOver(left_over)),
         }
@@ -467,6 +522,10 @@ impl Acquire<'_> {
         Ok(threads <= 100.001 && memory.is_none_or(|memory| bytes <= u128::from(memory.get())))
     }
 }
+
+/// How long who is first may let a free share lie before others take it.
+const OVERTAKEN: Duration = Duration::from_secs(1);
+const OVERTAKEN_WITH_SEVERAL: Duration = Duration::from_secs(30);
 
 /// How long a change of a GPU is waited for at least, where a slot must be made.
 const MAKING: Duration = Duration::from_secs(2);

@@ -10,7 +10,7 @@ use crate::mode::{MpsHealth, SharingMode};
 use crate::parameters::MpsConfig;
 use crate::plan::select;
 use crate::process::{Holder, HolderKind};
-use crate::snapshot::{GpuSnapshot, MigDevice, MpsStatus, Share, Snapshot};
+use crate::snapshot::{GpuSnapshot, MigDevice, MpsStatus, Share, Snapshot, Usage};
 use crate::units::Bytes;
 
 /// A share that would do.
@@ -38,6 +38,8 @@ struct Device<'a> {
     mig: Option<&'a MigDevice>,
     mps: Option<&'a MpsStatus>,
     shares: Vec<&'a Share>,
+    /// Who leased it when it had other shares, and has it still.
+    void: Vec<&'a Holder>,
 }
 
 /// The shares that a request means, best first; those that others have are among them. `ours` are the
@@ -61,12 +63,12 @@ pub(crate) fn candidates(
         if let Err(error) = expect_open(gpu, changing) {
             // A cordon keeps nobody from what the GPU does not have.
             let has = |device| !matches!(fits(snapshot, request, visible, device), Ok(false));
-            if error.code() != ErrorCode::Busy || devices(gpu).iter().any(has) {
+            if error.code() != ErrorCode::Busy || devices(snapshot, gpu).iter().any(has) {
                 refused.push(error);
             }
             continue;
         }
-        for device in devices(gpu) {
+        for device in devices(snapshot, gpu) {
             match fits(snapshot, request, visible, &device) {
                 Ok(true) => ranked.extend(of_device(request, &device, ours)),
                 Ok(false) => {}
@@ -153,13 +155,19 @@ fn expect_open(gpu: &GpuSnapshot, changing: &BTreeSet<GpuUuid>) -> Result<()> {
     }
 }
 
-fn devices(gpu: &GpuSnapshot) -> Vec<Device<'_>> {
+fn devices<'a>(snapshot: &'a Snapshot, gpu: &'a GpuSnapshot) -> Vec<Device<'a>> {
     let shares = |device: &str| {
         gpu.shares.iter().filter(|share| share.id.device() == device).collect::<Vec<_>>()
+    };
+    // Leased when the device had other shares.
+    let void = |device: &str| {
+        let void = snapshot.void_leases.iter().filter(|share| share.id.device() == device);
+        void.filter_map(|share| share.holder.as_ref()).collect::<Vec<_>>()
     };
     if gpu.mode == SharingMode::Mig {
         let devices = gpu.mig_devices.iter().map(|mig| Device {
             gpu,
+            void: void(mig.uuid.as_str()),
             mig: Some(mig),
             mps: mig.mps.as_ref().filter(|mps| mps.ours && mps.alive),
             shares: shares(mig.uuid.as_str()),
@@ -167,7 +175,8 @@ fn devices(gpu: &GpuSnapshot) -> Vec<Device<'_>> {
         return devices.collect();
     }
     let mps = gpu.mps.as_ref().filter(|mps| gpu.mode == SharingMode::Mps && mps.ours && mps.alive);
-    vec![Device { gpu, mig: None, mps, shares: shares(gpu.uuid.as_str()) }]
+    let uuid = gpu.uuid.as_str();
+    vec![Device { gpu, mig: None, mps, shares: shares(uuid), void: void(uuid) }]
 }
 
 impl Device<'_> {
@@ -353,11 +362,12 @@ fn of_device(
         left = rest;
     }
     // On a device that is nobody's by halves, whoever is there without a lease is in the way.
-    let intruders = if device.shares.len() == 1 && device.mps.is_none() {
+    let mut intruders = if device.shares.len() == 1 && device.mps.is_none() {
         intruders(device, ours)
     } else {
         Vec::new()
     };
+    intruders.extend(device.void.iter().map(|holder| (*holder).clone()));
     let mut round = 0;
     let wanted = device.shares.iter().filter(|share| match &request.of {
         Of::Share(wanted) => share.id == *wanted,
@@ -366,7 +376,9 @@ fn of_device(
     wanted
         .map(|share| {
             let mut held_by: Vec<Holder> = share.holder.iter().cloned().collect();
-            let open = !held_by.is_empty() || intruders.is_empty();
+            // Who could not be seen may be there.
+            let unseen = device.mig.is_some_and(|mig| mig.usage == Usage::Unknown);
+            let open = !unseen && (!held_by.is_empty() || intruders.is_empty());
             if held_by.is_empty() {
                 held_by.clone_from(&intruders);
             }

@@ -50,10 +50,14 @@ impl Observer {
                 holder: Some(holder(tenant.pid, HolderKind::Lease, tenant.facts, &lineage)),
                 lease: Some(status(tenant.note, tenant.inherited)),
             };
-            match place(gpus, &share) {
-                Some((gpu, position)) => mark(gpu, position, leased),
-                None if scope.gpus.is_none() && !scope.unnamed => void.push(leased),
-                None => {}
+            if let Some((gpu, position)) = place(gpus, &share) {
+                mark(gpu, position, leased);
+                continue;
+            }
+            // Where the device is there and has other shares now, whoever has this one has it still.
+            let all = scope.gpus.is_none() && !scope.unnamed;
+            if occupy(gpus, &leased) || all {
+                void.push(leased);
             }
         }
         Ok(void)
@@ -103,9 +107,8 @@ impl<'a> Witnesses<'a> {
                 noted.note.is_by(pid, Some(facts.start_time)) && is_from(noted, facts.uid)
             };
             let note = of_share().find(by);
-            // Another process may have that pid by now.
-            let reused = note.is_none() && of_share().any(|noted| noted.note.pid == pid);
-            if !reused || self.holders(&slot.share).contains(&pid) {
+            // Another process may have that pid by now: without a note it must be seen to hold the slot.
+            if note.is_some() || self.holders(&slot.share).contains(&pid) {
                 return Tenant { pid, facts: Some(facts), note, inherited: false };
             }
         }
@@ -154,20 +157,38 @@ fn place<'a>(gpus: &'a mut [GpuSnapshot], share: &ShareId) -> Option<(&'a mut Gp
     })
 }
 
+/// Marks the device of a share that it no longer has as in use, if it is one of these GPUs' devices.
+fn occupy(gpus: &mut [GpuSnapshot], leased: &Share) -> bool {
+    let device = leased.id.device();
+    let Some(gpu) = gpus
+        .iter_mut()
+        .find(|gpu| gpu.uuid.as_str() == device || gpu.mig_device(&leased.id).is_some())
+    else {
+        return false;
+    };
+    if let Some(holder) = &leased.holder {
+        mark_device(gpu, &leased.id, holder);
+    }
+    true
+}
+
 /// A leased MIG device is in use, whether somebody computes there or not.
 fn mark(gpu: &mut GpuSnapshot, position: usize, leased: Share) {
     let Some(holder) = leased.holder.clone() else { return };
-    let device = gpu.mig_devices.iter_mut().find(|d| d.uuid.as_str() == leased.id.device());
-    if let Some(device) = device {
-        add(&mut device.usage, &holder);
-        let gis = gpu.mig.iter_mut().flat_map(|mig| &mut mig.gpu_instances);
-        let cis = gis.flat_map(|gi| &mut gi.compute_instances);
-        for ci in cis.filter(|ci| ci.uuid.as_ref() == Some(&device.uuid)) {
-            add(&mut ci.usage, &holder);
-        }
-    }
+    mark_device(gpu, &leased.id, &holder);
     if let Some(share) = gpu.shares.get_mut(position) {
         *share = leased;
+    }
+}
+
+fn mark_device(gpu: &mut GpuSnapshot, share: &ShareId, holder: &Holder) {
+    let device = gpu.mig_devices.iter_mut().find(|d| d.uuid.as_str() == share.device());
+    let Some(device) = device else { return };
+    add(&mut device.usage, holder);
+    let gis = gpu.mig.iter_mut().flat_map(|mig| &mut mig.gpu_instances);
+    let cis = gis.flat_map(|gi| &mut gi.compute_instances);
+    for ci in cis.filter(|ci| ci.uuid.as_ref() == Some(&device.uuid)) {
+        add(&mut ci.usage, holder);
     }
 }
 

@@ -59,7 +59,8 @@ fn locks(text: &str) -> BTreeMap<((u32, u32), u64), Option<Pid>> {
         (fields.next()? == "FLOCK").then_some(())?;
         let (_, access, pid, file) =
             (fields.next()?, fields.next()?, fields.next()?, fields.next()?);
-        (access == "WRITE").then_some(())?;
+        // One that is shared keeps others out as well.
+        matches!(access, "WRITE" | "READ").then_some(())?;
         let mut file = file.split(':');
         let device = (hex(file.next()?)?, hex(file.next()?)?);
         let inode = file.next()?.parse().ok()?;
@@ -121,7 +122,7 @@ fn holds(info: &Path) -> bool {
         Err(error) => return error.kind() != std::io::ErrorKind::NotFound,
     };
     let mut locks = info.lines().filter_map(|line| line.strip_prefix("lock:"));
-    locks.any(|lock| lock.contains("FLOCK") && lock.contains("WRITE"))
+    locks.any(|lock| lock.contains("FLOCK"))
 }
 
 /// A path without links: what is not there has none.
@@ -148,7 +149,11 @@ mod tests {
                     4: FLOCK  ADVISORY  WRITE 0 00:2e:80 0 EOF\n\
                     5: OFDLCK ADVISORY  WRITE -1 00:2e:81 0 EOF\nrubbish\n6: FLOCK\n";
         let found = locks(text);
-        let held = [(((0xfe, 0), 77), Some(Pid::new(1234))), (((0, 0x2e), 80), None)];
+        let held = [
+            (((0xfe, 0), 77), Some(Pid::new(1234))),
+            (((0xfe, 0), 79), Some(Pid::new(1237))),
+            (((0, 0x2e), 80), None),
+        ];
         assert_eq!(found, BTreeMap::from(held));
     }
 }

@@ -326,7 +326,15 @@ impl Folder {
 fn scratch() -> String {
     static NUMBER: AtomicU64 = AtomicU64::new(0);
     let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-    format!("{SCRATCH}{}-{}-{number}", since_boot(), std::process::id())
+    format!("{SCRATCH}{}-{}-{number}-{}", since_boot(), std::process::id(), random())
+}
+
+/// Hexadecimal digits that nobody can guess.
+fn random() -> String {
+    let mut bytes = [0_u8; 8];
+    // Where the kernel has none, it is the time alone.
+    let _ = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::NONBLOCK);
+    format!("{:016x}", u64::from_ne_bytes(bytes))
 }
 
 /// Whether a file that was never finished has no owner any more: it takes less than a second.
@@ -511,12 +519,21 @@ impl Slots for FileSlots {
         let folder = self.common_folder(NOTES)?;
         let new = scratch();
         folder.make(&new, content, READABLE)?;
-        let name = format!("{}~{}", encode(share), rustix::process::geteuid().as_raw());
+        let user = rustix::process::geteuid().as_raw();
+        // Not to be guessed: a file of that name that is another user's would be in the way.
+        let name = format!("{}~{user}~{}", encode(share), random());
         let moved = rustix::fs::renameat(&folder.directory, &new, &folder.directory, &name);
         moved.map_err(|errno| {
             let _ = rustix::fs::unlinkat(&folder.directory, &new, AtFlags::empty());
             folder.error("write", &name)(errno)
-        })
+        })?;
+        let before = format!("{}~{user}~", encode(share));
+        for (old, _) in folder.names()? {
+            if old.starts_with(&before) && old != name {
+                folder.remove(&old);
+            }
+        }
+        Ok(())
     }
 
     fn notes(&self, share: Option<&ShareId>) -> Result<Vec<Note>> {
@@ -532,14 +549,11 @@ impl Slots for FileSlots {
             if before.as_ref().is_some_and(|before| !name.starts_with(before)) {
                 continue;
             }
-            let Some((share, uid)) = name.split_once('~') else { continue };
-            let (Some(share), Ok(uid)) = (decode(share), uid.parse::<u32>()) else { continue };
-            match folder.read(&name) {
-                // A user's note has their name, and nobody else's.
-                Some((author, content)) if author == uid => {
-                    notes.push(Note { share, author, content });
-                }
-                _ => {}
+            let Some((share, _)) = name.split_once('~') else { continue };
+            let Some(share) = decode(share) else { continue };
+            // Whose it is, the file system says.
+            if let Some((author, content)) = folder.read(&name) {
+                notes.push(Note { share, author, content });
             }
         }
         Ok(notes)
