@@ -478,6 +478,9 @@ impl Slots for FileSlots {
     }
 
     fn openers(&self) -> Vec<(ShareId, Pid)> {
+        if matches!(&self.place, Place::Temporary { made, .. } if made.get().is_none()) {
+            return Vec::new();
+        }
         let folder = self.folder(SLOTS).ok().flatten();
         holders::openers(&self.path().join(SLOTS), folder.as_ref())
     }
