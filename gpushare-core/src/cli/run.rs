@@ -178,7 +178,9 @@ impl Tenant<'_> {
     fn ended(&mut self) -> Result<Option<ExitStatus>> {
         loop {
             match rustix::process::wait(WaitOptions::NOHANG) {
-                Ok(Some((pid, status))) if pid.as_raw_pid().cast_unsigned() == self.child.id() => {
+                Ok(Some((pid, status)))
+                    if u32::try_from(pid.as_raw_pid()) == Ok(self.child.id()) =>
+                {
                     self.status = Some(ExitStatus::from_raw(status.as_raw()));
                 }
                 Ok(Some(_)) | Err(Errno::INTR) => {}

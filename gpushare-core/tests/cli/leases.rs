@@ -242,15 +242,16 @@ fn a_signal_ends_the_waiting_and_nothing_is_held() {
     place.wait_for_holders(0, 1);
     let other = sleeper();
     let pid = other.id().to_string();
-    for (arguments, status) in [
-        (&["run", "--timeout", "none", "--", "true"][..], 125),
-        (&["hold", "--timeout", "none"], 1),
+    // A runner of tests in the background ignores SIGINT, and then so does `run`.
+    for (arguments, asked, status) in [
+        (&["run", "--timeout", "none", "--", "true"][..], Signal::TERM, 125),
+        (&["hold", "--timeout", "none"], Signal::INT, 1),
     ] {
         let waiting = start(&place, arguments);
         until("a waiting caller", || place.json(&["leases"])["waiting"] == 1);
         // It says for whom it waits, once that takes long.
         std::thread::sleep(Duration::from_millis(1200));
-        waiting.signal(Signal::TERM);
+        waiting.signal(asked);
         let answer = waiting.answer().expect(status);
         let mut lines = answer.stderr.lines();
         let told = lines.next().unwrap();
@@ -597,6 +598,28 @@ fn a_mig_device_that_was_created_for_a_command_goes_with_it() {
     assert_eq!(place.devices(0).len(), 2);
     tenant.end();
     until("the device to go", || place.devices(0) == there);
+}
+
+#[test]
+fn the_lease_of_a_device_that_another_tool_took_away_is_void() {
+    let place = Place::new("1xH100-80GB");
+    place.done(&["mig", "enable"]);
+    place.done(&["mig", "create", "1g"]);
+    let device = place.devices(0).remove(0);
+    let hold = start(&place, &["hold", "--mig", "1g"]);
+    place.wait_for_holders(0, 1);
+    place.done(&["sim", "reset", "0"]);
+    assert_eq!(place.shares(0).len(), 0);
+    let status = place.json(&["status"]);
+    assert_eq!(status["void_leases"][0]["id"], device, "{status}");
+    assert_eq!(status["void_leases"][0]["holder"]["pid"], hold.id());
+    for command in ["status", "leases"] {
+        let text = place.done(&[command]).stdout;
+        assert!(text.contains(&format!("void lease of {device}: pid {}", hold.id())), "{text}");
+    }
+    place.done(&["release", &device]);
+    hold.answer().expect(0);
+    assert_eq!(place.json(&["leases"])["void"], json!([]));
 }
 
 #[test]
