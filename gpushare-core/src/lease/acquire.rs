@@ -214,9 +214,9 @@ impl Acquire<'_> {
                     self.ticket = Some(self.ports.slots.join(&content)?);
                 }
                 (Some(ticket), Some(before)) => ticket.wait_for(before, most),
-                (Some(_), None) => {
-                    std::thread::sleep(poll.min(most));
-                    poll = (poll * 2).min(LATE);
+                (Some(ticket), None) => {
+                    let told = ticket.wait_for_release(poll.min(most));
+                    poll = if told { SOON } else { (poll * 2).min(LATE) };
                 }
             }
             // Modes and layouts change, too. Whoever is not first can do nothing with it yet: a hundred

@@ -72,6 +72,9 @@ pub trait Ticket: Send + fmt::Debug {
     fn name(&self) -> &str;
     /// Waits at most that long until the owner of that ticket is gone. It may return early.
     fn wait_for(&mut self, ahead: &str, most: Duration);
+    /// Waits at most that long until somebody lets go of a slot. Returns whether that may be so: it is
+    /// told a moment before it is free, and not always.
+    fn wait_for_release(&mut self, most: Duration) -> bool;
 }
 
 /// Slots, notes and tickets of a node.

@@ -82,6 +82,13 @@ pub(crate) fn read(slots: &dyn Slots, share: Option<&ShareId>) -> Result<Vec<Not
         let ours = parsed.schema == SCHEMA && parsed.name.len() <= LONGEST_NAME;
         ours.then_some(Noted { share: note.share, author: note.author, note: parsed })
     };
+    let notes = slots.notes(share)?;
+    let count = notes.len();
+    let noted: Vec<Noted> = notes.into_iter().filter_map(parse).collect();
+    if noted.len() == count {
+        return Ok(noted);
+    }
+    // One that was just being written is whole the next time.
     Ok(slots.notes(share)?.into_iter().filter_map(parse).collect())
 }
 

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use super::Simulator;
 use super::process::holder;
 use super::state::{FIRST_PID, NodeState, Presence};
+use crate::backend::system::SystemClock;
 use crate::error::{Error, ErrorCode, Result};
 use crate::id::{GpuUuid, Pid};
 use crate::mode::{Interval, MpsHealth};
@@ -161,6 +162,13 @@ impl Simulator {
 }
 
 impl Processes for SimulatedPorts {
+    fn own_start_time(&self) -> Option<u64> {
+        match &self.beneath {
+            Some(beneath) => beneath.own_start_time(),
+            None => self.facts(self.own_pid()).map(|facts| facts.start_time),
+        }
+    }
+
     fn facts(&self, pid: Pid) -> Option<ProcessFacts> {
         if pid.get() < FIRST_PID {
             return match &self.beneath {
@@ -302,6 +310,14 @@ impl Clock for SimulatedPorts {
                 SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
             }
             Time::Virtual(_) => Time::BEGIN + self.now().as_secs(),
+        }
+    }
+
+    fn ticks(&self) -> u64 {
+        match &self.simulator.inner.clock {
+            // Processes that share the node must count alike.
+            Time::Real(_) => SystemClock::new().ticks(),
+            Time::Virtual(_) => u64::try_from(self.now().as_millis() / 10).unwrap_or(u64::MAX),
         }
     }
 

@@ -8,14 +8,14 @@
 mod holders;
 mod queue;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{Read as _, Write as _};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags};
@@ -45,6 +45,9 @@ const GROUP: &str = "gpushare";
 /// A note or a ticket is a few hundred bytes; what is longer is none.
 const LONGEST: u64 = 64 << 10;
 
+/// Notes are filled up with blanks to a multiple of this.
+const NOTE: usize = 512;
+
 /// How often a slot that was replaced while it was taken is tried again.
 const MOST_TRIES: u32 = 16;
 
@@ -53,6 +56,8 @@ const MOST_TRIES: u32 = 16;
 pub struct FileSlots {
     place: Place,
     scope: LeaseScope,
+    /// The three directories, as they were last opened.
+    known: Mutex<BTreeMap<&'static str, Arc<Folder>>>,
 }
 
 #[derive(Debug)]
@@ -71,14 +76,14 @@ impl FileSlots {
             .map(|meta| std::os::unix::fs::MetadataExt::uid(&meta) == 0)
             .unwrap_or_else(|_| rustix::process::geteuid().is_root());
         let scope = if root_owns { LeaseScope::Node } else { LeaseScope::Private };
-        Self { place: Place::Given(directory.clone()), scope }
+        Self { place: Place::Given(directory.clone()), scope, known: Mutex::default() }
     }
 
     /// Slots of this process and its children alone, in a directory that is made when it is first
     /// needed and is removed with the handle.
     pub fn temporary() -> Self {
         let place = Place::Temporary { pid: std::process::id(), made: OnceLock::new() };
-        Self { place, scope: LeaseScope::Private }
+        Self { place, scope: LeaseScope::Private, known: Mutex::default() }
     }
 
     fn path(&self) -> PathBuf {
@@ -109,9 +114,21 @@ impl FileSlots {
     }
 
     /// One of the three directories; none when it is not there.
-    fn folder(&self, name: &'static str) -> Result<Option<Folder>> {
+    fn folder(&self, name: &'static str) -> Result<Option<Arc<Folder>>> {
+        // Never waited for: after a fork nobody may be there to let go of it.
+        let known = self.known.try_lock().ok().and_then(|known| known.get(name).cloned());
+        if let Some(folder) = known.filter(|folder| folder.is_still_there()) {
+            return Ok(Some(folder));
+        }
         let Some(above) = self.above(false)? else { return Ok(None) };
-        self.folder_in(&above, name, None)
+        let folder = self.folder_in(&above, name, None)?;
+        if let Ok(mut known) = self.known.try_lock() {
+            match &folder {
+                Some(folder) => known.insert(name, folder.clone()),
+                None => known.remove(name),
+            };
+        }
+        Ok(folder)
     }
 
     fn folder_in(
@@ -119,18 +136,23 @@ impl FileSlots {
         above: &OwnedFd,
         name: &'static str,
         make: Option<Shared>,
-    ) -> Result<Option<Folder>> {
+    ) -> Result<Option<Arc<Folder>>> {
         let path = self.path().join(name);
         let opened = open_shared(above, OsStr::new(name), &path, make);
         match opened {
-            Ok(found) => Ok(found.map(|directory| Folder { directory, path })),
+            Ok(None) => Ok(None),
+            Ok(Some(directory)) => {
+                let stat = rustix::fs::fstat(&directory);
+                let stat = stat.map_err(|errno| Error::io("look at", &path, errno.into()))?;
+                Ok(Some(Arc::new(Folder { directory, path, identity: Identity::of(&stat) })))
+            }
             Err(error) if error.code() == ErrorCode::PermissionDenied => Err(not_admitted(error)),
             Err(error) => Err(error),
         }
     }
 
     /// One of the directories in which everybody has files of their own.
-    fn common_folder(&self, name: &'static str) -> Result<Folder> {
+    fn common_folder(&self, name: &'static str) -> Result<Arc<Folder>> {
         if let Some(folder) = self.folder(name)? {
             return Ok(folder);
         }
@@ -227,9 +249,31 @@ fn share_of(slot: &str) -> Option<ShareId> {
 struct Folder {
     directory: OwnedFd,
     path: PathBuf,
+    identity: Identity,
+}
+
+/// What a directory was when it was looked at and found to be one that can be trusted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Identity {
+    device: u64,
+    inode: u64,
+    owner: u32,
+    mode: u32,
+}
+
+impl Identity {
+    fn of(stat: &rustix::fs::Stat) -> Self {
+        Self { device: stat.st_dev, inode: stat.st_ino, owner: stat.st_uid, mode: stat.st_mode }
+    }
 }
 
 impl Folder {
+    /// Whether its path leads to it, and it is as it was. As long as it is open no other has its inode.
+    fn is_still_there(&self) -> bool {
+        let stat = rustix::fs::lstat(&self.path);
+        stat.is_ok_and(|stat| Identity::of(&stat) == self.identity)
+    }
+
     fn error(&self, doing: &str, name: &str) -> impl Fn(Errno) -> Error {
         let (doing, path) = (doing.to_owned(), self.path.join(name));
         move |errno| Error::io(&doing, &path, errno.into())
@@ -298,9 +342,31 @@ impl Folder {
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile || stat.st_nlink != 1 {
             return None;
         }
-        let mut content = Vec::new();
-        File::from(file).take(LONGEST + 1).read_to_end(&mut content).ok()?;
-        (content.len() as u64 <= LONGEST).then_some((stat.st_uid, content))
+        // As long as it is; what grows meanwhile is none of ours.
+        let size = u64::try_from(stat.st_size).ok().filter(|size| *size <= LONGEST)?;
+        let mut content = vec![0; usize::try_from(size).ok()?];
+        let mut file = File::from(file);
+        file.read_exact(&mut content).ok()?;
+        Some((stat.st_uid, content))
+    }
+
+    /// Writes over a file of this user's that is as long. A process that dies there has written all of it
+    /// or nothing: it is less than a page. Who reads at this moment may see some of both.
+    fn overwrite(&self, name: &str, content: &[u8]) -> bool {
+        let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        if content.len() > NOTE {
+            return false;
+        }
+        let Ok(file) = rustix::fs::openat(&self.directory, name, flags, Mode::empty()) else {
+            return false;
+        };
+        let ours = rustix::fs::fstat(&file).is_ok_and(|stat| {
+            FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
+                && stat.st_uid == rustix::process::geteuid().as_raw()
+                && stat.st_nlink == 1
+                && usize::try_from(stat.st_size) == Ok(content.len())
+        });
+        ours && rustix::io::pwrite(&file, content, 0) == Ok(content.len())
     }
 
     /// Makes a file of this user's that is not there, with its content, for all to read.
@@ -482,7 +548,7 @@ impl Slots for FileSlots {
             return Vec::new();
         }
         let folder = self.folder(SLOTS).ok().flatten();
-        holders::openers(&self.path().join(SLOTS), folder.as_ref())
+        holders::openers(&self.path().join(SLOTS), folder.as_deref())
     }
 
     fn sweep(&self, known: &BTreeSet<ShareId>) -> Result<()> {
@@ -520,19 +586,34 @@ impl Slots for FileSlots {
 
     fn note(&self, share: &ShareId, content: &[u8]) -> Result<()> {
         let folder = self.common_folder(NOTES)?;
+        let name = format!("{}~{}", encode(share), rustix::process::geteuid().as_raw());
+        // All are of one length, as far as they fit: such a one is written over at once and whole.
+        let mut content = content.to_vec();
+        content.resize(content.len().next_multiple_of(NOTE), b' ');
+        if folder.overwrite(&name, &content) {
+            return Ok(());
+        }
         let new = scratch();
-        folder.make(&new, content, READABLE)?;
-        let user = rustix::process::geteuid().as_raw();
-        // Not to be guessed: a file of that name that is another user's would be in the way.
-        let name = format!("{}~{user}~{}", encode(share), random());
-        let moved = rustix::fs::renameat(&folder.directory, &new, &folder.directory, &name);
-        moved.map_err(|errno| {
-            let _ = rustix::fs::unlinkat(&folder.directory, &new, AtFlags::empty());
-            folder.error("write", &name)(errno)
+        folder.make(&new, &content, READABLE)?;
+        let rename =
+            |to: &str| rustix::fs::renameat(&folder.directory, &new, &folder.directory, to);
+        match rename(&name) {
+            Ok(()) => return Ok(()),
+            // Another user's file has that name, to be in the way: one that cannot be guessed has not.
+            Err(Errno::PERM | Errno::ACCESS | Errno::ISDIR) => {}
+            Err(errno) => {
+                folder.remove(&new);
+                return Err(folder.error("write", &name)(errno));
+            }
+        }
+        let other = format!("{name}~{}", random());
+        rename(&other).map_err(|errno| {
+            folder.remove(&new);
+            folder.error("write", &other)(errno)
         })?;
-        let before = format!("{}~{user}~", encode(share));
+        let before = format!("{name}~");
         for (old, _) in folder.names()? {
-            if old.starts_with(&before) && old != name {
+            if old.starts_with(&before) && old != other {
                 folder.remove(&old);
             }
         }

@@ -5,13 +5,14 @@
 
 use std::fs::File;
 use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{AtFlags, FlockOperation, inotify};
 use rustix::io::Errno;
 
-use super::{Folder, READABLE, SCRATCH, scratch, since_boot};
+use super::{Folder, READABLE, SCRATCH, SLOTS, scratch, since_boot};
 use crate::error::Result;
 use crate::port::Ticket;
 
@@ -24,16 +25,18 @@ const DIGITS: usize = 20;
 /// A ticket of ours.
 #[derive(Debug)]
 struct FileTicket {
-    folder: Folder,
+    folder: Arc<Folder>,
     name: String,
     /// Holds the ticket.
     _file: File,
     pid: u32,
     /// Where the kernel tells us of other tickets; none where it tells no more of this user's processes.
     watch: Option<OwnedFd>,
+    /// The same for slots, once it was needed.
+    releases: Option<OwnedFd>,
 }
 
-pub(super) fn join(folder: Folder, content: &[u8]) -> Result<Box<dyn Ticket>> {
+pub(super) fn join(folder: Arc<Folder>, content: &[u8]) -> Result<Box<dyn Ticket>> {
     let new = scratch();
     let file = folder.make(&new, content, READABLE)?;
     let remove = |name: &str| {
@@ -52,7 +55,7 @@ pub(super) fn join(folder: Folder, content: &[u8]) -> Result<Box<dyn Ticket>> {
     let flags = inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK;
     let watch = inotify::init(flags).ok();
     let pid = std::process::id();
-    Ok(Box::new(FileTicket { folder, name, _file: file, pid, watch }))
+    Ok(Box::new(FileTicket { folder, name, _file: file, pid, watch, releases: None }))
 }
 
 impl Drop for FileTicket {
@@ -95,14 +98,47 @@ impl Ticket for FileTicket {
                 return;
             }
         }
-        let timeout = Timespec::try_from(most).ok();
-        let mut event = [PollFd::new(watch, PollFlags::IN)];
-        if poll(&mut event, timeout.as_ref()).is_ok_and(|ready| ready > 0) {
-            let mut buffer = [0_u8; 4096];
-            // What it says is no news: one ticket was watched.
-            while rustix::io::read(watch, &mut buffer).is_ok_and(|read| read > 0) {}
+        // What it says is no news: one ticket was watched.
+        if is_told(watch, most) {
+            drain(watch);
         }
     }
+
+    fn wait_for_release(&mut self, most: Duration) -> bool {
+        if self.releases.is_none() {
+            self.releases = self.watch_slots();
+        }
+        let Some(releases) = &self.releases else {
+            std::thread::sleep(most);
+            return false;
+        };
+        // We were told of our own attempts, too.
+        drain(releases);
+        is_told(releases, most)
+    }
+}
+
+impl FileTicket {
+    fn watch_slots(&self) -> Option<OwnedFd> {
+        let flags = inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK;
+        let releases = inotify::init(flags).ok()?;
+        // Who holds a slot may only read it.
+        let path = format!("/proc/self/fd/{}/../{SLOTS}", self.folder.directory.as_raw_fd());
+        let closed = inotify::WatchFlags::CLOSE_NOWRITE | inotify::WatchFlags::ONLYDIR;
+        inotify::add_watch(&releases, path, closed).ok()?;
+        Some(releases)
+    }
+}
+
+fn is_told(watch: &OwnedFd, most: Duration) -> bool {
+    let timeout = Timespec::try_from(most).ok();
+    let mut event = [PollFd::new(watch, PollFlags::IN)];
+    poll(&mut event, timeout.as_ref()).is_ok_and(|ready| ready > 0)
+}
+
+fn drain(watch: &OwnedFd) {
+    let mut buffer = [0_u8; 4096];
+    while rustix::io::read(watch, &mut buffer).is_ok_and(|read| read > 0) {}
 }
 
 pub(super) fn list(folder: &Folder) -> Result<Vec<String>> {

@@ -1,5 +1,6 @@
 //! Each port, decorated: it counts its calls and asks the switch what happens at them.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -8,7 +9,7 @@ use super::{Refusal as _, Session, Shared};
 use crate::error::{Error, Result};
 use crate::id::{
     ComputeInstanceId, ComputeProfileId, GpuInstanceId, GpuUuid, MinorNumber, Pid, ProfileId,
-    ProfileIndex,
+    ProfileIndex, ShareId,
 };
 use crate::mig::{ComputeProfile, Placement, Profile};
 use crate::mode::{ComputeMode, Interval};
@@ -16,9 +17,9 @@ use crate::mps::{Command, Dialect, MpsDomain, MpsSettings, Reply};
 use crate::parameters::Access;
 use crate::port::{
     Activation, Clock, ComputeInstanceInfo, ComputePolicy, ContextKind, ForeignDaemon,
-    GpuInstanceInfo, LockGuard, MigDeviceInfo, MigMode, MpsDaemon, MpsHost, Nvml, NvmlFailure,
-    NvmlLibrary, NvmlResult, PciInfo, Ports, ProcessFacts, ProcessInfo, Processes, ProfileAnswer,
-    Reset, Signal, Store,
+    GpuInstanceInfo, HeldSlot, LeaseScope, LockGuard, MigDeviceInfo, MigMode, MpsDaemon, MpsHost,
+    Note, Nvml, NvmlFailure, NvmlLibrary, NvmlResult, PciInfo, Ports, ProcessFacts, ProcessInfo,
+    Processes, ProfileAnswer, Reset, Signal, Slot, Slots, Store, Taken, Ticket,
 };
 use crate::snapshot::Driver;
 use crate::units::Bytes;
@@ -35,7 +36,7 @@ pub(super) struct Faulty {
 
 impl Faulty {
     pub(super) fn wrap(ports: Ports, shared: &Arc<Shared>) -> Ports {
-        let (slots, devices) = (ports.slots.clone(), ports.devices.clone());
+        let devices = ports.devices.clone();
         // What is seen of a machine cannot fail: it says what it did not see.
         let machine = ports.machine.clone();
         let faulty = Arc::new(Self { ports, shared: shared.clone() });
@@ -46,7 +47,7 @@ impl Faulty {
             reset: faulty.clone(),
             processes: faulty.clone(),
             store: faulty.clone(),
-            slots,
+            slots: faulty.clone(),
             devices,
             clock: faulty,
             machine,
@@ -223,6 +224,10 @@ impl Processes for Faulty {
         self.ports.processes.own_pid()
     }
 
+    fn own_start_time(&self) -> Option<u64> {
+        self.ports.processes.own_start_time()
+    }
+
     fn own_uid(&self) -> u32 {
         self.ports.processes.own_uid()
     }
@@ -313,6 +318,69 @@ impl Drop for FaultyLock {
     }
 }
 
+impl Slots for Faulty {
+    fn scope(&self) -> LeaseScope {
+        self.ports.slots.scope()
+    }
+
+    fn may_prepare(&self) -> bool {
+        self.ports.slots.may_prepare()
+    }
+
+    fn prepare(&self, shares: &[ShareId]) -> Result<()> {
+        self.call("slots.prepare", CHANGE, || self.ports.slots.prepare(shares))
+    }
+
+    fn are_there(&self, shares: &[ShareId]) -> Result<bool> {
+        self.call("slots.are_there", LOOK, || self.ports.slots.are_there(shares))
+    }
+
+    // A slot that was taken is its taker's: whoever lets a process die lets go of it, too.
+    fn try_take(&self, share: &ShareId) -> Result<Taken> {
+        self.call("slots.try_take", LOOK, || self.ports.slots.try_take(share))
+    }
+
+    fn retire(&self, slot: &Slot) -> Result<()> {
+        self.call("slots.retire", CHANGE, || self.ports.slots.retire(slot))
+    }
+
+    fn held(&self) -> Result<Vec<HeldSlot>> {
+        self.call("slots.held", LOOK, || self.ports.slots.held())
+    }
+
+    fn openers(&self) -> Vec<(ShareId, Pid)> {
+        self.ports.slots.openers()
+    }
+
+    fn sweep(&self, known: &BTreeSet<ShareId>) -> Result<()> {
+        self.call("slots.sweep", CHANGE, || self.ports.slots.sweep(known))
+    }
+
+    fn note(&self, share: &ShareId, content: &[u8]) -> Result<()> {
+        self.call("slots.note", CHANGE, || self.ports.slots.note(share, content))
+    }
+
+    fn notes(&self, share: Option<&ShareId>) -> Result<Vec<Note>> {
+        self.call("slots.notes", LOOK, || self.ports.slots.notes(share))
+    }
+
+    fn join(&self, content: &[u8]) -> Result<Box<dyn Ticket>> {
+        self.call("slots.join", CHANGE, || self.ports.slots.join(content))
+    }
+
+    fn queue(&self) -> Result<Vec<String>> {
+        self.call("slots.queue", LOOK, || self.ports.slots.queue())
+    }
+
+    fn ticket(&self, name: &str) -> Option<Vec<u8>> {
+        self.ports.slots.ticket(name)
+    }
+
+    fn still_waits(&self, ticket: &str) -> bool {
+        self.ports.slots.still_waits(ticket)
+    }
+}
+
 impl Clock for Faulty {
     fn now(&self) -> Duration {
         self.ports.clock.now()
@@ -320,6 +388,10 @@ impl Clock for Faulty {
 
     fn unix_time(&self) -> u64 {
         self.ports.clock.unix_time()
+    }
+
+    fn ticks(&self) -> u64 {
+        self.ports.clock.ticks()
     }
 
     fn sleep(&self, duration: Duration) {
