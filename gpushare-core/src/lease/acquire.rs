@@ -306,11 +306,15 @@ impl Acquire<'_> {
         let count = self.request.count.get() as usize;
         let mut taken: Vec<(Slot, GpuUuid)> = Vec::new();
         let mut missing = None;
+        let mut held = false;
         let mut left_over: Vec<Holder> = Vec::new();
         for candidate in wanted {
             let slot = match self.slot(candidate) {
                 Ok(Some(slot)) => slot,
-                Ok(None) => continue,
+                Ok(None) => {
+                    held = true;
+                    continue;
+                }
                 Err(error) if error.code() == ErrorCode::Stale => return Ok(Attempt::Changed),
                 // Another may do: one that is broken must not bar them all.
                 Err(error) => {
@@ -340,6 +344,8 @@ impl Acquire<'_> {
             }
         }
         match missing {
+            // Who waits can still have one that others hold.
+            Some(_) if held && self.request.timeout != Some(Duration::ZERO) => Ok(Attempt::Held),
             Some(error) if left_over.is_empty() => Err(error),
             _ if left_over.is_empty() => Ok(Attempt::Held),
             _ => Ok(Attempt::LeftOver(left_over)),
