@@ -94,6 +94,13 @@ impl Fleet {
         self.node().lease(&LeaseRequest::any())
     }
 
+    /// A lease of what is free in a moment: a child that another test of this process is just starting
+    /// has our descriptors until it is another program.
+    fn lease_soon(&self) -> Lease {
+        let request = LeaseRequest::any().timeout(Some(Duration::from_secs(5)));
+        self.node().lease(&request).unwrap()
+    }
+
     fn command(&self, program: &Path, arguments: &[&str]) -> Command {
         let mut command = Command::new(program);
         command

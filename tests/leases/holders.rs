@@ -74,7 +74,7 @@ fn a_child_that_was_handed_nothing_holds_nothing() {
     // The descriptor is close-on-exec: a child that was forked by somebody else's code loses it when it
     // becomes another program.
     let fleet = Fleet::new("1xH100-80GB", EXCLUSIVE);
-    let lease = fleet.lease().unwrap();
+    let lease = fleet.lease_soon();
     let mut child = std::process::Command::new("sleep").arg("20").spawn().unwrap();
     lease.release().unwrap();
     // Other tests of this process may be starting a child: it has it until it is another program.
@@ -122,7 +122,7 @@ fn what_is_removed_from_under_a_holder_is_not_given_twice() {
         assert_eq!(code(fleet.lease()), ErrorCode::Busy, "{what}");
         let first = taken.remove(0);
         holders.remove(0).end();
-        let again = fleet.lease().unwrap();
+        let again = fleet.lease_soon();
         assert_eq!(again.shares().next().unwrap().to_string(), first, "{what}");
         assert_eq!(code(fleet.lease()), ErrorCode::Busy, "{what}");
         drop(again);
@@ -173,7 +173,7 @@ fn a_share_is_not_given_again_while_somebody_of_its_last_lease_is_on_it() {
     let request = LeaseRequest::share(id.clone());
     let error = node.lease(&request).unwrap_err();
     assert_eq!((error.code(), error.holders()[0].pid), (ErrorCode::Busy, child), "{error}");
-    let others: Vec<Lease> = (0..3).map(|_| fleet.lease().unwrap()).collect();
+    let others: Vec<Lease> = (0..3).map(|_| fleet.lease_soon()).collect();
     assert!(others.iter().flat_map(Lease::shares).all(|share| *share != id));
     assert_eq!(code(fleet.lease()), ErrorCode::Busy);
     simulator.idle(child).unwrap();

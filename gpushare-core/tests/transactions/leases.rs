@@ -3,7 +3,7 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use gpushare_core::backend::sim::{ProcessSpec, Target};
+use gpushare_core::backend::sim::{Failure, Fault, Faults, ProcessSpec, Target};
 use gpushare_core::hazard::HazardName;
 use gpushare_core::id::ShareId;
 use gpushare_core::lease::LeaseRequest;
@@ -254,4 +254,84 @@ fn visible_bounds_the_choice() {
     let only = LeaseRequest::any_mig().visible(device.as_str());
     assert_eq!(node.lease(&only).unwrap().grants()[0].mig_device.as_ref(), Some(device));
     assert!(node.lease(&LeaseRequest::any().visible("")).is_err());
+}
+
+/// What can be asked of slots, each failing in its turn, before it has effect and after.
+#[test]
+fn whatever_slots_fail_at_an_apply_is_whole_and_holds_nothing() {
+    let mut struck = 0;
+    for fail in [Fault::Fail(Failure::default()), Fault::FailAfter(Failure::default())] {
+        for name in ["slots.try_take", "slots.retire", "slots.prepare", "slots.held", "slots.notes"]
+        {
+            for nth in 1..=5 {
+                let plain = node("1xH100-80GB", CUT);
+                // With slots that are there.
+                drop(plain.lease(&LeaseRequest::any_mig()).unwrap());
+                let before = plain.snapshot().unwrap();
+                let (ports, faults) = Faults::wrap(plain.ports().clone());
+                let faulty = Node::with_ports(ports, true);
+                faults.on(name, nth, fail);
+                let calls = |faults: &Faults| {
+                    faults.calls().iter().filter(|call| call.name == name).count()
+                };
+                let applied = apply(&faulty, SLICED);
+                let what = format!("{name}, call {nth}, {fail:?}");
+                struck += usize::from(calls(&faults) >= nth);
+                faults.clear();
+                let after = plain.snapshot().unwrap();
+                match applied {
+                    Ok(_) => assert_eq!(after.gpus[0].shares.len(), 4, "{what}"),
+                    Err(_) => assert_eq!(after.gpus[0].mode, before.gpus[0].mode, "{what}"),
+                }
+                assert!(after.gpus[0].unsettled.is_none(), "{what}");
+                assert!(plain.ports().slots.held().unwrap().is_empty(), "{what}");
+                apply(&plain, SLICED).unwrap();
+                drop(plain.lease(&LeaseRequest::gpu("0")).unwrap());
+            }
+        }
+    }
+    assert!(struck >= 10, "{struck}");
+}
+
+#[test]
+fn a_lease_that_cannot_be_noted_or_queued_holds_nothing() {
+    let plain = node("1xH100-80GB", SLICED);
+    let names = ["slots.try_take", "slots.prepare", "slots.note", "slots.notes", "slots.queue"];
+    for fail in [Fault::Fail(Failure::default()), Fault::FailAfter(Failure::default())] {
+        for name in names.into_iter().chain(["slots.join"]) {
+            let all: Vec<Lease> = match name {
+                "slots.join" => {
+                    (0..4).map(|_| plain.lease(&LeaseRequest::gpu("0")).unwrap()).collect()
+                }
+                _ => Vec::new(),
+            };
+            let (ports, faults) = Faults::wrap(plain.ports().clone());
+            let faulty = Node::with_ports(ports, true);
+            faults.on(name, 1, fail);
+            let waits = LeaseRequest::gpu("0").timeout(Some(Duration::from_millis(20)));
+            let leased = faulty.lease(&waits);
+            let called = faults.calls().iter().any(|call| call.name == name);
+            // Its slots are there from the second time on; one that fails gives way to another.
+            let may_do_without = matches!(name, "slots.prepare" | "slots.try_take");
+            assert!(may_do_without || (called && leased.is_err()), "{name}");
+            drop((leased, all));
+            assert!(plain.ports().slots.held().unwrap().is_empty(), "{name}");
+            assert!(plain.ports().slots.queue().unwrap().is_empty(), "{name}");
+        }
+    }
+}
+
+/// Two modes whose shares have the same names: what an old snapshot says of one is not what it gives.
+#[test]
+fn an_old_snapshot_gives_no_lease_of_what_was() {
+    let node = node("1xH100-80GB", SLICED);
+    let old = node.snapshot().unwrap();
+    apply(&node, SHARED).unwrap();
+    let lease = node.lease_in(&old, &LeaseRequest::gpu("0")).unwrap();
+    assert!(lease.grants()[0].is_mps());
+    drop(lease);
+    let old = node.snapshot().unwrap();
+    apply(&node, CUT).unwrap();
+    assert_eq!(code(node.lease_in(&old, &LeaseRequest::gpu("0"))), ErrorCode::InvalidState);
+    assert!(node.lease_in(&old, &LeaseRequest::any()).is_ok());
 }

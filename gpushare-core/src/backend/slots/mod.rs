@@ -7,6 +7,7 @@
 
 mod holders;
 mod queue;
+mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;

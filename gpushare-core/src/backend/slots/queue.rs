@@ -4,14 +4,14 @@
 //! process, however that ends; then it is passed over, and removed by who may.
 
 use std::fs::File;
-use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::fd::AsRawFd as _;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{AtFlags, FlockOperation, inotify};
 use rustix::io::Errno;
 
+use super::watch::Watch;
 use super::{Folder, READABLE, SCRATCH, SLOTS, scratch, since_boot};
 use crate::error::Result;
 use crate::port::Ticket;
@@ -31,9 +31,9 @@ struct FileTicket {
     _file: File,
     pid: u32,
     /// Where the kernel tells us of other tickets; none where it tells no more of this user's processes.
-    watch: Option<OwnedFd>,
+    watch: Option<Watch>,
     /// The same for slots, once it was needed.
-    releases: Option<OwnedFd>,
+    releases: Option<Watch>,
 }
 
 pub(super) fn join(folder: Arc<Folder>, content: &[u8]) -> Result<Box<dyn Ticket>> {
@@ -52,8 +52,7 @@ pub(super) fn join(folder: Arc<Folder>, content: &[u8]) -> Result<Box<dyn Ticket
         remove(&new);
         return Err(folder.error("write", &name)(errno));
     }
-    let flags = inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK;
-    let watch = inotify::init(flags).ok();
+    let watch = Watch::new();
     let pid = std::process::id();
     Ok(Box::new(FileTicket { folder, name, _file: file, pid, watch, releases: None }))
 }
@@ -73,7 +72,7 @@ impl Ticket for FileTicket {
     }
 
     fn wait_for(&mut self, ahead: &str, most: Duration) {
-        let Some(watch) = &self.watch else {
+        let Some(watch) = &mut self.watch else {
             std::thread::sleep(POLL.min(most));
             return;
         };
@@ -83,8 +82,8 @@ impl Ticket for FileTicket {
             | inotify::WatchFlags::DELETE_SELF
             | inotify::WatchFlags::ONESHOT;
         let path = format!("/proc/self/fd/{}/{ahead}", self.folder.directory.as_raw_fd());
-        match inotify::add_watch(watch, path, ends) {
-            Ok(_) => {}
+        match watch.add(&path, ends) {
+            Ok(()) => {}
             // It is gone already, or there is no /proc.
             Err(Errno::NOENT) => {
                 let flags = AtFlags::SYMLINK_NOFOLLOW;
@@ -99,9 +98,7 @@ impl Ticket for FileTicket {
             }
         }
         // What it says is no news: one ticket was watched.
-        if is_told(watch, most) {
-            drain(watch);
-        }
+        let _ = watch.wait(most);
     }
 
     fn wait_for_release(&mut self, most: Duration) -> bool {
@@ -113,32 +110,20 @@ impl Ticket for FileTicket {
             return false;
         };
         // We were told of our own attempts, too.
-        drain(releases);
-        is_told(releases, most)
+        releases.drain();
+        releases.wait(most)
     }
 }
 
 impl FileTicket {
-    fn watch_slots(&self) -> Option<OwnedFd> {
-        let flags = inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK;
-        let releases = inotify::init(flags).ok()?;
+    fn watch_slots(&self) -> Option<Watch> {
+        let mut releases = Watch::new()?;
         // Who holds a slot may only read it.
         let path = format!("/proc/self/fd/{}/../{SLOTS}", self.folder.directory.as_raw_fd());
         let closed = inotify::WatchFlags::CLOSE_NOWRITE | inotify::WatchFlags::ONLYDIR;
-        inotify::add_watch(&releases, path, closed).ok()?;
+        releases.add(&path, closed).ok()?;
         Some(releases)
     }
-}
-
-fn is_told(watch: &OwnedFd, most: Duration) -> bool {
-    let timeout = Timespec::try_from(most).ok();
-    let mut event = [PollFd::new(watch, PollFlags::IN)];
-    poll(&mut event, timeout.as_ref()).is_ok_and(|ready| ready > 0)
-}
-
-fn drain(watch: &OwnedFd) {
-    let mut buffer = [0_u8; 4096];
-    while rustix::io::read(watch, &mut buffer).is_ok_and(|read| read > 0) {}
 }
 
 pub(super) fn list(folder: &Folder) -> Result<Vec<String>> {
