@@ -13,6 +13,7 @@ use crate::id::{GpuUuid, MigUuid, Pid, ShareId};
 use crate::lease::grant::{grant, together};
 use crate::lease::held::Held;
 use crate::lease::leftover::leftovers;
+use crate::lease::look::Look;
 use crate::lease::pick::{Candidate, candidates};
 use crate::lease::request::LeaseRequest;
 use crate::lease::{Document, Lease, SCHEMA, create};
@@ -61,6 +62,7 @@ struct Acquire<'a> {
     ports: &'a Ports,
     request: &'a LeaseRequest,
     name: String,
+    look: Look<'a>,
     /// This process, as notes name it.
     taker: (Pid, Option<u64>),
     ticket: Option<Box<dyn Ticket>>,
@@ -93,6 +95,7 @@ pub(super) fn acquire(
         ports,
         request,
         name,
+        look: Look::new(node),
         taker: (pid, start_time),
         ticket: None,
         first: None,
@@ -103,7 +106,7 @@ pub(super) fn acquire(
     };
     let snapshot = match given {
         Some(snapshot) => Cow::Borrowed(snapshot),
-        None => Cow::Owned(node.snapshot()?),
+        None => Cow::Owned(acquire.look.at(request)?),
     };
     let leased = acquire.run(snapshot, waiting);
     if leased.is_err() {
@@ -141,7 +144,7 @@ impl Acquire<'_> {
         let mut wanted = match self.candidates(&snapshot) {
             // It may be only that what was given is old.
             Err(_) if matches!(snapshot, Cow::Borrowed(_)) => {
-                snapshot = Cow::Owned(self.node.snapshot()?);
+                snapshot = Cow::Owned(self.look.at(self.request)?);
                 self.candidates(&snapshot)?
             }
             found => found?,
@@ -155,7 +158,7 @@ impl Acquire<'_> {
                     Attempt::Changed if changes < MOST_CHANGES => {
                         changes += 1;
                         looked = Instant::now();
-                        snapshot = Cow::Owned(self.node.snapshot()?);
+                        snapshot = Cow::Owned(self.look.at(self.request)?);
                         wanted = self.candidates(&snapshot)?;
                         continue;
                     }
@@ -172,7 +175,7 @@ impl Acquire<'_> {
                     };
                     let made = create::create(self.node, self.request, visible)?;
                     self.created.push(made);
-                    snapshot = Cow::Owned(self.node.snapshot()?);
+                    snapshot = Cow::Owned(self.look.at(self.request)?);
                     wanted = self.candidates(&snapshot)?;
                     continue;
                 }
@@ -181,7 +184,7 @@ impl Acquire<'_> {
             let late = self.request.timeout.is_some_and(|timeout| waited >= timeout);
             if late && matches!(snapshot, Cow::Borrowed(_)) {
                 // What was given does not say who holds it now.
-                snapshot = Cow::Owned(self.node.snapshot()?);
+                snapshot = Cow::Owned(self.look.at(self.request)?);
                 wanted = self.candidates(&snapshot)?;
                 continue;
             }
@@ -205,6 +208,7 @@ impl Acquire<'_> {
             }
             let left = self.request.timeout.map(|timeout| timeout.saturating_sub(waited));
             let most = left.unwrap_or(PROGRESS).min(PROGRESS);
+            self.look.close();
             match (&mut self.ticket, ahead.last()) {
                 // From here on it counts who came first.
                 (None, _) => {
@@ -225,7 +229,7 @@ impl Acquire<'_> {
             if looked.elapsed() >= again {
                 looked = Instant::now();
                 left_over.clear();
-                snapshot = Cow::Owned(self.node.snapshot()?);
+                snapshot = Cow::Owned(self.look.at(self.request)?);
                 wanted = self.candidates(&snapshot)?;
             }
         }
@@ -374,7 +378,7 @@ impl Acquire<'_> {
             };
             let others = leftovers(
                 self.ports,
-                self.node,
+                &self.look,
                 &slot,
                 candidate,
                 &|pid| self.is_ours(pid),

@@ -9,9 +9,8 @@ use crate::error::{Error, ErrorCode, Result};
 use crate::id::Pid;
 use crate::lease::acquire::descends;
 use crate::lease::grant::SHARES_VARIABLE;
+use crate::lease::look::Look;
 use crate::lease::pick::Candidate;
-use crate::node::Node;
-use crate::observe::Scope;
 use crate::port::{Ports, Processes, Slot};
 use crate::process::{Holder, HolderKind};
 use crate::snapshot::GpuSnapshot;
@@ -21,10 +20,10 @@ use crate::state::slot::{self, Noted};
 /// last holder was this process itself, or nobody ever held it.
 ///
 /// # Errors
-/// STALE when there is no such share any more; as [`Node::snapshot`].
+/// STALE when there is no such share any more; as [`Node::snapshot`](crate::Node::snapshot).
 pub(super) fn leftovers(
     ports: &Ports,
-    node: &Node,
+    look: &Look<'_>,
     slot: &Slot,
     candidate: &Candidate,
     is_ours: &dyn Fn(Pid) -> bool,
@@ -43,9 +42,7 @@ pub(super) fn leftovers(
     if ours && last.note.for_pid.is_none() {
         return Ok(Vec::new());
     }
-    let mut observer = node.observer()?;
-    observer.hold_back([slot.share.clone()]);
-    let snapshot = observer.snapshot(&Scope::gpus([candidate.gpu.clone()]))?;
+    let snapshot = look.holding(&slot.share, &candidate.gpu)?;
     let there = snapshot.gpu(&candidate.gpu);
     let there = there.filter(|gpu| gpu.shares.iter().any(|share| share.id == slot.share));
     let gpu = there.ok_or_else(|| {

@@ -31,6 +31,7 @@ mod grant;
 mod held;
 mod leftover;
 mod list;
+mod look;
 mod nodes;
 mod pick;
 mod request;

@@ -25,6 +25,11 @@ impl Observer {
         self.own_slots.extend(shares);
     }
 
+    /// Says that we hold a slot no longer.
+    pub(crate) fn let_go(&mut self, share: &ShareId) {
+        self.own_slots.remove(share);
+    }
+
     /// Fills in who holds which share, and returns the leases of shares that are no more.
     pub(super) fn look_at_leases(
         &self,
@@ -121,7 +126,11 @@ impl<'a> Witnesses<'a> {
         let note = by_the_gone.max_by_key(|noted| noted.note.taken);
         let noted = note.map(|noted| noted.note.pid);
         let pid = known.or(slot.pid).or(noted).unwrap_or(Pid::new(0));
-        Tenant { pid, facts, note, inherited: true }
+        // The kernel may not have said who took it.
+        let by_taker = known.zip(facts.as_ref()).is_some_and(|(pid, facts)| {
+            note.is_some_and(|noted| noted.note.is_by(pid, Some(facts.start_time)))
+        });
+        Tenant { pid, facts, note, inherited: !by_taker }
     }
 
     fn holders(&mut self, share: &ShareId) -> &[Pid] {

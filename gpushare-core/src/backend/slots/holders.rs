@@ -21,8 +21,9 @@ pub(super) fn held(folder: &Folder) -> Result<Vec<HeldSlot>> {
         return Ok(Vec::new());
     }
     let listed = std::fs::read_to_string("/proc/locks");
-    let complete = listed.is_ok() && sees_all(folder);
-    let listed = locks(&listed.unwrap_or_default());
+    let listed = listed.unwrap_or_default();
+    let complete = !listed.is_empty() && listed.len() < AT_ONCE && sees_all(folder);
+    let listed = locks(&listed);
     let device = rustix::fs::fstat(&folder.directory).map_err(folder.error("look at", ""))?.st_dev;
     let device = (rustix::fs::major(device), rustix::fs::minor(device));
     let mut held = Vec::new();
@@ -36,6 +37,10 @@ pub(super) fn held(folder: &Folder) -> Result<Vec<HeldSlot>> {
     held.sort_by(|a, b| a.share.cmp(&b.share));
     Ok(held)
 }
+
+/// The kernel gives its list a page at a time, and between two pages a line may slip through when others
+/// let go of locks.
+const AT_ONCE: usize = 3_900;
 
 /// Whether the kernel's list shows every lock of this directory: in the first pid namespace, on a file
 /// system whose files have the device number that the list prints.
