@@ -5,7 +5,7 @@ use std::mem::MaybeUninit;
 use std::sync::PoisonError;
 
 use gpushare_core::apply::Source;
-use gpushare_core::{ApplyOptions, Result};
+use gpushare_core::{ApplyOptions, Error, ErrorCode, Result};
 
 use crate::call::{Call, given};
 use crate::error::gpushare_error;
@@ -76,13 +76,12 @@ impl gpushare_apply_options {
 }
 
 /// Refuses what a newer header may give a meaning.
-pub(crate) fn expect_unused(reserved: u32) -> Result<()> {
-    given((reserved == 0).then_some(()), "").map_err(|_| {
-        gpushare_core::Error::new(
-            gpushare_core::ErrorCode::InvalidArgument,
-            format!("reserved is {reserved}: set every byte to zero first"),
-        )
-    })
+fn expect_unused(reserved: u32) -> Result<()> {
+    if reserved == 0 {
+        return Ok(());
+    }
+    let why = format!("reserved is {reserved}: set every byte to zero first");
+    Err(Error::new(ErrorCode::InvalidArgument, why))
 }
 
 /// Carries a plan out, if the GPUs are still as it was made for. Needs root.
@@ -115,8 +114,7 @@ pub unsafe extern "C" fn gpushare_plan_apply(
         let report =
             node.apply_with(Source::Plan(&plan.plan), &options, |event| listener.hear(event));
         plan.state.forget();
-        let report = report?.to_json();
-        *plan.report.lock().unwrap_or_else(PoisonError::into_inner) = Some(report);
+        *plan.report.lock().unwrap_or_else(PoisonError::into_inner) = Some(report?);
         Ok(())
     })
 }

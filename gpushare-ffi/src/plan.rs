@@ -3,13 +3,13 @@
 use std::ffi::{CString, c_char};
 use std::mem::MaybeUninit;
 use std::ptr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, TryLockError};
 
-use gpushare_core::{Error, ErrorCode, Plan, Result, Spec};
+use gpushare_core::{Error, ErrorCode, Plan, Report, Result, Spec};
 
 use crate::call::{Call, answer, given};
 use crate::error::gpushare_error;
-use crate::node::{State, gpushare_node, state};
+use crate::node::{State, gpushare_node, json as document, state};
 use crate::text::{give, nul_terminated};
 
 /// The steps from the GPUs as they are to a spec. Any thread may use it, several at once, and it
@@ -20,7 +20,7 @@ pub struct gpushare_plan {
     pub(crate) plan: Plan,
     digest: CString,
     /// Of the last apply that succeeded.
-    pub(crate) report: Mutex<Option<String>>,
+    pub(crate) report: Mutex<Option<Report>>,
 }
 
 /// A spec is no longer.
@@ -133,11 +133,45 @@ pub extern "C" fn gpushare_plan_report_json(
 ) -> i32 {
     Call::named("gpushare_plan_report_json").of(plan.map(|plan| &*plan.state)).run(err, || {
         let place = answer(json, ptr::null_mut(), "json")?;
-        let report = given(plan, "plan")?.report.lock().unwrap_or_else(PoisonError::into_inner);
-        let report = report.clone().ok_or_else(|| {
-            Error::new(ErrorCode::InvalidState, "the plan was not applied yet: there is no report")
-        })?;
-        *place = give(report);
+        *place = give(given(plan, "plan")?.applied()?.to_json());
         Ok(())
     })
+}
+
+/// A spec that leads back to the state before the last gpushare_plan_apply() of this plan that succeeded,
+/// as JSON: plan and apply it to undo the change. It is `previous` of the report, which says in
+/// `not_in_previous` what no spec can say.
+///
+/// `*spec` is the caller's, to be freed with gpushare_string_free().
+///
+/// Returns INVALID_STATE before that.
+#[unsafe(no_mangle)]
+pub extern "C" fn gpushare_plan_previous_json(
+    plan: Option<&gpushare_plan>,
+    spec: Option<&mut MaybeUninit<*mut c_char>>,
+    err: Option<&mut MaybeUninit<*mut gpushare_error>>,
+) -> i32 {
+    Call::named("gpushare_plan_previous_json").of(plan.map(|plan| &*plan.state)).run(err, || {
+        let place = answer(spec, ptr::null_mut(), "spec")?;
+        *place = document(&given(plan, "plan")?.applied()?.previous)?;
+        Ok(())
+    })
+}
+
+impl gpushare_plan {
+    /// What the last apply has done.
+    fn applied(&self) -> Result<Report> {
+        // In a forked child a thread that held it may be no more.
+        let report = match self.report.try_lock() {
+            Ok(report) => report,
+            Err(TryLockError::Poisoned(report)) => report.into_inner(),
+            Err(TryLockError::WouldBlock) => {
+                self.state.opener.expect_this()?;
+                self.report.lock().unwrap_or_else(PoisonError::into_inner)
+            }
+        };
+        report.clone().ok_or_else(|| {
+            Error::new(ErrorCode::InvalidState, "the plan was not applied yet: there is no report")
+        })
+    }
 }
