@@ -62,7 +62,7 @@ pub struct gpushare_lease_request {
 // SAFETY: it is `repr(C)`, starts with its size, and zero is NULL and 0 everywhere.
 unsafe impl Versioned for gpushare_lease_request {
     const NAME: &'static str = "gpushare_lease_request";
-    const FIRST: usize = 120;
+    const FIRST: usize = 112;
 }
 
 fn refuse<T>(why: &str) -> Result<T> {

@@ -216,6 +216,38 @@ mod tests {
         }
     }
 
+    /// On 64 bits, where the sizes are those that were published.
+    #[test]
+    fn structs_are_as_large_as_when_they_were_published_or_larger() {
+        fn sizes<T: Versioned>() -> (&'static str, usize, usize) {
+            assert!(size_of::<T>() >= T::FIRST && size_of::<T>() <= LARGEST, "{}", T::NAME);
+            (T::NAME, T::FIRST, size_of::<T>())
+        }
+        // Whoever adds a field raises the last number of its line, and never the first.
+        assert_eq!(
+            [
+                sizes::<crate::gpushare_node_options>(),
+                sizes::<crate::gpushare_gpu_info>(),
+                sizes::<crate::gpushare_share_info>(),
+                sizes::<crate::gpushare_apply_options>(),
+                sizes::<crate::gpushare_mps_attachment>(),
+                sizes::<crate::gpushare_lease_request>(),
+                sizes::<crate::gpushare_lease_share>(),
+                sizes::<crate::gpushare_device_node>(),
+            ],
+            [
+                ("gpushare_node_options", 64, 64),
+                ("gpushare_gpu_info", 360, 360),
+                ("gpushare_share_info", 328, 328),
+                ("gpushare_apply_options", 56, 56),
+                ("gpushare_mps_attachment", 696, 696),
+                ("gpushare_lease_request", 112, 112),
+                ("gpushare_lease_share", 576, 576),
+                ("gpushare_device_node", 400, 400),
+            ]
+        );
+    }
+
     #[test]
     fn text_is_cut_between_characters() {
         let text = |array: &[c_char]| -> Vec<u8> {
