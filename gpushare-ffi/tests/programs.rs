@@ -35,6 +35,14 @@ impl Node {
         self.on_this(watched(&built, self.link))
     }
 
+    /// An example that is not the one to be tested: not under valgrind.
+    fn aid(&self, name: &str) -> Command {
+        let built = self.path(name);
+        let source = format!("examples/{name}.c");
+        let built = if built.exists() { built } else { build(&source, self.link, &self.directory) };
+        self.on_this(program(&built))
+    }
+
     fn on_this(&self, mut command: Command) -> Command {
         command.env("GPUSHARE_SIM", "3xH100-80GB");
         command.env("GPUSHARE_STATE_DIR", self.directory.join("state"));
@@ -42,12 +50,16 @@ impl Node {
     }
 
     fn status(&self) -> String {
-        run(&mut self.example("status_printer"))
+        run(&mut self.aid("status_printer"))
     }
 
     fn path(&self, name: &str) -> PathBuf {
         self.directory.join(name)
     }
+}
+
+fn valgrind() -> bool {
+    Command::new("valgrind").arg("--version").output().is_ok()
 }
 
 /// A program, under valgrind where that is there and the program is not watched already.
@@ -56,10 +68,11 @@ fn watched(path: &Path, link: Link) -> Command {
     if link == Link::Sanitized {
         command.env("ASAN_OPTIONS", "detect_leaks=1:abort_on_error=0:exitcode=99");
     }
-    if link != Link::Shared || Command::new("valgrind").arg("--version").output().is_err() {
-        if link == Link::Shared {
-            skipped("valgrind", "it is not installed");
-        }
+    if link != Link::Shared {
+        return command;
+    }
+    if !valgrind() {
+        skipped("a C program under valgrind", "it is not installed");
         return command;
     }
     let mut valgrind = program(Path::new("valgrind"));
@@ -125,7 +138,7 @@ fn a_child_runs_within_a_lease_and_keeps_it() {
         let node = Node::new("lease", link);
         let (spec, saved) = (node.path("spec.yaml"), node.path("saved.json"));
         std::fs::write(&spec, SPEC).unwrap();
-        run(node.example("prolog").arg(&spec).arg(&saved));
+        run(node.aid("prolog").arg(&spec).arg(&saved));
 
         let tell = "echo \"$CUDA_VISIBLE_DEVICES $CUDA_MPS_PIPE_DIRECTORY $GPUSHARE_SHARES\"";
         let mut command = node.example("lease_child");
@@ -176,7 +189,7 @@ fn an_agent_says_what_a_container_needs() {
         let node = Node::new("agent", link);
         let (spec, saved) = (node.path("spec.yaml"), node.path("saved.json"));
         std::fs::write(&spec, SPEC).unwrap();
-        run(node.example("prolog").arg(&spec).arg(&saved));
+        run(node.aid("prolog").arg(&spec).arg(&saved));
         let said = run(node.example("agent").arg("4096").stdin(Stdio::null()));
         assert!(said.contains("env CUDA_VISIBLE_DEVICES="), "{said}");
         assert!(said.contains("unset CUDA_MPS_"), "{said}");
@@ -219,6 +232,10 @@ fn abuse_is_answered() {
         let directory = directory(&format!("abuse-{link:?}"));
         let built = build("tests/c/abuse.c", link, &directory);
         run(&mut watched(&built, link));
+        // Who watches sees a leak where there is one.
+        let leak = watched(&built, link).arg("leak").output().unwrap();
+        let seen = link == Link::Sanitized || (link == Link::Shared && valgrind());
+        assert_eq!(leak.status.code(), Some(if seen { 99 } else { 0 }), "{link:?}: {leak:?}");
         for planted in ["gpushare_node_refresh", "gpushare_plan_apply"] {
             run(watched(&built, link).arg("panic").env("GPUSHARE_TEST_PANIC", planted));
         }
@@ -233,4 +250,25 @@ fn eight_threads_use_one_node() {
     let seconds = std::env::var("GPUSHARE_TEST_SECONDS").unwrap_or_else(|_| "2".to_owned());
     let said = run(watched(&built, Link::Sanitized).arg(seconds));
     assert!(said.ends_with(" calls\n"), "{said}");
+}
+
+/// `cargo test --release -p gpushare-ffi --test programs -- --nocapture cost` shows them.
+#[test]
+fn costs_and_size_are_within_their_targets() {
+    if cfg!(debug_assertions) {
+        skipped("what calls cost", "this is no release build");
+        return;
+    }
+    let directory = directory("cost");
+    let built = build("tests/c/cost.c", Link::Shared, &directory);
+    print(&run(program(&built).arg(directory.join("state"))));
+    let stripped = directory.join("stripped.so");
+    run(Command::new("strip").arg(common::library("libgpushare.so")).arg("-o").arg(&stripped));
+    let size = std::fs::metadata(&stripped).unwrap().len();
+    print(&format!("libgpushare.so, stripped: {size} bytes\n"));
+    assert!(size <= 4 << 20, "{size} bytes");
+}
+
+fn print(text: &str) {
+    let _ = std::io::Write::write_all(&mut std::io::stderr().lock(), text.as_bytes());
 }

@@ -2,6 +2,7 @@
  *
  *     abuse            everything but panics
  *     abuse panic      with GPUSHARE_TEST_PANIC set to a function that is called here
+ *     abuse leak       loses an error, which whoever watches must find
  */
 #define _POSIX_C_SOURCE 200809L
 #include "check.h"
@@ -552,7 +553,11 @@ static void forks(void) {
         byte = 1;
         if (write(ready[1], &byte, 1) != 1) _exit(1);
         while (read(hold[0], &byte, 1) > 0) continue;
-        _exit(0);
+        failures = 0;
+        WORKS(gpushare_lease_release(lease, &err));
+        gpushare_plan_free(plan);
+        gpushare_node_free(node);
+        _exit(failures != 0);
     }
     CHECK(read(ready[0], &byte, 1) == 1);
     WORKS(gpushare_lease_release(lease, &err));
@@ -598,6 +603,12 @@ int main(int argc, char **argv) {
 
     if (argc > 1 && !strcmp(argv[1], "panic")) {
         panic();
+        return failures != 0;
+    }
+    if (argc > 1 && !strcmp(argv[1], "leak")) {
+        gpushare_error *err = NULL;
+        CHECK(gpushare_node_refresh(NULL, &err) == INVALID);
+        err = NULL;
         return failures != 0;
     }
     node = simulated("2xH100-80GB");
