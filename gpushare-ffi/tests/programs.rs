@@ -236,6 +236,10 @@ fn abuse_is_answered() {
         let leak = watched(&built, link).arg("leak").output().unwrap();
         let seen = link == Link::Sanitized || (link == Link::Shared && valgrind());
         assert_eq!(leak.status.code(), Some(if seen { 99 } else { 0 }), "{link:?}: {leak:?}");
+        if !cfg!(debug_assertions) {
+            skipped("a planted panic", "this is a release build, which has none");
+            continue;
+        }
         for planted in ["gpushare_node_refresh", "gpushare_plan_apply"] {
             run(watched(&built, link).arg("panic").env("GPUSHARE_TEST_PANIC", planted));
         }
