@@ -3,31 +3,13 @@
 // A test fails by a panic, in its helpers too.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod common;
+
 use std::os::unix::fs::symlink;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
-/// What rustc names as `native-static-libs`: a C program that links the archive needs them.
-const NATIVE: [&str; 7] = ["-lgcc_s", "-lutil", "-lrt", "-lpthread", "-lm", "-ldl", "-lc"];
-
-fn crate_dir() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-}
-
-/// Where cargo puts the library that it builds for this test.
-fn library(name: &str) -> PathBuf {
-    let path = std::env::current_exe().unwrap().with_file_name(name);
-    assert!(path.exists(), "{path:?} is not there");
-    path
-}
-
-/// Standard output of a program that must succeed.
-fn run(command: &mut Command) -> String {
-    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{command:?}: {errors}");
-    String::from_utf8(output.stdout).unwrap()
-}
+use common::{NATIVE, crate_dir, library, run};
 
 fn compile(dialect: [&str; 3]) -> Command {
     let [compiler, standard, language] = dialect;

@@ -1,0 +1,120 @@
+//! Applying a plan.
+
+use std::ffi::{c_char, c_void};
+use std::mem::MaybeUninit;
+use std::sync::PoisonError;
+
+use gpushare_core::apply::Source;
+use gpushare_core::{ApplyOptions, Error, ErrorCode, Result};
+
+use crate::call::{Call, given};
+use crate::error::gpushare_error;
+use crate::event::{Listener, gpushare_event};
+use crate::options::{hazards, seconds, timeout};
+use crate::plan::gpushare_plan;
+use crate::structs::{Versioned, flag, read};
+use crate::text::text;
+
+/// What apply may do, and how long it may wait: all zero allows nothing and does not wait.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct gpushare_apply_options {
+    /// sizeof(gpushare_apply_options)
+    pub struct_size: u32,
+    /// Whether processes that are in the way are ended.
+    pub allow_evict: u32,
+    /// Whether GPUs are reset where that is the only way; covers the resets of a rollback too.
+    pub allow_reset: u32,
+    /// Must be 0.
+    pub reserved: u32,
+    /// The hazards that are accepted, by name with commas between: "bypass-possible,minimum-sm". NULL
+    /// for none. Which values do no harm is in the error that HAZARD comes with.
+    pub allow_hazards: *const c_char,
+    /// The digest that the plan must have; NULL for any.
+    pub expect_digest: *const c_char,
+    /// How long to wait for a GPU's lock, in seconds: 0 does not wait, below 0 is for ever.
+    pub timeout_s: f64,
+    /// How long processes have to go by themselves, in seconds.
+    pub drain_s: f64,
+    /// How long a process that is ended has between SIGTERM and SIGKILL, in seconds: 0 is 30, below 0
+    /// is no time.
+    pub grace_s: f64,
+}
+
+// SAFETY: it is `repr(C)`, starts with its size, and zero is NULL and 0 everywhere.
+unsafe impl Versioned for gpushare_apply_options {
+    const NAME: &'static str = "gpushare_apply_options";
+    const FIRST: usize = 56;
+}
+
+impl gpushare_apply_options {
+    /// The same for the core.
+    ///
+    /// # Safety
+    /// Its strings are NULL or end in NUL.
+    unsafe fn options(&self) -> Result<ApplyOptions> {
+        expect_unused(self.reserved)?;
+        let mut options = ApplyOptions::new()
+            .allow_evict(flag(self.allow_evict))
+            .allow_reset(flag(self.allow_reset))
+            .timeout(timeout(self.timeout_s)?)
+            .drain(seconds(self.drain_s, "drain_s")?);
+        if self.grace_s != 0.0 {
+            let grace = if self.grace_s < 0.0 { 0.0 } else { self.grace_s };
+            options = options.grace(seconds(grace, "grace_s")?);
+        }
+        // SAFETY: the caller says so.
+        for hazard in hazards(unsafe { text(self.allow_hazards, "allow_hazards") }?)? {
+            options = options.allow_hazard(hazard);
+        }
+        // SAFETY: as above.
+        if let Some(digest) = unsafe { text(self.expect_digest, "expect_digest") }? {
+            options = options.expect(digest);
+        }
+        Ok(options)
+    }
+}
+
+/// Refuses what a newer header may give a meaning.
+fn expect_unused(reserved: u32) -> Result<()> {
+    if reserved == 0 {
+        return Ok(());
+    }
+    let why = format!("reserved is {reserved}: set every byte to zero first");
+    Err(Error::new(ErrorCode::InvalidArgument, why))
+}
+
+/// Carries a plan out, if the GPUs are still as it was made for. Needs root.
+///
+/// Afterwards a GPU is in the state before or in the state wanted. A second apply of the same spec
+/// changes nothing. `options` may be NULL. `progress` may be NULL; it is called on this thread at each
+/// step and every 100 ms of waiting, with `user`; when it returns anything but 0, what was done is
+/// rolled back: INTERRUPTED. What was done is in gpushare_plan_report_json().
+///
+/// Returns BUSY, RESET_REQUIRED or HAZARD before anything is touched, where that was not allowed;
+/// STALE, LOCKED, PERMISSION_DENIED, DRIVER, MPS, IO, TIMEOUT, RECOVERY_REQUIRED. Where
+/// gpushare_error_outcome() is INDETERMINATE, gpushare_node_recover() is due.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn gpushare_plan_apply(
+    plan: Option<&gpushare_plan>,
+    options: *const gpushare_apply_options,
+    progress: Option<unsafe extern "C" fn(event: *const gpushare_event, user: *mut c_void) -> i32>,
+    user: *mut c_void,
+    err: Option<&mut MaybeUninit<*mut gpushare_error>>,
+) -> i32 {
+    let call = Call::named("gpushare_plan_apply").of(plan.map(|plan| &*plan.state)).changes();
+    call.run(err, || {
+        let plan = given(plan, "plan")?;
+        // SAFETY: C says how large it is.
+        let options = unsafe { read(options) }?;
+        // SAFETY: C's strings end in NUL.
+        let options = unsafe { options.options() }?;
+        let listener = Listener { function: progress, user };
+        let node = plan.state.own()?;
+        let report =
+            node.apply_with(Source::Plan(&plan.plan), &options, |event| listener.hear(event));
+        plan.state.forget();
+        *plan.report.lock().unwrap_or_else(PoisonError::into_inner) = Some(report?);
+        Ok(())
+    })
+}

@@ -1,0 +1,93 @@
+//! Building and running programs in C.
+
+// A test fails by a panic, in its helpers too; not every test uses all of them.
+#![allow(clippy::unwrap_used, clippy::panic, dead_code)]
+
+use std::io::Write as _;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// What rustc names as `native-static-libs`: a C program that links the archive needs them.
+pub(crate) const NATIVE: [&str; 7] =
+    ["-lgcc_s", "-lutil", "-lrt", "-lpthread", "-lm", "-ldl", "-lc"];
+
+pub(crate) fn crate_dir() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Where cargo puts the library that it builds for this test.
+pub(crate) fn library(name: &str) -> PathBuf {
+    let path = std::env::current_exe().unwrap().with_file_name(name);
+    assert!(path.exists(), "{path:?} is not there");
+    path
+}
+
+/// Standard output of a program that must succeed.
+pub(crate) fn run(command: &mut Command) -> String {
+    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?}: {:?}: {errors}", output.status);
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Says that a test was skipped, past the capture of the harness.
+pub(crate) fn skipped(what: &str, why: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "SKIPPED: {what}: {why}");
+}
+
+/// How a program is linked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Link {
+    Shared,
+    Static,
+    /// Shared, and the program with the address sanitizer, which watches the library's memory too.
+    Sanitized,
+}
+
+/// An empty directory of this test's.
+pub(crate) fn directory(name: &str) -> PathBuf {
+    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    let _ = std::fs::remove_dir_all(&directory);
+    std::fs::create_dir_all(&directory).unwrap();
+    directory
+}
+
+/// Builds a program, with all warnings as errors, into a directory.
+pub(crate) fn build(source: &str, link: Link, into: &Path) -> PathBuf {
+    let source = crate_dir().join(source);
+    let program = into.join(source.file_stem().unwrap());
+    let mut command = Command::new("gcc");
+    command.args(["-std=c99", "-O1", "-g", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-I"]);
+    command.arg(crate_dir().join("../include")).arg(source).arg("-o").arg(&program);
+    match link {
+        Link::Static => {
+            command.arg(library("libgpushare.a")).args(NATIVE);
+        }
+        Link::Shared | Link::Sanitized => {
+            for name in ["libgpushare.so", "libgpushare.so.0"] {
+                let _ = symlink(library("libgpushare.so"), into.join(name));
+            }
+            command.arg("-L").arg(into).args(["-lgpushare", "-lpthread"]);
+            command.arg(format!("-Wl,-rpath,{}", into.display()));
+        }
+    }
+    if link == Link::Sanitized {
+        command.args(["-fsanitize=address", "-fno-omit-frame-pointer"]);
+    }
+    run(&mut command);
+    program
+}
+
+/// A program that sees nothing of gpushare's in our environment.
+pub(crate) fn program(path: &Path) -> Command {
+    let mut command = Command::new(path);
+    for (name, _) in std::env::vars_os() {
+        let name = name.to_string_lossy().into_owned();
+        if name.starts_with("GPUSHARE_") || name.starts_with("CUDA_") {
+            command.env_remove(name);
+        }
+    }
+    command.env("RUST_BACKTRACE", "0");
+    command
+}
