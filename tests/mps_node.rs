@@ -4,10 +4,11 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests fail by panics")]
 
 use std::fs::{Permissions, set_permissions};
+use std::io::Write as _;
 use std::ops::ControlFlow;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -17,6 +18,7 @@ use gpushare_core::backend::mps::{MpsControl, RealMps};
 use gpushare_core::backend::sim::{Death, Failure, Fault, Faults, Simulator};
 use gpushare_core::hazard::HazardName;
 use gpushare_core::id::Pid;
+use gpushare_core::lease::LeaseRequest;
 use gpushare_core::mode::{ComputeMode, Mode, MpsHealth, Priority, SharingMode};
 use gpushare_core::mps::{Command as Say, MpsSettings};
 use gpushare_core::plan::Request;
@@ -242,6 +244,65 @@ fn a_changed_setting_keeps_the_daemon_and_reaches_it() {
         let quit = Instant::now();
         machine.disable().unwrap();
         assert!(quit.elapsed() < Duration::from_secs(7), "{major}: {:?}", quit.elapsed());
+        machine.expect_an_owner_for_each("disabled");
+    });
+}
+
+#[test]
+fn a_lease_leads_its_tenant_to_the_daemon_and_plans_leave_it_alone() {
+    each_driver("leases of an MPS daemon's shares", |major, driver| {
+        let machine = Machine::new(driver, "H200-141GB", LIVING);
+        machine.enable(r#"{"thread_percentage": 25, "max_clients": 2}"#).unwrap();
+        let directory = machine.gpu().mps.unwrap().directory.unwrap();
+        let small = LeaseRequest::gpu("0").thread_percentage(10.0.try_into().unwrap());
+        let lease = machine.node.lease(&small).unwrap();
+        assert_eq!(lease.variables()["CUDA_MPS_ACTIVE_THREAD_PERCENTAGE"], "10", "{major}");
+        let grant = &lease.grants()[0];
+        let enforced: Vec<_> = grant.enforced.iter().map(|bound| bound.what.as_str()).collect();
+        assert_eq!(enforced, ["threads"], "the server's 25 %");
+        assert!(grant.declared.iter().any(|bound| bound.what == "threads"), "the tenant's 10 %");
+        // A process with these variables reaches NVIDIA's daemon, whatever it had before.
+        let mut tenant = Command::new(driver.join(CONTROL));
+        tenant.env("CUDA_MPS_PIPE_DIRECTORY", "/nobody-is-here");
+        lease.apply_to(&mut tenant).unwrap();
+        tenant.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut tenant = tenant.spawn().unwrap();
+        let mut stdin = tenant.stdin.take().unwrap();
+        stdin.write_all(b"get_default_active_thread_percentage\n").unwrap();
+        drop(stdin);
+        let said = tenant.wait_with_output().unwrap();
+        assert_eq!(String::from_utf8_lossy(&said.stdout).trim(), "25.0", "{major}: {said:?}");
+        assert_eq!(lease.variables()["CUDA_MPS_PIPE_DIRECTORY"], directory.display().to_string());
+
+        // Two are admitted, and no third; more than the server gives is refused.
+        let second = machine.node.lease(&LeaseRequest::gpu("0")).unwrap();
+        let code = |request: &LeaseRequest| machine.node.lease(request).unwrap_err().code();
+        assert_eq!(code(&LeaseRequest::gpu("0")), ErrorCode::Busy);
+        let half = LeaseRequest::gpu("0").thread_percentage(50.0.try_into().unwrap());
+        assert_eq!(code(&half), ErrorCode::Insufficient);
+        // The daemon is not ended under its tenants; what it gives may change.
+        let pid = machine.gpu().mps.unwrap().pid;
+        let error = machine.disable().unwrap_err();
+        assert_eq!(
+            (error.code(), error.outcome()),
+            (ErrorCode::Busy, Outcome::Untouched),
+            "{error}"
+        );
+        machine.enable(r#"{"thread_percentage": 23, "max_clients": 2}"#).unwrap();
+        assert_eq!(machine.gpu().mps.unwrap().pid, pid);
+        lease.check().unwrap();
+        // When it dies, there is nothing to lease.
+        let raw = i32::try_from(pid.unwrap().get()).unwrap();
+        let raw = rustix::process::Pid::from_raw(raw).unwrap();
+        rustix::process::kill_process(raw, Signal::KILL).unwrap();
+        wait_until("degraded", || {
+            Some(machine.gpu()).filter(|gpu| gpu.mode == SharingMode::Degraded)
+        });
+        drop(second);
+        assert_eq!(code(&LeaseRequest::gpu("0")), ErrorCode::InvalidState);
+        assert_eq!(lease.check().unwrap_err().code(), ErrorCode::InvalidState);
+        lease.release().unwrap();
+        machine.disable().unwrap();
         machine.expect_an_owner_for_each("disabled");
     });
 }
