@@ -107,7 +107,11 @@ impl Place {
 
     /// Starts a command whose output is kept.
     pub(crate) fn start(&self, arguments: &[&str]) -> Child {
-        let mut command = self.command(arguments);
+        let plain = self.command(arguments);
+        // Whoever runs the tests in the background ignores signals, and the command would go on to.
+        let mut command = Command::new("/usr/bin/env");
+        command.arg("--default-signal").arg(plain.get_program()).args(plain.get_args());
+        command.stdin(Stdio::null()).env_clear();
         command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
     }
 
