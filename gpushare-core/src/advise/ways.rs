@@ -43,10 +43,11 @@ impl<'a> Node<'a> {
         let mut gpus: Vec<_> = snapshot.gpus.iter().filter(wanted).collect();
         gpus.sort_by_key(|gpu| {
             let foreign = gpu.mode == SharingMode::Foreign;
+            let leased = gpu.shares.iter().filter(|share| share.is_leased()).count();
             (
-                foreign || gpu.unsettled.is_some(),
+                foreign || gpu.unsettled.is_some() || gpu.cordoned.is_some(),
                 gpu.processes_hidden,
-                gpu.processes.len(),
+                gpu.processes.len() + leased,
                 gpu.index,
             )
         });
