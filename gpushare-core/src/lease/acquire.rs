@@ -398,8 +398,9 @@ impl Acquire<'_> {
             }
         }
         match missing {
-            // Who has the others will give them back.
-            Some(error) if left_over.is_empty() && !held => Err(error),
+            // Who waits can still have one that others hold.
+            Some(_) if held && self.request.timeout != Some(Duration::ZERO) => Ok(Attempt::Held),
+            Some(error) if left_over.is_empty() => Err(error),
             _ if left_over.is_empty() => Ok(Attempt::Held),
             _ => Ok(Attempt::LeftOver(left_over)),
         }
