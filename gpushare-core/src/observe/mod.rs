@@ -207,7 +207,7 @@ impl Observer {
             gpu.index = Some(GpuIndex::new(index));
             gpu.record = records.remove(&gpu.uuid);
             gpu.unsettled = unsettled.get(&gpu.uuid).cloned();
-            match self.look(&mut gpu, &epoch, scope) {
+            match self.look_again(&mut gpu, &epoch, scope) {
                 Ok(()) => {}
                 Err(Failure::Driver(failure)) if is_lost(&failure) => {
                     gpu.mode = SharingMode::Lost;
@@ -242,6 +242,28 @@ impl Observer {
             void_leases,
             strays,
         })
+    }
+
+    /// Looks at a GPU, and again where something of it went while it was looked at: an instance that
+    /// somebody destroys is no lost GPU.
+    fn look_again(
+        &mut self,
+        gpu: &mut GpuSnapshot,
+        epoch: &Epoch,
+        scope: &Scope,
+    ) -> std::result::Result<(), Failure> {
+        let unseen = gpu.clone();
+        let mut seen = self.look(gpu, epoch, scope);
+        for _ in 0..AGAIN {
+            match &seen {
+                Err(Failure::Driver(failure)) if failure.ret == NvmlReturn::NOT_FOUND => {
+                    gpu.clone_from(&unseen);
+                    seen = self.look(gpu, epoch, scope);
+                }
+                _ => break,
+            }
+        }
+        seen
     }
 
     fn look(
@@ -320,6 +342,9 @@ impl Observer {
         self.models.get(&key).ok_or(NvmlFailure::new("nvmlDeviceGetName", NvmlReturn::UNKNOWN))
     }
 }
+
+/// How often a GPU is looked at again that changes while it is looked at.
+const AGAIN: usize = 3;
 
 /// GPUs that our records know and the driver no longer does.
 fn vanished(
