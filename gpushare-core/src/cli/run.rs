@@ -19,7 +19,7 @@ use crate::id::Pid;
 use crate::lease::Lease;
 use crate::mode::Verdict;
 use crate::node::Node;
-use crate::port::Signal;
+use crate::port::{Signal, ancestry};
 
 use super::Answer;
 use super::arguments::LeaseOptions;
@@ -250,16 +250,8 @@ impl Tenant<'_> {
 
     /// Whether a process is the command or one that it started.
     fn is_of(&self, pid: Pid) -> bool {
-        let processes = &self.node.ports().processes;
-        let mut seen = BTreeSet::from([pid]);
-        let mut next = processes.facts(pid).and_then(|facts| facts.parent);
-        while let Some(pid) = next.filter(|pid| seen.insert(*pid)) {
-            if pid == processes.own_pid() {
-                return true;
-            }
-            next = processes.facts(pid).and_then(|facts| facts.parent);
-        }
-        false
+        let processes = self.node.ports().processes.as_ref();
+        ancestry(processes, pid).skip(1).any(|pid| pid == processes.own_pid())
     }
 
     /// The command and all that it started, with when each began.

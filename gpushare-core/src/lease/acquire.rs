@@ -19,7 +19,7 @@ use crate::lease::request::LeaseRequest;
 use crate::lease::{Document, Lease, SCHEMA, create};
 use crate::node::Node;
 use crate::observe::{Scope, Witnesses};
-use crate::port::{LeaseScope, Ports, Slot, Taken, Ticket};
+use crate::port::{LeaseScope, Ports, Slot, Taken, Ticket, ancestry};
 use crate::process::Holder;
 use crate::snapshot::{GpuSnapshot, Snapshot};
 use crate::state::slot::{self, LeaseNote};
@@ -261,12 +261,9 @@ impl Acquire<'_> {
 
     /// The processes on GPUs that are this one, the one that the lease is for, or children of theirs.
     fn ours(&self, snapshot: &Snapshot) -> BTreeSet<Pid> {
-        let roots: BTreeSet<Pid> =
-            [Some(self.taker.0), self.request.for_pid].into_iter().flatten().collect();
         let on_gpus = snapshot.gpus.iter().flat_map(|gpu| &gpu.processes);
         let pids: BTreeSet<Pid> = on_gpus.map(|process| process.holder.pid).collect();
-        let processes = self.ports.processes.as_ref();
-        pids.into_iter().filter(|pid| descends(processes, *pid, &roots)).collect()
+        pids.into_iter().filter(|pid| self.is_ours(*pid)).collect()
     }
 
     /// The tickets that count before ours for shares of these devices; the last of them is alive.
@@ -424,8 +421,8 @@ impl Acquire<'_> {
     }
 
     fn is_ours(&self, pid: Pid) -> bool {
-        let roots = [Some(self.taker.0), self.request.for_pid].into_iter().flatten().collect();
-        descends(self.ports.processes.as_ref(), pid, &roots)
+        let is_root = |pid| pid == self.taker.0 || Some(pid) == self.request.for_pid;
+        ancestry(self.ports.processes.as_ref(), pid).any(is_root)
     }
 
     /// Makes the slots of a GPU whose share has none, while nobody changes the GPU.
@@ -551,23 +548,6 @@ fn is_at_work(ports: &Ports, gpu: &GpuUuid, journal: &str) -> bool {
         // This user may not ask.
         Err(_) => true,
     }
-}
-
-/// Whether a process is one of these, or a child of one.
-pub(super) fn descends(
-    processes: &dyn crate::port::Processes,
-    pid: Pid,
-    roots: &BTreeSet<Pid>,
-) -> bool {
-    let mut seen = BTreeSet::new();
-    let mut next = Some(pid);
-    while let Some(pid) = next.filter(|pid| seen.insert(*pid)) {
-        if roots.contains(&pid) {
-            return true;
-        }
-        next = processes.facts(pid).and_then(|facts| facts.parent);
-    }
-    false
 }
 
 fn devices(wanted: &[Candidate]) -> BTreeSet<String> {

@@ -7,11 +7,10 @@ use std::collections::BTreeSet;
 
 use crate::error::{Error, ErrorCode, Result};
 use crate::id::Pid;
-use crate::lease::acquire::descends;
 use crate::lease::grant::SHARES_VARIABLE;
 use crate::lease::look::Look;
 use crate::lease::pick::Candidate;
-use crate::port::{Ports, Processes, Slot};
+use crate::port::{Ports, Processes, Slot, ancestry};
 use crate::process::{Holder, HolderKind};
 use crate::snapshot::GpuSnapshot;
 use crate::state::slot::{self, Noted};
@@ -81,7 +80,7 @@ fn is_of(ports: &Ports, gpu: &GpuSnapshot, holder: &Holder, slot: &Slot, last: &
     match processes.environment(holder.pid, &[SHARES_VARIABLE]) {
         Some(variables) => {
             let named = variables.iter().any(|(_, list)| list.split(',').any(|id| id == share));
-            named || descends_from_the_last(ports, holder.pid, last)
+            named || descends_from_the_last(processes, holder.pid, last)
         }
         None => {
             holder.uid == Some(last.author)
@@ -97,19 +96,16 @@ fn has_another(processes: &dyn Processes, gpu: &GpuSnapshot, holder: &Holder, sl
         .shares
         .iter()
         .filter(|share| share.id.device() == slot.share.device() && share.id != slot.share);
-    let holders = others.filter_map(|share| Some(share.holder.as_ref()?.pid)).collect();
-    descends(processes, holder.pid, &holders)
+    let holders: BTreeSet<Pid> =
+        others.filter_map(|share| Some(share.holder.as_ref()?.pid)).collect();
+    ancestry(processes, holder.pid).any(|pid| holders.contains(&pid))
 }
 
-fn descends_from_the_last(ports: &Ports, pid: Pid, last: &Noted) -> bool {
-    let mut seen = BTreeSet::new();
-    let mut next = Some(pid);
-    while let Some(pid) = next.filter(|pid| seen.insert(*pid)) {
-        let facts = ports.processes.facts(pid);
-        if facts.as_ref().is_some_and(|facts| last.note.is_by(pid, Some(facts.start_time))) {
-            return true;
-        }
-        next = facts.and_then(|facts| facts.parent);
-    }
-    false
+fn descends_from_the_last(processes: &dyn Processes, pid: Pid, last: &Noted) -> bool {
+    ancestry(processes, pid).any(|pid| {
+        pid == last.note.pid
+            && processes
+                .facts(pid)
+                .is_some_and(|facts| last.note.is_by(pid, Some(facts.start_time)))
+    })
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use crate::id::Pid;
 use crate::mode::MpsHealth;
 use crate::observe::{Failure, is_absent};
-use crate::port::{ContextKind, Nvml, NvmlReturn, ProcessFacts, ProcessInfo, Processes};
+use crate::port::{ContextKind, Nvml, NvmlReturn, ProcessFacts, ProcessInfo, Processes, ancestry};
 use crate::process::{Holder, HolderKind};
 use crate::snapshot::{GpuProcess, GpuSnapshot, MpsStatus, Usage};
 
@@ -194,12 +194,7 @@ fn is_one_of(command: &str, names: &[&str]) -> bool {
 
 /// This process and its ancestors, which an eviction must not end.
 pub(crate) fn lineage(processes: &dyn Processes) -> BTreeSet<Pid> {
-    let mut lineage = BTreeSet::new();
-    let mut next = Some(processes.own_pid());
-    while let Some(pid) = next.filter(|pid| lineage.insert(*pid)) {
-        next = processes.facts(pid).and_then(|facts| facts.parent);
-    }
-    lineage
+    ancestry(processes, processes.own_pid()).collect()
 }
 
 /// A process as a holder, with why it must not be evicted, if it must not.

@@ -111,6 +111,22 @@ pub trait Processes: Send + Sync + fmt::Debug {
     fn signal(&self, pid: Pid, start_time: u64, signal: Signal) -> Result<()>;
 }
 
+/// A process, its parent, and so on as far as they are seen. A parent is asked for only when it is
+/// wanted.
+pub fn ancestry(processes: &dyn Processes, pid: Pid) -> impl Iterator<Item = Pid> + '_ {
+    let mut seen: Vec<Pid> = Vec::new();
+    std::iter::from_fn(move || {
+        let next = match seen.last() {
+            None => Some(pid),
+            Some(last) => processes.facts(*last).and_then(|facts| facts.parent),
+        };
+        // A pid that passed on meanwhile can close a circle.
+        let next = next.filter(|pid| !seen.contains(pid))?;
+        seen.push(next);
+        Some(next)
+    })
+}
+
 /// Holds a lock until it is dropped.
 pub trait LockGuard: Send + fmt::Debug {
     /// Another descriptor of the lock, for a helper process to hold it too; none where the lock is
