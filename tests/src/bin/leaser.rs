@@ -175,14 +175,19 @@ impl Drop for Witness {
     }
 }
 
+/// Of a process that exits (the kernel's include/linux/sched.h).
+const PF_EXITING: u32 = 4;
+
 /// When a process that is alive began.
 fn start_time(pid: u32) -> Option<u64> {
     let mut text = String::new();
     File::open(format!("/proc/{pid}/stat")).ok()?.read_to_string(&mut text).ok()?;
     let after = text.rsplit(')').next()?;
     let fields: Vec<&str> = after.split_ascii_whitespace().collect();
-    // A zombie holds nothing.
-    if fields.first() == Some(&"Z") {
+    // Nothing is held by a zombie, nor by what is about to be one: a killed process gives its
+    // descriptors up before its state says so, and says that it exits before it gives them up.
+    let flags: u32 = fields.get(6)?.parse().ok()?;
+    if fields.first() == Some(&"Z") || flags & PF_EXITING != 0 {
         return None;
     }
     fields.get(19)?.parse().ok()
