@@ -970,6 +970,38 @@ int32_t gpushare_node_leases_json(const struct gpushare_node *node,
                                   struct gpushare_error **err);
 
 /**
+ * What stands in the way of sharing GPUs on this machine, and the command that mends it, as a document
+ * of schema `gpushare.doctor/v1`. Changes nothing and needs no privilege: what it could not see, it
+ * says. Looks at the machine anew, which takes tens of milliseconds, or as long as the driver takes.
+ *
+ * That something is wrong is an answer, not an error: `findings` has it, the worst first.
+ * `*json` is the caller's, to be freed with gpushare_string_free().
+ *
+ * Returns INVALID_ARGUMENT; INVALID_STATE in a forked child.
+ */
+int32_t gpushare_node_doctor_json(const struct gpushare_node *node,
+                                  char **json,
+                                  struct gpushare_error **err);
+
+/**
+ * Every way to run a workload on this node, the recommended one first with the spec that does it, as a
+ * document of schema `gpushare.advice/v1`. Changes nothing and needs no privilege.
+ *
+ * `workload` is an object of JSON: `count`, the processes at the same time, must be there; `memory_bytes`
+ * of each, `kernels` (`small`, `large`), `isolation` (`none`, `limits`, `strict`), `style` (`interactive`,
+ * `batch`) and `half_precision` (true, false) where they are known.
+ * That nothing fits is an answer, not an error: `recommended` is null then.
+ * `*json` is the caller's, to be freed with gpushare_string_free().
+ *
+ * Returns INVALID_ARGUMENT for a workload that cannot be read, with why; NOT_FOUND without a driver;
+ * DRIVER; IO.
+ */
+int32_t gpushare_node_advise_json(const struct gpushare_node *node,
+                                  const char *workload,
+                                  char **json,
+                                  struct gpushare_error **err);
+
+/**
  * Its status: a gpushare_status, the same that the call returned. 0 for NULL.
  */
 int32_t gpushare_error_code(const struct gpushare_error *err);
@@ -1254,6 +1286,21 @@ int32_t gpushare_node_status_json(const struct gpushare_node *node,
  */
 int32_t gpushare_node_recover(const struct gpushare_node *node,
                               char **report_json,
+                              struct gpushare_error **err);
+
+/**
+ * Sets the journal of an unfinished change aside that a person has decided about, after
+ * gpushare_node_recover() answered RECOVERY_REQUIRED and named it: the GPUs stay as they are now, and can be
+ * changed again. Needs root.
+ *
+ * `journal` is the name in that error's message. `*place`, the file that has it now, is the caller's,
+ * to be freed with gpushare_string_free(); `place` may be NULL.
+ *
+ * Returns NOT_FOUND for a journal that is not there; LOCKED; PERMISSION_DENIED; IO.
+ */
+int32_t gpushare_node_discard(const struct gpushare_node *node,
+                              const char *journal,
+                              char **place,
                               struct gpushare_error **err);
 
 /**

@@ -13,6 +13,7 @@
 mod apply;
 mod call;
 mod cordon;
+mod doctor;
 mod error;
 mod event;
 mod fork;
@@ -34,6 +35,7 @@ mod version;
 
 pub use apply::*;
 pub use cordon::*;
+pub use doctor::*;
 pub use error::*;
 pub use event::*;
 pub use gpu_info::*;

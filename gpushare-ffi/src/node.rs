@@ -17,7 +17,7 @@ use crate::log::dispatch;
 use crate::options::gpushare_node_options;
 use crate::share::{self, gpushare_share_info};
 use crate::structs::read;
-use crate::text::give;
+use crate::text::{give, needed_text};
 
 /// The GPUs of one machine. Any thread may use it, several at once; plans and leases keep what they
 /// need of it, so that all can be freed in any order. It holds no device open.
@@ -214,6 +214,36 @@ pub extern "C" fn gpushare_node_recover(
         let report = report?;
         if let Some(place) = place {
             *place = give(report.to_json());
+        }
+        Ok(())
+    })
+}
+
+/// Sets the journal of an unfinished change aside that a person has decided about, after
+/// gpushare_node_recover() answered RECOVERY_REQUIRED and named it: the GPUs stay as they are now, and can be
+/// changed again. Needs root.
+///
+/// `journal` is the name in that error's message. `*place`, the file that has it now, is the caller's,
+/// to be freed with gpushare_string_free(); `place` may be NULL.
+///
+/// Returns NOT_FOUND for a journal that is not there; LOCKED; PERMISSION_DENIED; IO.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn gpushare_node_discard(
+    node: Option<&gpushare_node>,
+    journal: *const c_char,
+    place: Option<&mut MaybeUninit<*mut c_char>>,
+    err: Option<&mut MaybeUninit<*mut gpushare_error>>,
+) -> i32 {
+    Call::named("gpushare_node_discard").of(state(node)).changes().run(err, || {
+        let place = place.map(|place| place.write(ptr::null_mut()));
+        let state = &given(node, "node")?.state;
+        // SAFETY: C's strings end in NUL.
+        let journal = unsafe { needed_text(journal, "journal") }?;
+        let moved = state.own()?.discard(journal);
+        state.forget();
+        let moved = moved?;
+        if let Some(place) = place {
+            *place = give(moved);
         }
         Ok(())
     })

@@ -34,16 +34,24 @@ pub struct Workload {
     /// How many processes, or containers, at the same time.
     pub count: NonZeroU32,
     /// The device memory of each, its CUDA context included; none where it is not known.
-    #[serde(rename = "memory_bytes")]
+    #[serde(rename = "memory_bytes", default)]
     pub memory: Option<Bytes>,
     /// Whether one kernel fills a GPU.
+    #[serde(default)]
     pub kernels: Kernels,
     /// What must hold between them.
+    #[serde(default)]
     pub isolation: Isolation,
     /// How they use the GPU over time.
+    #[serde(default)]
     pub style: Style,
     /// Whether they compute in bf16 or fp16.
+    #[serde(default = "yes")]
     pub half_precision: bool,
+}
+
+const fn yes() -> bool {
+    true
 }
 
 impl Workload {
@@ -57,6 +65,41 @@ impl Workload {
             style: Style::Unknown,
             half_precision: true,
         }
+    }
+
+    /// Reads one as a person or a program writes it: an object of JSON with `count` and whatever else
+    /// is known, named as in the document of an [`Advice`]. A key that is none of these is refused.
+    ///
+    /// ```
+    /// use gpushare_core::advise::{Isolation, Workload};
+    /// let workload = Workload::from_json(r#"{"count": 4, "isolation": "limits"}"#)?;
+    /// assert_eq!((workload.count.get(), workload.isolation), (4, Isolation::Limits));
+    /// assert!(Workload::from_json(r#"{"count": 4, "memory": 8}"#).is_err());
+    /// # Ok::<(), gpushare_core::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT.
+    pub fn from_json(text: &str) -> Result<Self> {
+        const KEYS: [&str; 6] =
+            ["count", "memory_bytes", "kernels", "isolation", "style", "half_precision"];
+        let invalid = |why: String| {
+            Error::new(crate::ErrorCode::InvalidArgument, format!("not a workload: {why}"))
+        };
+        let object: serde_json::Map<String, serde_json::Value> =
+            serde_json::from_str(text).map_err(|error| invalid(error.to_string()))?;
+        if let Some(key) = object.keys().find(|key| !KEYS.contains(&key.as_str())) {
+            let keys = KEYS.join(", ");
+            return Err(invalid(format!("there is no key {key:?}; there are {keys}")));
+        }
+        let workload: Self =
+            serde_json::from_value(object.into()).map_err(|error| invalid(error.to_string()))?;
+        if workload.memory.is_some_and(|memory| memory.get() == 0) {
+            return Err(invalid(
+                "memory_bytes is 0; leave it out where it is not known".to_owned(),
+            ));
+        }
+        Ok(workload)
     }
 }
 
