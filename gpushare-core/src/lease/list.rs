@@ -1,11 +1,12 @@
 //! Who has which share: the document `gpushare.leases/v1`.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
-use crate::id::{GpuIndex, GpuUuid};
+use crate::id::{GpuIndex, GpuUuid, ShareId};
 use crate::lease::acquire::scope_note;
 use crate::mode::SharingMode;
 use crate::node::Node;
@@ -66,7 +67,8 @@ impl Node {
         if ports.slots.scope() == LeaseScope::Node && ports.slots.may_prepare() {
             prepare(self, &snapshot)?;
         }
-        if ports.slots.may_prepare() {
+        // Seldom: it locks every GPU for a moment.
+        if ports.slots.may_prepare() && ports.slots.has_litter(&shares_of(&snapshot))? {
             sweep(self, &snapshot)?;
         }
         let tickets = ports.slots.queue()?;
@@ -126,8 +128,11 @@ fn sweep(node: &Node, snapshot: &Snapshot) -> Result<()> {
     if !same || now.gpus.iter().any(|gpu| gpu.mode == SharingMode::Lost) {
         return Ok(());
     }
-    let shares = now.gpus.iter().flat_map(|gpu| &gpu.shares).map(|share| share.id.clone());
-    ports.slots.sweep(&shares.collect())
+    ports.slots.sweep(&shares_of(&now))
+}
+
+fn shares_of(snapshot: &Snapshot) -> BTreeSet<ShareId> {
+    snapshot.gpus.iter().flat_map(|gpu| &gpu.shares).map(|share| share.id.clone()).collect()
 }
 
 impl fmt::Display for LeaseList {

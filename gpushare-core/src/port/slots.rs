@@ -112,6 +112,11 @@ pub trait Slots: Send + Sync + fmt::Debug {
     /// All processes that hold a slot, be it that it was removed since, as far as this process may see:
     /// who holds it when the one who took it is gone. It looks at every process of the machine.
     fn openers(&self) -> Vec<(ShareId, Pid)>;
+    /// Whether there is something that [`sweep`](Self::sweep) would remove.
+    ///
+    /// # Errors
+    /// PERMISSION_DENIED, IO.
+    fn has_litter(&self, known: &BTreeSet<ShareId>) -> Result<bool>;
     /// Removes what is nobody's: slots and notes of shares that are not among these and that nobody
     /// holds, and what a process left that was killed while it wrote.
     ///

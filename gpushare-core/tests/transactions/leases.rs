@@ -129,6 +129,26 @@ fn what_another_tool_destroyed_makes_the_lease_void() {
 }
 
 #[test]
+fn whoever_lists_leases_stands_in_nobodys_way() {
+    let first = node("1xH100-80GB", SLICED);
+    first.leases().unwrap();
+    let (ports, faults) = Faults::wrap(first.ports().clone());
+    let node = Node::with_ports(ports, true);
+    let locks = || faults.calls().iter().filter(|call| call.name == "store.try_lock").count();
+    let lease = node.lease(&LeaseRequest::gpu("0")).unwrap();
+    let before = locks();
+    assert_eq!(node.leases().unwrap().gpus[0].shares.len(), 4);
+    assert_eq!(locks(), before, "an apply would find its GPU locked");
+    // Only what is nobody's is worth a lock.
+    first.ports().slots.note(&ShareId::whole("GPU-of-another-time"), b"{}").unwrap();
+    node.leases().unwrap();
+    assert_eq!(locks(), before + 1);
+    node.leases().unwrap();
+    assert_eq!(locks(), before + 1);
+    drop(lease);
+}
+
+#[test]
 fn limits_need_mps_and_stay_within_what_the_daemon_gives() {
     let node = node("2xH100-80GB", SHARED);
     let part = |percent: f64| LeaseRequest::gpu("0").thread_percentage(percent.try_into().unwrap());

@@ -306,13 +306,6 @@ impl Folder {
         let _ = rustix::fs::unlinkat(&self.directory, name, AtFlags::empty());
     }
 
-    /// Removes what was never finished and has no owner.
-    fn remove_abandoned(&self) -> Result<()> {
-        let names = self.all_names()?;
-        names.iter().filter(|(name, _)| is_abandoned(name)).for_each(|(name, _)| self.remove(name));
-        Ok(())
-    }
-
     /// Opens a file to read it or to hold it; none when it is not there. Whose it is, is not looked at.
     fn open(&self, name: &str) -> Result<Option<OwnedFd>> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
@@ -421,6 +414,31 @@ fn since_boot() -> u128 {
 /// Readable by all, writable by nobody: flock(2) needs no more.
 const HELD_ONLY: u32 = 0o444;
 const READABLE: u32 = 0o644;
+
+impl FileSlots {
+    /// The names in a folder that are nobody's: what is of shares that are not known and that nobody
+    /// holds, and what was never finished.
+    fn litter(
+        &self,
+        place: &str,
+        folder: &Folder,
+        known: &BTreeSet<ShareId>,
+    ) -> Result<Vec<String>> {
+        let held: BTreeSet<ShareId> = self.held()?.into_iter().map(|slot| slot.share).collect();
+        let is_nobodys = |share: &ShareId| !known.contains(share) && !held.contains(share);
+        let is_litter = |name: &str| match place {
+            _ if name.starts_with('.') => is_abandoned(name),
+            SLOTS => share_of(name).is_some_and(|share| is_nobodys(&share)),
+            NOTES => {
+                let share = name.split_once('~').and_then(|(share, _)| decode(share));
+                share.is_none_or(|share| is_nobodys(&share))
+            }
+            _ => !queue::is_ticket(name),
+        };
+        let names = folder.all_names()?.into_iter().map(|(name, _)| name);
+        Ok(names.filter(|name| is_litter(name)).collect())
+    }
+}
 
 impl Slots for FileSlots {
     fn scope(&self) -> LeaseScope {
@@ -552,33 +570,28 @@ impl Slots for FileSlots {
         holders::openers(&self.path().join(SLOTS), folder.as_deref())
     }
 
+    fn has_litter(&self, known: &BTreeSet<ShareId>) -> Result<bool> {
+        for place in [SLOTS, NOTES, QUEUE] {
+            if let Some(folder) = self.folder(place)? {
+                if !self.litter(place, &folder, known)?.is_empty() {
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(false)
+    }
+
     fn sweep(&self, known: &BTreeSet<ShareId>) -> Result<()> {
-        if let Some(folder) = self.folder(SLOTS)? {
-            folder.remove_abandoned()?;
-            for (name, _) in folder.names()? {
-                let Some(share) = share_of(&name).filter(|share| !known.contains(share)) else {
-                    continue;
-                };
-                if let Ok(Taken::Slot(slot)) = self.try_take(&share) {
-                    self.retire(&slot)?;
-                }
-            }
-        }
-        let held: BTreeSet<ShareId> = self.held()?.into_iter().map(|slot| slot.share).collect();
-        if let Some(folder) = self.folder(NOTES)? {
-            folder.remove_abandoned()?;
-            for (name, _) in folder.names()? {
-                let share = name.split_once('~').and_then(|(share, _)| decode(share));
-                if share.is_none_or(|share| !known.contains(&share) && !held.contains(&share)) {
-                    folder.remove(&name);
-                }
-            }
-        }
-        if let Some(folder) = self.folder(QUEUE)? {
-            folder.remove_abandoned()?;
-            for (name, _) in folder.names()? {
-                if !queue::is_ticket(&name) {
-                    folder.remove(&name);
+        for place in [SLOTS, NOTES, QUEUE] {
+            let Some(folder) = self.folder(place)? else { continue };
+            for name in self.litter(place, &folder, known)? {
+                match share_of(&name).filter(|_| place == SLOTS) {
+                    None => folder.remove(&name),
+                    Some(share) => {
+                        if let Ok(Taken::Slot(slot)) = self.try_take(&share) {
+                            self.retire(&slot)?;
+                        }
+                    }
                 }
             }
         }

@@ -352,6 +352,10 @@ impl Slots for Faulty {
         self.ports.slots.openers()
     }
 
+    fn has_litter(&self, known: &BTreeSet<ShareId>) -> Result<bool> {
+        self.call("slots.has_litter", LOOK, || self.ports.slots.has_litter(known))
+    }
+
     fn sweep(&self, known: &BTreeSet<ShareId>) -> Result<()> {
         self.call("slots.sweep", CHANGE, || self.ports.slots.sweep(known))
     }
