@@ -54,6 +54,8 @@ static struct {
     gpushare_lease *lease;
     /* The devices of the lease that it runs in, where that is another step's. */
     char joined[LIST_SIZE];
+    /* Whether it was started within another step's lease and is not to run in it. */
+    int outside;
     /* Why it gets none. */
     char failure[1024];
 } step;
@@ -128,8 +130,9 @@ int slurm_spank_init(spank_t spank, int argc, char **argv) {
 
     if (context != S_CTX_LOCAL && context != S_CTX_ALLOCATOR && context != S_CTX_REMOTE)
         return ESPANK_SUCCESS;
-    if (read_settings(argc, argv)) return ESPANK_BAD_ARG;
-    return spank_option_register(spank, &option);
+    /* Below 0, or Slurm goes on. */
+    if (read_settings(argc, argv)) return -1;
+    return spank_option_register(spank, &option) ? -1 : ESPANK_SUCCESS;
 }
 
 /* --- The lease, in slurmstepd --------------------------------------------------------------------- */
@@ -326,14 +329,18 @@ int slurm_spank_user_init(spank_t spank, int argc, char **argv) {
 
     (void)argc;
     (void)argv;
-    if (!wants_share() || *step.failure) return ESPANK_SUCCESS;
-    slurms_gpus(spank, numbers);
-    variable(spank, "CUDA_VISIBLE_DEVICES", devices, sizeof devices);
+    if (!step.text[0] || *step.failure) return ESPANK_SUCCESS;
     variable(spank, PASSED_ON, passed, sizeof passed);
     inherited = !strcmp(passed, step.text);
+    if (!wants_share()) {
+        step.outside = *passed != '\0';
+        return ESPANK_SUCCESS;
+    }
+    slurms_gpus(spank, numbers);
+    variable(spank, "CUDA_VISIBLE_DEVICES", devices, sizeof devices);
     if (!*numbers && !settings.any_gpu) {
         /* A step without GPUs beside others that have some: it was not the one who asked. */
-        if (inherited) step.wish.mode = WISH_NONE;
+        if (inherited) step.outside = 1;
         else fail("Slurm gave this step no GPU, and shares are of the GPUs that it gives: ask for some, "
                   "--gres=gpu:1", "");
         return ESPANK_SUCCESS;
@@ -354,9 +361,16 @@ static int set(spank_t spank, const char *name, const char *value) {
 }
 
 static int become_tenant(spank_t spank) {
+    /* What a lease sets. */
+    static const char *const variables[] = {
+        "GPUSHARE_LEASE", "GPUSHARE_SHARES", PASSED_ON, OPTION_VARIABLE, "CUDA_MPS_PIPE_DIRECTORY",
+        "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE", "CUDA_MPS_PINNED_DEVICE_MEM_LIMIT"};
     const char *name, *value;
     size_t i;
 
+    if (step.outside)
+        for (i = 0; i < sizeof variables / sizeof *variables; i++) set(spank, variables[i], NULL);
+    if (step.outside) return ESPANK_SUCCESS;
     if (*step.joined) return set(spank, "CUDA_VISIBLE_DEVICES", step.joined);
     for (i = 0; i < gpushare_lease_env_count(step.lease); i++)
         if (gpushare_lease_env(step.lease, i, &name, &value) || set(spank, name, value)) return -1;
@@ -368,7 +382,7 @@ int slurm_spank_task_init(spank_t spank, int argc, char **argv) {
 
     (void)argc;
     (void)argv;
-    if (!*step.failure && !step.lease && !*step.joined) return ESPANK_SUCCESS;
+    if (!*step.failure && !step.lease && !*step.joined && !step.outside) return ESPANK_SUCCESS;
     if (!*step.failure && become_tenant(spank)) fail("cannot set the environment", "");
     if (!*step.failure) return ESPANK_SUCCESS;
     /* On standard error, which is srun's or the job's file; once on each node. Whatever plugstack.conf
