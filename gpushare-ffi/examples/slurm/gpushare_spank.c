@@ -46,8 +46,9 @@ static struct {
     int any_gpu;
 } settings = {NULL, NULL, NULL, 30, 0};
 
-/* The step. Only slurmstepd and its forked children have more than `text`. */
+/* The step. Only slurmstepd and its forked children have more than the option. */
 static struct {
+    int asked;
     char text[256];
     wish wish;
     gpushare_node *node;
@@ -59,6 +60,15 @@ static struct {
     /* Why it gets none. */
     char failure[1024];
 } step;
+
+/* As much of a text as fits. */
+static void copy(char *into, size_t size, const char *text) {
+    size_t length = strlen(text);
+
+    if (length >= size) length = size - 1;
+    memcpy(into, text, length);
+    into[length] = '\0';
+}
 
 static void fail(const char *why, const char *more) {
     snprintf(step.failure, sizeof step.failure, "%s%s", why, more);
@@ -78,10 +88,11 @@ static int on_option(int val, const char *text, int remote) {
     const char *why;
 
     (void)val;
-    if (remote && step.text[0]) return ESPANK_SUCCESS;
+    if (remote && step.asked) return ESPANK_SUCCESS;
     if (!text) text = "";
     why = strlen(text) < sizeof step.text ? wish_parse(text, &step.wish) : "it is too long";
-    snprintf(step.text, sizeof step.text, "%s", *text ? text : " ");
+    step.asked = 1;
+    copy(step.text, sizeof step.text, text);
     if (!why) return ESPANK_SUCCESS;
     if (remote) fail("--gpushare: ", why);
     else slurm_error("--gpushare=%s: %s. Allowed is %s", text, why, WISH_ALLOWED);
@@ -137,7 +148,7 @@ int slurm_spank_init(spank_t spank, int argc, char **argv) {
 
 /* --- The lease, in slurmstepd --------------------------------------------------------------------- */
 
-static int wants_share(void) { return step.text[0] && step.wish.mode != WISH_NONE; }
+static int wants_share(void) { return step.asked && step.wish.mode != WISH_NONE; }
 
 static int open_node(gpushare_node **node, gpushare_error **err) {
     gpushare_node_options options;
@@ -167,11 +178,11 @@ static int append(char *list, const char *entry) {
 }
 
 static int contains(const char *list, const char *entry) {
-    char copy[LIST_SIZE];
+    char longer[LIST_SIZE];
 
     /* What appending does not lengthen was there. */
-    snprintf(copy, sizeof copy, "%s", list);
-    return *list && append(copy, entry) && !strcmp(copy, list);
+    copy(longer, sizeof longer, list);
+    return *list && append(longer, entry) && !strcmp(longer, list);
 }
 
 /* The numbers of the step's GPUs: Slurm's count of all of the node, which is NVML's where gres.conf lists
@@ -197,8 +208,8 @@ static int within(const char *numbers, const char *devices, char *visible, char 
     *visible = *given = '\0';
     /* MIG devices that Slurm knows one by one, by their uuids. */
     if (strstr(devices, "MIG-")) {
-        snprintf(visible, LIST_SIZE, "%s", devices);
-        snprintf(given, LIST_SIZE, "%s", devices);
+        copy(visible, LIST_SIZE, devices);
+        copy(given, LIST_SIZE, devices);
         if (mode == GPUSHARE_MODE_MIG || !mode) return 1;
         fail("Slurm gave the step MIG devices: ask for --gpushare=mig, not ", step.text);
         return 0;
@@ -294,6 +305,8 @@ static void lease(const char *visible) {
         gpushare_lease_info(step.lease, 0, &share, &err) ||
         /* Asking for the descriptor hands the lease on to the tasks. */
         gpushare_lease_fd(step.lease, 0, &fd, &err)) {
+        gpushare_lease_release(step.lease, NULL);
+        step.lease = NULL;
         fail_with(err);
         return;
     }
@@ -329,7 +342,7 @@ int slurm_spank_user_init(spank_t spank, int argc, char **argv) {
 
     (void)argc;
     (void)argv;
-    if (!step.text[0] || *step.failure) return ESPANK_SUCCESS;
+    if (!step.asked || *step.failure) return ESPANK_SUCCESS;
     variable(spank, PASSED_ON, passed, sizeof passed);
     inherited = !strcmp(passed, step.text);
     if (!wants_share()) {

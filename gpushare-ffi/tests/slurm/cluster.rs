@@ -176,6 +176,7 @@ Name=shard Count=4 File=/dev/zero
         let include = crate_dir().join("../include");
         let mut make = Command::new("make");
         make.arg("--silent").arg("-f").arg(crate_dir().join("examples/slurm/Makefile"));
+        make.arg("CFLAGS=-O2 -g -Werror");
         make.arg(format!("OUT={path}/gpushare_spank.so"));
         make.arg(format!("SLURM_CFLAGS=-I{}", self.slurm.join("usr/include").display()));
         make.arg(format!("GPUSHARE_CFLAGS=-I{}", include.display()));

@@ -51,10 +51,15 @@ fn shell(cluster: &Cluster, line: &str) -> String {
     command.env("GPUSHARE_SIM", FLEET).env("GPUSHARE_STATE_DIR", cluster.path("gpushare"));
     let output = command.output().unwrap();
     cluster.until_free();
-    // The simulated node's own are not of the lease.
     let shown = String::from_utf8_lossy(&output.stdout).into_owned();
-    let ours = |line: &&str| !line.starts_with("GPUSHARE_S") || line.starts_with("GPUSHARE_SHARES");
-    shown.lines().filter(ours).map(|line| format!("{line}\n")).collect()
+    // What makes the node a simulated one is not the lease's.
+    let ours = |line: &&str| {
+        !line.starts_with("GPUSHARE_SIM=") && !line.starts_with("GPUSHARE_STATE_DIR=")
+    };
+    let mut lines: Vec<&str> = shown.lines().filter(ours).collect();
+    // A task's own words and srun's about its end come on two ways.
+    lines.sort_by_key(|line| line.starts_with("srun: error: "));
+    lines.into_iter().map(|line| format!("{line}\n")).collect()
 }
 
 /// `GPUSHARE_BLESS=1` writes it anew.
