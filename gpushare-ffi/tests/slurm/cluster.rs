@@ -137,6 +137,7 @@ SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU
 SlurmdParameters=config_overrides
 ReturnToService=2
+SchedulerParameters=batch_sched_delay=0,sched_interval=1
 MailProg=/bin/true
 KillWait=1
 InactiveLimit=0

@@ -52,10 +52,10 @@ fn shell(cluster: &Cluster, line: &str) -> String {
     let output = command.output().unwrap();
     cluster.until_free();
     let shown = String::from_utf8_lossy(&output.stdout).into_owned();
-    // What makes the node a simulated one is not the lease's.
-    let ours = |line: &&str| {
-        !line.starts_with("GPUSHARE_SIM=") && !line.starts_with("GPUSHARE_STATE_DIR=")
-    };
+    // What makes the node a simulated one is not the lease's; and whether the job before is quite over
+    // when the next one comes is a matter of luck.
+    let others = ["GPUSHARE_SIM=", "GPUSHARE_STATE_DIR=", "srun: job "];
+    let ours = |line: &&str| !others.iter().any(|other| line.starts_with(other));
     let mut lines: Vec<&str> = shown.lines().filter(ours).collect();
     // A task's own words and srun's about its end come on two ways.
     lines.sort_by_key(|line| line.starts_with("srun: error: "));
