@@ -52,9 +52,10 @@ fn shell(cluster: &Cluster, line: &str) -> String {
     let output = command.output().unwrap();
     cluster.until_free();
     let shown = String::from_utf8_lossy(&output.stdout).into_owned();
-    // What makes the node a simulated one is not the lease's; and whether the job before is quite over
-    // when the next one comes is a matter of luck.
-    let others = ["GPUSHARE_SIM=", "GPUSHARE_STATE_DIR=", "srun: job "];
+    // What makes the node a simulated one is not the lease's; whether the job before is quite over when
+    // the next one comes is a matter of luck; and a Slurm that is not root's sets up no node.
+    let others =
+        ["GPUSHARE_SIM=", "GPUSHARE_STATE_DIR=", "srun: job ", "gpushare: this node is not set"];
     let ours = |line: &&str| !others.iter().any(|other| line.starts_with(other));
     let mut lines: Vec<&str> = shown.lines().filter(ours).collect();
     // A task's own words and srun's about its end come on two ways.
