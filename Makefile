@@ -32,7 +32,7 @@ fill = sed -e 's|@FROM_PC@|$(from_pc)|g' -e 's|@LIB@|$(LIB)|g' -e 's|@INCLUDE@|$
 # The command, and the C library as a shared library and an archive.
 build:
 	$(CARGO) build --release -p gpushare-core --features cli
-	$(CARGO) build --release -p gpushare-ffi
+	$(CARGO) rustc --release -p gpushare-ffi --crate-type cdylib,staticlib
 
 # What `make build` made, as somebody who may write there: cargo is not run.
 install:

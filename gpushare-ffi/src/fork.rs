@@ -3,7 +3,7 @@
 use std::panic::catch_unwind;
 use std::sync::Once;
 
-use gpushare_core::{Error, ErrorCode, Result};
+use gpushare_core::{Error, ErrorCode, Result, fork};
 
 /// The process that opened something.
 #[derive(Clone, Copy, Debug)]
@@ -14,10 +14,10 @@ impl Opener {
     pub(crate) fn this() -> Self {
         static WATCH: Once = Once::new();
         WATCH.call_once(|| {
-            // SAFETY: the handler does what is allowed in the child of a process with threads: it
-            // waits for no lock, and closes descriptors. Where there is no memory for the
+            // SAFETY: the handlers do what is allowed around a fork of a process with threads: the
+            // one lock that the child needs is held over it. Where there is no memory for the
             // registration, children keep their parent's leases until they exec or end.
-            let _ = unsafe { libc::pthread_atfork(None, None, Some(forked)) };
+            let _ = unsafe { libc::pthread_atfork(Some(before), Some(in_parent), Some(in_child)) };
         });
         Self(std::process::id())
     }
@@ -41,7 +41,15 @@ impl Opener {
     }
 }
 
+unsafe extern "C" fn before() {
+    let _ = catch_unwind(fork::before);
+}
+
+unsafe extern "C" fn in_parent() {
+    let _ = catch_unwind(fork::after_in_parent);
+}
+
 /// glibc has repaired its allocator before it runs this.
-unsafe extern "C" fn forked() {
-    let _ = catch_unwind(gpushare_core::lease::after_fork_in_child);
+unsafe extern "C" fn in_child() {
+    let _ = catch_unwind(fork::after_in_child);
 }

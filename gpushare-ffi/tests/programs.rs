@@ -256,6 +256,19 @@ fn eight_threads_use_one_node() {
     assert!(said.ends_with(" calls\n"), "{said}");
 }
 
+#[test]
+fn a_child_that_is_forked_at_any_moment_has_no_lease_and_gets_its_own() {
+    let node = Node::new("forks", Link::Shared);
+    let (spec, saved) = (node.path("spec.yaml"), node.path("saved.json"));
+    let replicas = "version: gpushare/v1
+gpus: [{select: all, mode: time_sliced, time_sliced: {replicas: 4}}]
+";
+    std::fs::write(&spec, replicas).unwrap();
+    run(node.aid("prolog").arg(&spec).arg(&saved));
+    let built = build("tests/c/forks.c", Link::Shared, &node.directory);
+    run(node.on_this(program(&built)).arg("300"));
+}
+
 /// `cargo test --release -p gpushare-ffi --test programs -- --nocapture cost` shows them.
 #[test]
 fn costs_and_size_are_within_their_targets() {

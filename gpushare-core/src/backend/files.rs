@@ -11,6 +11,7 @@ use rustix::io::Errno;
 
 use super::directory::{Directory, PRIVATE, open_below, open_file};
 use crate::error::{Error, ErrorCode, Result};
+use crate::fork::OwnFile;
 use crate::port::{LockGuard, Store};
 
 /// Locks are of this life of the machine; everything else outlives it.
@@ -215,15 +216,18 @@ impl Store for FileStore {
 
     fn try_lock(&self, name: &str) -> Result<Option<Box<dyn LockGuard>>> {
         let folder = self.make(name)?;
-        let mut file = folder.write(&folder.file, OFlags::RDWR, 0o600)?;
-        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(Errno::WOULDBLOCK) => return Ok(None),
-            Err(errno) => return Err(folder.error("lock")(errno)),
-        }
-        // For messages alone: who waits can say for whom. The lock is the descriptor's.
-        let _ = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
-        Ok(Some(Box::new(FileLock { file })))
+        let file = OwnFile::open(|| {
+            let mut file = folder.write(&folder.file, OFlags::RDWR, 0o600)?;
+            match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => {}
+                Err(Errno::WOULDBLOCK) => return Ok(None),
+                Err(errno) => return Err(folder.error("lock")(errno)),
+            }
+            // For messages alone: who waits can say for whom. The lock is the descriptor's.
+            let _ = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
+            Ok::<_, Error>(Some(file.into()))
+        })?;
+        Ok(file.map(|file| Box::new(FileLock { file }) as Box<dyn LockGuard>))
     }
 
     fn place(&self) -> &Path {
@@ -234,12 +238,12 @@ impl Store for FileStore {
 /// The lock is let go when the descriptor is closed, by us or by the end of the process.
 #[derive(Debug)]
 struct FileLock {
-    file: File,
+    file: OwnFile,
 }
 
 impl LockGuard for FileLock {
     fn descriptor(&self) -> Option<OwnedFd> {
-        self.file.try_clone().ok().map(OwnedFd::from)
+        self.file.with(|file| file.try_clone_to_owned().ok())?
     }
 }
 

@@ -5,13 +5,14 @@ use std::fs;
 use std::io::Read as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::process::{PidfdFlags, pidfd_open, pidfd_send_signal};
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::error::{Error, ErrorCode, Result};
+use crate::fork;
 use crate::id::Pid;
 use crate::port::{Clock, ProcessFacts, Processes, Signal};
 
@@ -149,18 +150,19 @@ impl Processes for SystemProcesses {
     }
 
     fn own_start_time(&self) -> Option<u64> {
-        static KNOWN: Mutex<Option<(Pid, u64)>> = Mutex::new(None);
+        // No lock: a forked child would wait for a thread that it does not have. What is read between
+        // the two writes is of the process before, which has another number.
+        static OF: AtomicU64 = AtomicU64::new(0);
+        static KNOWN: AtomicU64 = AtomicU64::new(0);
         let pid = self.own_pid();
-        let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
-        match *known {
-            // A forked child is another process.
-            Some((of, start_time)) if of == pid => Some(start_time),
-            _ => {
-                let start_time = Stat::read(pid)?.start_time;
-                *known = Some((pid, start_time));
-                Some(start_time)
-            }
+        let this = fork::generation() << 32 | u64::from(pid.get());
+        if OF.load(Ordering::Acquire) == this {
+            return Some(KNOWN.load(Ordering::Relaxed));
         }
+        let start_time = Stat::read(pid)?.start_time;
+        KNOWN.store(start_time, Ordering::Relaxed);
+        OF.store(this, Ordering::Release);
+        Some(start_time)
     }
 
     fn own_uid(&self) -> u32 {

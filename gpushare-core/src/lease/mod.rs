@@ -39,16 +39,14 @@ mod verify;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
-use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd as _, OwnedFd, RawFd};
 use std::process::Command;
-use std::sync::Arc;
 
 use rustix::io::{FdFlags, fcntl_getfd, fcntl_setfd};
 use serde::Serialize;
 
 pub use acquire::Wait;
 pub use grant::{Bound, Grant, LEASE_VARIABLE, SHARES_VARIABLE};
-pub use held::after_fork_in_child;
 pub use list::{GpuLeases, LeaseList};
 pub use nodes::DeviceNode;
 pub use request::{LeaseRequest, Of};
@@ -59,7 +57,7 @@ use held::Held;
 use crate::error::{Error, ErrorCode, Result};
 use crate::id::ShareId;
 use crate::node::Node;
-use crate::port::LeaseScope;
+use crate::port::{LeaseScope, Slot};
 use crate::snapshot::Snapshot;
 
 /// The schema of a serialised lease.
@@ -72,7 +70,7 @@ pub const SCHEMA: &str = "gpushare.lease/v1";
 pub struct Lease {
     node: Node,
     document: Document,
-    held: Arc<Held>,
+    held: Held,
     /// What was created for it, to be destroyed with it.
     created: Vec<crate::id::MigUuid>,
 }
@@ -170,9 +168,12 @@ impl Lease {
             slots
                 .iter()
                 .map(|slot| {
-                    let flags = fcntl_getfd(&slot.descriptor).map_err(failed)?;
-                    fcntl_setfd(&slot.descriptor, flags - FdFlags::CLOEXEC).map_err(failed)?;
-                    rustix::io::dup(slot.descriptor.as_fd()).map_err(failed)
+                    let copy = slot.file.with(|file| {
+                        let flags = fcntl_getfd(file)?;
+                        fcntl_setfd(file, flags - FdFlags::CLOEXEC)?;
+                        rustix::io::dup(file)
+                    });
+                    copy.ok_or_else(held::not_ours)?.map_err(failed)
                 })
                 .collect()
         })?
@@ -185,7 +186,10 @@ impl Lease {
     /// INVALID_STATE when it was released; IO.
     pub fn raw_descriptors(&self) -> Result<Vec<RawFd>> {
         self.descriptors()?;
-        self.held.with(|slots| slots.iter().map(|slot| slot.descriptor.as_raw_fd()).collect())
+        self.held.with(|slots| {
+            let number = |slot: &Slot| slot.file.with(|file| file.as_raw_fd());
+            slots.iter().map(|slot| number(slot).ok_or_else(held::not_ours)).collect()
+        })?
     }
 
     /// Makes a command its tenant: sets and removes variables, and hands the descriptors on to it (and

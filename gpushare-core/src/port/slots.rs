@@ -6,12 +6,12 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
+use crate::fork::OwnFile;
 use crate::id::{Pid, ShareId};
 
 /// For whom a lease holds.
@@ -42,7 +42,7 @@ pub struct Slot {
     /// Of which share.
     pub share: ShareId,
     /// What holds it. Close-on-exec.
-    pub descriptor: OwnedFd,
+    pub file: OwnFile,
 }
 
 /// A slot that somebody holds.

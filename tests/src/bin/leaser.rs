@@ -15,8 +15,9 @@ use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
+use gpushare_core::fork;
 use gpushare_core::id::ShareId;
-use gpushare_core::lease::{LeaseRequest, after_fork_in_child};
+use gpushare_core::lease::LeaseRequest;
 use gpushare_core::{ApplyOptions, Error, ErrorCode, Lease, Node, Result};
 use rustix::time::{ClockId, clock_gettime};
 use serde_json::json;
@@ -114,7 +115,7 @@ fn forked(node: &Node, gpu: &str) -> Result<()> {
     let copies = asked_for.descriptors()?;
     drop(copies);
     let shares = [only(&dropped)?, only(&asked_for)?];
-    after_fork_in_child();
+    fork::after_in_child();
     let errors = [dropped.check(), asked_for.check()]
         .map(|checked| checked.err().map_or("OK", |error| error.code().name()));
     say(&json!({"shares": shares, "errors": errors}).to_string())?;

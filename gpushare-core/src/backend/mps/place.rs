@@ -15,6 +15,7 @@ use rustix::io::Errno;
 
 use crate::backend::directory::{Directory, PRIVATE, open_below, open_file};
 use crate::error::{Error, ErrorCode, Result};
+use crate::fork::OwnFile;
 use crate::mps::MpsDomain;
 use crate::terminal::printable;
 
@@ -222,16 +223,18 @@ impl Place {
     ///
     /// # Errors
     /// LOCKED when it is held that long; PERMISSION_DENIED; IO.
-    pub(super) fn lock(&self, within: Duration) -> Result<OwnedFd> {
+    pub(super) fn lock(&self, within: Duration) -> Result<OwnFile> {
         let deadline = Instant::now() + within;
         let above = self.above.open(true)?.ok_or_else(|| self.gone())?;
         let name = format!("{}.lock", self.name);
         let path = self.above.path().join(&name);
-        let file = open_file(&above, &name, &path, OFlags::RDWR | OFlags::CREATE, 0o600)?
+        let flags = OFlags::RDWR | OFlags::CREATE;
+        let own = OwnFile::open(|| open_file(&above, &name, &path, flags, 0o600))?
             .ok_or_else(|| self.gone())?;
         loop {
-            match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => return Ok(file),
+            let lock = FlockOperation::NonBlockingLockExclusive;
+            match own.with(|file| rustix::fs::flock(file, lock)).unwrap_or(Err(Errno::BADF)) {
+                Ok(()) => return Ok(own),
                 Err(Errno::WOULDBLOCK | Errno::INTR) if Instant::now() < deadline => {
                     std::thread::sleep(STEP);
                 }

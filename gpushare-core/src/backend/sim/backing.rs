@@ -14,6 +14,10 @@ use super::fleet::Fleet;
 use super::state::{NodeState, SCHEMA};
 use crate::backend::directory::{Directory, open_file};
 use crate::error::{Error, ErrorCode, Result};
+use crate::fork::OwnFile;
+
+/// How often who waits for the state's lock looks again. It is held for tens of microseconds.
+const TURN: std::time::Duration = std::time::Duration::from_micros(20);
 
 /// What is added to the name of a state that is being written.
 const NEW: &str = ".new";
@@ -131,12 +135,21 @@ impl SharedFile {
         file.map(File::from).ok_or_else(|| self.error("open")(Errno::NOENT.into()))
     }
 
-    /// Waits for the lock. It is a file of its own because the state's file is replaced.
-    fn lock(&self) -> Result<File> {
-        let file = self.open(".lock", OFlags::WRONLY | OFlags::CREATE, 0o644)?;
-        flock(&file, FlockOperation::LockExclusive)
-            .map_err(|error| self.error("lock")(error.into()))?;
-        Ok(file)
+    /// Waits for the lock, and not in the kernel: whoever forks waits for what uses a file of ours. It
+    /// is a file of its own because the state's file is replaced.
+    fn lock(&self) -> Result<Option<OwnFile>> {
+        let own = OwnFile::open(|| {
+            self.open(".lock", OFlags::WRONLY | OFlags::CREATE, 0o644).map(|file| Some(file.into()))
+        })?;
+        let lock = FlockOperation::NonBlockingLockExclusive;
+        while let Some(Err(errno)) = own.as_ref().and_then(|own| own.with(|file| flock(file, lock)))
+        {
+            match errno {
+                Errno::WOULDBLOCK | Errno::INTR => std::thread::sleep(TURN),
+                errno => return Err(self.error("lock")(errno.into())),
+            }
+        }
+        Ok(own)
     }
 
     fn load(&self) -> Result<Arc<NodeState>> {

@@ -9,6 +9,7 @@ use rustix::io::Errno;
 
 use super::{Folder, share_of};
 use crate::error::Result;
+use crate::fork::OwnFile;
 use crate::id::{Pid, ShareId};
 use crate::port::HeldSlot;
 
@@ -77,9 +78,9 @@ fn locks(text: &str) -> BTreeMap<((u32, u32), u64), Option<Pid>> {
 
 /// Asks for a lock that stands in nobody's way for longer than that.
 fn is_held(folder: &Folder, name: &str) -> bool {
-    let Ok(Some(file)) = folder.open(name) else { return false };
-    let shared = rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared);
-    shared == Err(Errno::WOULDBLOCK)
+    let Ok(Some(own)) = OwnFile::open(|| folder.open(name)) else { return false };
+    let shared = own.with(|file| rustix::fs::flock(file, FlockOperation::NonBlockingLockShared));
+    shared == Some(Err(Errno::WOULDBLOCK))
 }
 
 /// Every process that holds a slot, be it that the slot was removed since. A slot is told by its path,

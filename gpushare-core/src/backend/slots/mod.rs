@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{Read as _, Write as _};
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -24,6 +24,7 @@ use rustix::io::Errno;
 
 use crate::backend::directory::{Directory, PRIVATE, Shared, open_shared};
 use crate::error::{Error, ErrorCode, Result};
+use crate::fork::OwnFile;
 use crate::id::{Pid, ShareId};
 use crate::port::{HeldSlot, LeaseScope, Note, Slot, Slots, Taken, Ticket};
 
@@ -440,6 +441,33 @@ impl FileSlots {
     }
 }
 
+/// What came of locking a slot that was opened.
+enum Lock {
+    Ours,
+    Held,
+    /// Somebody looks whether it is held, for a moment.
+    Watched,
+    /// It was removed while it was opened, and holds nothing.
+    Removed,
+}
+
+fn lock(folder: &Folder, name: &str, slot: BorrowedFd<'_>) -> Result<Lock> {
+    let stat = rustix::fs::fstat(slot).map_err(folder.error("look at", name))?;
+    expect_slot(folder, name, &stat)?;
+    match rustix::fs::flock(slot, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => {}
+        Err(Errno::WOULDBLOCK) => {
+            // Together with those who only look.
+            let shared = rustix::fs::flock(slot, FlockOperation::NonBlockingLockShared);
+            return Ok(if shared.is_ok() { Lock::Watched } else { Lock::Held });
+        }
+        Err(errno) => return Err(folder.error("lock", name)(errno)),
+    }
+    let same = rustix::fs::statat(&folder.directory, name, AtFlags::SYMLINK_NOFOLLOW)
+        .is_ok_and(|there| (there.st_dev, there.st_ino) == (stat.st_dev, stat.st_ino));
+    Ok(if same { Lock::Ours } else { Lock::Removed })
+}
+
 impl Slots for FileSlots {
     fn scope(&self) -> LeaseScope {
         self.scope
@@ -504,29 +532,18 @@ impl Slots for FileSlots {
         let Some(folder) = self.folder(SLOTS)? else { return Ok(Taken::Missing) };
         let name = encode(share) + SLOT;
         for _ in 0..MOST_TRIES {
-            let Some(file) = folder.open_slot(&name)? else { return Ok(Taken::Missing) };
-            let stat = rustix::fs::fstat(&file).map_err(folder.error("look at", &name))?;
-            expect_slot(&folder, &name, &stat)?;
-            match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => {}
-                Err(Errno::WOULDBLOCK) => {
-                    // Who only looks whether it is held has it for a moment, together with others.
-                    let shared = FlockOperation::NonBlockingLockShared;
-                    if rustix::fs::flock(&file, shared).is_err() {
-                        return Ok(Taken::Held);
-                    }
+            let Some(file) = OwnFile::open(|| folder.open_slot(&name))? else {
+                return Ok(Taken::Missing);
+            };
+            match file.with(|slot| lock(&folder, &name, slot)).transpose()? {
+                Some(Lock::Ours) => {
+                    return Ok(Taken::Slot(Slot { share: share.clone(), file }));
+                }
+                Some(Lock::Held) => return Ok(Taken::Held),
+                Some(Lock::Watched | Lock::Removed) | None => {
                     drop(file);
                     std::thread::yield_now();
-                    continue;
                 }
-                Err(errno) => return Err(folder.error("lock", &name)(errno)),
-            }
-            // What was removed while it was opened holds nothing.
-            let flags = AtFlags::SYMLINK_NOFOLLOW;
-            let same = rustix::fs::statat(&folder.directory, &name, flags)
-                .is_ok_and(|there| (there.st_dev, there.st_ino) == (stat.st_dev, stat.st_ino));
-            if same {
-                return Ok(Taken::Slot(Slot { share: share.clone(), descriptor: file }));
             }
         }
         Ok(Taken::Held)

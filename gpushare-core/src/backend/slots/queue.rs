@@ -3,7 +3,6 @@
 //! A ticket is a file that its owner holds by flock(2) and names after the time. It ends with its
 //! process, however that ends; then it is passed over, and removed by who may.
 
-use std::fs::File;
 use std::os::fd::AsRawFd as _;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +12,8 @@ use rustix::io::Errno;
 
 use super::watch::Watch;
 use super::{Folder, READABLE, SCRATCH, SLOTS, scratch, since_boot};
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::fork::OwnFile;
 use crate::port::Ticket;
 
 /// How often who cannot be told looks again.
@@ -28,7 +28,7 @@ struct FileTicket {
     folder: Arc<Folder>,
     name: String,
     /// Holds the ticket.
-    _file: File,
+    _file: Option<OwnFile>,
     pid: u32,
     /// Where the kernel tells us of other tickets; none where it tells no more of this user's processes.
     watch: Option<Watch>,
@@ -38,15 +38,18 @@ struct FileTicket {
 
 pub(super) fn join(folder: Arc<Folder>, content: &[u8]) -> Result<Box<dyn Ticket>> {
     let new = scratch();
-    let file = folder.make(&new, content, READABLE)?;
     let remove = |name: &str| {
         let _ = rustix::fs::unlinkat(&folder.directory, name, AtFlags::empty());
     };
-    // Nobody knows it by that name: it is ours at once.
-    if let Err(errno) = rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        remove(&new);
-        return Err(folder.error("lock", &new)(errno));
-    }
+    let file = OwnFile::open(|| {
+        let file = folder.make(&new, content, READABLE)?;
+        // Nobody knows it by that name: it is ours at once.
+        rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|errno| {
+            remove(&new);
+            folder.error("lock", &new)(errno)
+        })?;
+        Ok::<_, Error>(Some(file.into()))
+    })?;
     let name = format!("{:0DIGITS$}-{}", since_boot(), new.trim_start_matches(SCRATCH));
     if let Err(errno) = rustix::fs::renameat(&folder.directory, &new, &folder.directory, &name) {
         remove(&new);
@@ -140,8 +143,9 @@ pub(super) fn is_ticket(name: &str) -> bool {
 
 pub(super) fn still_waits(folder: &Folder, ticket: &str) -> bool {
     // What cannot be opened is no ticket that anybody can be told from a dead one.
-    let Ok(Some(file)) = folder.open(ticket) else { return false };
-    if rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared) == Err(Errno::WOULDBLOCK) {
+    let Ok(Some(own)) = OwnFile::open(|| folder.open(ticket)) else { return false };
+    let shared = own.with(|file| rustix::fs::flock(file, FlockOperation::NonBlockingLockShared));
+    if shared == Some(Err(Errno::WOULDBLOCK)) {
         return true;
     }
     let _ = rustix::fs::unlinkat(&folder.directory, ticket, AtFlags::empty());

@@ -1,0 +1,125 @@
+//! Forks: what a process has locked is its own, and a forked child that only computes must not hold it.
+//!
+//! A lock of flock(2) lasts as long as any process has the open file. exec closes ours; a child that is
+//! forked without exec, as worker processes of Python are, would hold the leases, the place in the queue
+//! and the locks on GPUs of its parent for as long as it lives. A program that forks so calls
+//! [`before`], [`after_in_parent`] and [`after_in_child`] around it, for which pthread_atfork(3) and
+//! Python's `os.register_at_fork` are made; the C and Python faces do that by themselves. What starts
+//! other programs by exec needs none of it.
+//!
+//! A child that is made past those handlers (`_Fork`, clone(2)) keeps everything until it ends or execs.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// The files that this process has locked.
+static OWN: Mutex<Own> = Mutex::new(Own { next: 0, files: BTreeMap::new() });
+
+/// How often this process was forked from one that knew it.
+static GENERATION: AtomicU64 = AtomicU64::new(0);
+
+thread_local! {
+    /// Held over a fork, by the thread that forks: the only one that there is in the child.
+    static FORKING: RefCell<Option<MutexGuard<'static, Own>>> = const { RefCell::new(None) };
+}
+
+#[derive(Debug)]
+struct Own {
+    next: u64,
+    files: BTreeMap<u64, Entry>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    file: OwnedFd,
+    kept_in_children: bool,
+}
+
+fn own() -> MutexGuard<'static, Own> {
+    OWN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// An open file that forked children give up, with whatever lock of flock(2) it has.
+#[derive(Debug)]
+pub struct OwnFile {
+    number: u64,
+}
+
+impl OwnFile {
+    /// Opens one. No fork comes in between: this must neither wait nor start a process.
+    pub(crate) fn open<E>(
+        open: impl FnOnce() -> Result<Option<OwnedFd>, E>,
+    ) -> Result<Option<Self>, E> {
+        let mut own = own();
+        let Some(file) = open()? else { return Ok(None) };
+        let number = own.next;
+        own.next += 1;
+        own.files.insert(number, Entry { file, kept_in_children: false });
+        Ok(Some(Self { number }))
+    }
+
+    /// Does something with it; none in a forked child, which gave it up. No fork comes in between:
+    /// this must neither wait, nor start a process, nor use another such file.
+    pub(crate) fn with<R>(&self, what: impl FnOnce(BorrowedFd<'_>) -> R) -> Option<R> {
+        own().files.get(&self.number).map(|entry| what(entry.file.as_fd()))
+    }
+
+    /// Whether it is still this process's.
+    pub fn is_here(&self) -> bool {
+        self.with(|_| ()).is_some()
+    }
+
+    /// Lets forked children have it, too, from now on.
+    pub(crate) fn keep_in_children(&self) {
+        if let Some(entry) = own().files.get_mut(&self.number) {
+            entry.kept_in_children = true;
+        }
+    }
+}
+
+impl Drop for OwnFile {
+    fn drop(&mut self) {
+        // It is closed before a fork can come.
+        let mut own = own();
+        drop(own.files.remove(&self.number));
+        drop(own);
+    }
+}
+
+/// Before a fork, in the thread that forks. Waits for what other threads have begun, which takes
+/// microseconds.
+pub fn before() {
+    let own = own();
+    let _ = FORKING.try_with(|forking| forking.replace(Some(own)));
+}
+
+/// After a fork, or one that failed, in the thread that called [`before`].
+pub fn after_in_parent() {
+    let _ = FORKING.try_with(RefCell::take);
+}
+
+/// After a fork, in the child: gives up the leases of the parent but for those whose descriptors were
+/// asked for, its place in the queue and its locks. Whoever has a lease of the parent's in the child
+/// gets INVALID_STATE from it.
+pub fn after_in_child() {
+    GENERATION.fetch_add(1, Ordering::Relaxed);
+    let held = FORKING.try_with(RefCell::take).ok().flatten();
+    // Without `before` another thread may have had it at the fork, and it never comes free.
+    let own = held.or_else(|| match OWN.try_lock() {
+        Ok(own) => Some(own),
+        Err(std::sync::TryLockError::Poisoned(own)) => Some(own.into_inner()),
+        Err(std::sync::TryLockError::WouldBlock) => None,
+    });
+    if let Some(mut own) = own {
+        own.files.retain(|_, entry| entry.kept_in_children);
+    }
+}
+
+/// Which process this is, among all that were forked one from the other: unlike a pid it is none of a
+/// child in a new pid namespace.
+pub fn generation() -> u64 {
+    GENERATION.load(Ordering::Relaxed)
+}
