@@ -1,9 +1,10 @@
 //! Other users: who may lease, who may not yet, and what they write.
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt as _, chown};
+use std::os::unix::fs::chown;
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
+use std::process::Command;
 
 use gpushare_core::id::ShareId;
 
@@ -15,8 +16,10 @@ const NOBODY: u32 = 65_534;
 fn program(fleet: &Fleet) -> PathBuf {
     let path = fleet.state.with_file_name("leaser");
     if !path.exists() {
-        fs::copy(env!("CARGO_BIN_EXE_leaser"), &path).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        // By another process: whatever this one starts meanwhile would have it open to write, and it
+        // could not be run.
+        let copied = Command::new("install").arg(env!("CARGO_BIN_EXE_leaser")).arg(&path).status();
+        assert!(copied.unwrap().success());
     }
     path
 }
@@ -56,6 +59,28 @@ fn a_user_leases_when_root_has_made_slots_and_is_told_so_before() {
     assert_eq!(fleet.free(), 4);
     let mut waiter = as_nobody(&fleet, &["take", "0", "5000"]);
     assert!(waiter.says()["share"].is_string());
+}
+
+#[test]
+fn a_user_leases_from_a_daemon_that_serves_every_user_and_from_no_other() {
+    if !is_root("leases of another user") {
+        return;
+    }
+    for (access, serves) in [("\"any\"", true), ("{\"user\": 1}", false), ("\"caller\"", false)] {
+        let mps = format!(r#"{{"max_clients": 2, "access": {access}}}"#);
+        let gpu = format!(r#"{{"select": 0, "mode": "mps", "mps": {mps}}}"#);
+        let fleet = Fleet::new("1xH100-80GB", &gpu);
+        drop(fleet.lease_soon());
+        let mut tenant = as_nobody(&fleet, &["take", "0", "0"]);
+        if serves {
+            let says = tenant.says();
+            assert!(says["variables"]["CUDA_MPS_PIPE_DIRECTORY"].is_string(), "{says}");
+            assert_eq!(fleet.free(), 1);
+        } else {
+            let refused = tenant.end();
+            assert!(refused.starts_with("PERMISSION_DENIED"), "{access}: {refused}");
+        }
+    }
 }
 
 #[test]

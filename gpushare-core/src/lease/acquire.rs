@@ -173,11 +173,31 @@ impl Acquire<'_> {
                     let visible = |snapshot: &Snapshot| {
                         self.request.visible.as_ref().map(|list| visible(snapshot, list))
                     };
-                    let made = create::create(self.node, self.request, visible)?;
-                    self.created.push(made);
+                    let made = create::create(self.node, self.request, visible);
                     snapshot = Cow::Owned(self.look.at(self.request)?);
                     wanted = self.candidates(&snapshot)?;
-                    continue;
+                    let full = |error: &Error| error.code() == ErrorCode::Insufficient;
+                    let locked = |error: &Error| error.code() == ErrorCode::Locked;
+                    match made {
+                        Ok(made) => {
+                            self.created.push(made);
+                            continue;
+                        }
+                        // Another changes a GPU: that is over soon, and then there may be room.
+                        Err(error) if full(&error) && !self.changing.is_empty() => {}
+                        Err(error)
+                            if locked(&error)
+                                && self
+                                    .request
+                                    .timeout
+                                    .is_none_or(|most| start.elapsed() < most) => {}
+                        // It may have ended between the two looks.
+                        Err(error) if full(&error) && changes < MOST_CHANGES => {
+                            changes = MOST_CHANGES;
+                            continue;
+                        }
+                        Err(error) => return Err(error),
+                    }
                 }
             }
             let waited = start.elapsed();

@@ -3,10 +3,12 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
+use gpushare_core::apply::{Event, Source};
 use gpushare_core::backend::sim::{Failure, Fault, Faults, ProcessSpec, Target};
 use gpushare_core::hazard::HazardName;
 use gpushare_core::id::ShareId;
 use gpushare_core::lease::LeaseRequest;
+use gpushare_core::plan::Request;
 use gpushare_core::{ApplyOptions, ErrorCode, Lease, Node, Spec};
 
 fn node(fleet: &str, spec: &str) -> Node {
@@ -146,6 +148,36 @@ fn whoever_lists_leases_stands_in_nobodys_way() {
     node.leases().unwrap();
     assert_eq!(locks(), before + 1);
     drop(lease);
+}
+
+#[test]
+fn what_is_to_be_made_waits_for_another_who_changes_the_gpu() {
+    let empty = r#"{"select": 0, "mode": "mig", "mig": {"instances": {}}}"#;
+    let node = node("1xH100-80GB", empty);
+    let one = r#"{"select": 0, "mode": "mig", "mig": {"instances": {"1g.10gb": 1}}}"#;
+    let (begun, wait) = std::sync::mpsc::channel();
+    std::thread::scope(|scope| {
+        let applier = node.clone();
+        scope.spawn(move || {
+            let request = Request::Apply(spec(one));
+            let slowly = |event: &Event| {
+                if matches!(event, Event::Step { .. }) {
+                    let _ = begun.send(());
+                    std::thread::sleep(Duration::from_millis(150));
+                }
+                std::ops::ControlFlow::Continue(())
+            };
+            applier.apply_with(Source::Request(&request), &ApplyOptions::new(), slowly).unwrap();
+        });
+        wait.recv().unwrap();
+        let request = LeaseRequest::mig("2g.20gb".parse().unwrap()).create(true);
+        // Nobody knows what room there will be: neither is it said that there is none.
+        let at_once = code(node.lease(&request));
+        assert!(matches!(at_once, ErrorCode::Locked | ErrorCode::Busy), "{at_once:?}");
+        let lease = node.lease(&request.timeout(Some(Duration::from_secs(20)))).unwrap();
+        drop(lease);
+    });
+    assert_eq!(node.snapshot().unwrap().gpus[0].mig_devices.len(), 2);
 }
 
 #[test]

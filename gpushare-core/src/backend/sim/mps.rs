@@ -363,6 +363,13 @@ impl MpsHost for SimulatedPorts {
 
     fn command(&self, domain: &MpsDomain, command: &Command) -> Result<Reply> {
         command.check()?;
+        let serves_all = |node: &NodeState| {
+            node.mps(domain).is_some_and(|mps| mps.access == Access::Any && mps.admitted)
+        };
+        // Whoever may not change the node's file may ask a daemon that serves every user all the same.
+        if !command.privileged() && self.simulator.read(serves_all)? {
+            return self.simulator.read(NodeState::clone)?.run(domain, command);
+        }
         self.simulator.change(|node| node.run(domain, command))?
     }
 
