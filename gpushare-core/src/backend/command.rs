@@ -123,6 +123,7 @@ pub(super) fn run_with(
     input: Input<'_>,
 ) -> Result<Answer> {
     trust(program)?;
+    expect_to_hear_of_its_end(program)?;
     let deadline = Instant::now() + limit;
     let input = input.into_stdio().map_err(|error| Error::io("give input to", program, error))?;
     let mut child = Command::new(program)
@@ -160,6 +161,25 @@ pub(super) fn run_with(
         }
     };
     Ok(Answer { status, output: String::from_utf8_lossy(&output).into_owned() })
+}
+
+/// Refuses to run a program where the kernel would not keep how it ended: whether it did what it was
+/// asked to could not be known.
+fn expect_to_hear_of_its_end(program: &Path) -> Result<()> {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
+    let number = rustix::process::Signal::CHILD.as_raw();
+    if mask >> (number - 1) & 1 == 0 {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorCode::InvalidState,
+        format!(
+            "{} is not run: this process ignores SIGCHLD, and would not hear how it ended; set it to its default",
+            program.display()
+        ),
+    ))
 }
 
 /// Reads until the program has ended; none when the deadline comes first.

@@ -22,6 +22,7 @@ mod simulate;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::Parser as _;
@@ -72,6 +73,9 @@ pub fn main() -> ExitCode {
 /// done or yes, 1 an error, 2 the answer is no.
 pub fn run(arguments: impl IntoIterator<Item = impl Into<OsString>>) -> u8 {
     let arguments: Vec<OsString> = arguments.into_iter().map(Into::into).collect();
+    // Where it is ignored, as whoever started us may have it, the kernel would not tell how what we
+    // start has ended. A handler that does nothing is enough; what we start begins with the default.
+    let _ = signal_hook::flag::register(signal_hook::consts::SIGCHLD, Arc::default());
     let parsed = match Arguments::try_parse_from(&arguments) {
         Ok(parsed) => parsed,
         Err(refused) => return not_parsed(&arguments, &refused),
