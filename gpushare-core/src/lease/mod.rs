@@ -52,7 +52,7 @@ pub use held::after_fork_in_child;
 pub use list::{GpuLeases, LeaseList};
 pub use nodes::DeviceNode;
 pub use request::{LeaseRequest, Of};
-pub use verify::Verification;
+pub use verify::{CudaDevice, Verification};
 
 use held::Held;
 
