@@ -1,0 +1,7 @@
+"""``python -m gpushare``: the command."""
+
+import sys
+
+from gpushare._command import main
+
+sys.exit(main())
