@@ -1,5 +1,7 @@
 //! Which way to share suits a workload.
 
+use std::num::NonZeroU32;
+
 use gpushare_core::advise::{self, Workload};
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
@@ -8,8 +10,8 @@ use serde::de::DeserializeOwned;
 use crate::arguments;
 use crate::document::{document_class, shown, shows_text, texts, tuple};
 use crate::error::refused;
+use crate::node::Given;
 use crate::plan::Needs;
-use crate::request::ONE;
 
 document_class!(
     /// The ways to run a workload on a node, the recommended one first. ``str()`` tells them.
@@ -112,12 +114,15 @@ fn parsed<T: DeserializeOwned>(py: Python<'_>, key: &str, word: &str) -> PyResul
 
 pub(crate) fn workload(
     py: Python<'_>,
-    count: Option<&Bound<'_, PyAny>>,
+    count: &Given<'_>,
     memory: Option<&Bound<'_, PyAny>>,
     [kernels, isolation, style]: [(&str, &str); 3],
     half_precision: bool,
 ) -> PyResult<Workload> {
-    let count = count.map_or(Ok(ONE), |count| arguments::positive("count", count))?;
+    let count = match count {
+        Given::Yes(count) => arguments::positive("count", count)?,
+        Given::No => NonZeroU32::MIN,
+    };
     let mut workload = Workload::new(count);
     workload.memory = memory.map(|memory| arguments::size("memory", memory)).transpose()?;
     workload.kernels = parsed(py, kernels.0, kernels.1)?;

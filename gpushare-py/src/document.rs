@@ -8,7 +8,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBool, PyDict, PyFloat, PyInt, PyList, PyMapping, PyString, PyTuple};
 use serde::Serialize;
-use serde_json::{Map, Number, Value};
+use serde_json::Value;
 
 /// As deep as a spec may be, and a little more: the core says where it is too deep.
 const DEPTH: usize = 80;
@@ -92,64 +92,70 @@ pub(crate) fn to_python<'py>(py: Python<'py>, value: &Value) -> PyResult<Bound<'
     }
 }
 
-/// Python's own values as JSON. `key` is the path to it, for messages.
+/// Python's own values as JSON, in their order.
 ///
 /// # Errors
 /// TypeError for what a document cannot hold.
-pub(crate) fn from_python(value: &Bound<'_, PyAny>, key: &str, depth: usize) -> PyResult<Value> {
-    let at = |key: &str| if key.is_empty() { "spec".to_owned() } else { format!("spec, {key}") };
-    let wrong = |what: &str| Err(PyTypeError::new_err(format!("{}: {what}", at(key))));
+pub(crate) fn from_python(value: &Bound<'_, PyAny>, key: &str) -> PyResult<String> {
+    let mut text = String::new();
+    write(&mut text, value, key, 0)?;
+    Ok(text)
+}
+
+/// `key` is the path to the value, for messages.
+fn write(text: &mut String, value: &Bound<'_, PyAny>, key: &str, depth: usize) -> PyResult<()> {
+    let at = || if key.is_empty() { "spec".to_owned() } else { format!("spec, {key}") };
+    let wrong = |what: &str| Err(PyTypeError::new_err(format!("{}: {what}", at())));
     if depth > DEPTH {
         return wrong("lists and maps in one another without an end");
     }
     if value.is_none() {
-        return Ok(Value::Null);
-    }
-    if value.is_instance_of::<PyBool>() {
-        return Ok(Value::Bool(value.extract()?));
-    }
-    if value.is_instance_of::<PyInt>() {
-        let whole = value.extract::<i64>().map(Number::from);
-        let whole = whole.or_else(|_| value.extract::<u64>().map(Number::from));
-        // Larger than anything that a spec counts: as the text that it would be in a file.
-        return match whole {
-            Ok(whole) => Ok(Value::Number(whole)),
-            Err(_) => {
-                let text = value.str()?.to_string();
-                Err(crate::error::refused(value.py(), &at(key), format!("{text} is too large")))
-            }
-        };
-    }
-    if value.is_instance_of::<PyFloat>() {
+        text.push_str("null");
+    } else if value.is_instance_of::<PyBool>() {
+        text.push_str(if value.extract()? { "true" } else { "false" });
+    } else if value.is_instance_of::<PyInt>() {
+        let whole = value.extract::<i64>().map(|whole| whole.to_string());
+        let whole = whole.or_else(|_| value.extract::<u64>().map(|whole| whole.to_string()));
+        // Larger than anything that a spec counts.
+        let refuse = |_| crate::error::refused(value.py(), &at(), "a number that is too large");
+        text.push_str(&whole.map_err(refuse)?);
+    } else if value.is_instance_of::<PyFloat>() {
         let float: f64 = value.extract()?;
-        return match Number::from_f64(float) {
-            Some(number) => Ok(Value::Number(number)),
-            None => Err(crate::error::refused(value.py(), &at(key), format!("{float}"))),
-        };
-    }
-    if value.is_instance_of::<PyString>() {
-        return Ok(Value::String(value.extract()?));
-    }
-    if let Ok(mapping) = value.cast::<PyMapping>() {
-        let mut object = Map::new();
-        for pair in mapping.items()?.iter() {
+        if !float.is_finite() {
+            return Err(crate::error::refused(value.py(), &at(), format!("{float}")));
+        }
+        text.push_str(&json(&float));
+    } else if value.is_instance_of::<PyString>() {
+        text.push_str(&json(&crate::arguments::text(&at(), value)?));
+    } else if let Ok(mapping) = value.cast::<PyMapping>() {
+        text.push('{');
+        for (position, pair) in mapping.items()?.iter().enumerate() {
             let (name, item): (Bound<'_, PyAny>, Bound<'_, PyAny>) = pair.extract()?;
             let Ok(name) = name.extract::<String>() else {
                 return wrong(&format!("the key {} is no text", name.repr()?));
             };
             let below = if key.is_empty() { name.clone() } else { format!("{key}.{name}") };
-            object.insert(name, from_python(&item, &below, depth + 1)?);
+            if position > 0 {
+                text.push(',');
+            }
+            text.push_str(&json(&name));
+            text.push(':');
+            write(text, &item, &below, depth + 1)?;
         }
-        return Ok(Value::Object(object));
-    }
-    if value.is_instance_of::<PyList>() || value.is_instance_of::<PyTuple>() {
-        let mut items = Vec::new();
+        text.push('}');
+    } else if value.is_instance_of::<PyList>() || value.is_instance_of::<PyTuple>() {
+        text.push('[');
         for (position, item) in value.try_iter()?.enumerate() {
-            items.push(from_python(&item?, &format!("{key}[{position}]"), depth + 1)?);
+            if position > 0 {
+                text.push(',');
+            }
+            write(text, &item?, &format!("{key}[{position}]"), depth + 1)?;
         }
-        return Ok(Value::Array(items));
+        text.push(']');
+    } else {
+        return wrong(&format!("a {} cannot be in a spec", value.get_type().name()?));
     }
-    wrong(&format!("a {} cannot be in a spec", value.get_type().name()?))
+    Ok(())
 }
 
 /// A repr with what is plain in a document: `Name(uuid='…', index=0)`.

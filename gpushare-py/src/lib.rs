@@ -41,7 +41,7 @@ mod _gpushare {
     #[pymodule_export]
     use crate::event::Event;
     #[pymodule_export]
-    use crate::lease::{Term, DeviceNode, Lease, LeasedShare, Verification};
+    use crate::lease::{DeviceNode, Lease, LeasedShare, Term, Verification};
     #[pymodule_export]
     use crate::leases::LeaseList;
     #[pymodule_export]

@@ -8,10 +8,10 @@ use gpushare_core::spec::{Selector, Spec, Want};
 use gpushare_core::{Error, ErrorCode, Result};
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
-use serde::Deserialize as _;
 
 use crate::document::{document_class, from_python, shows_text, texts};
 use crate::error::{exception, refused};
+use crate::spec::from_document;
 use crate::words;
 
 document_class!(
@@ -195,14 +195,12 @@ pub(crate) fn split(
 /// What a spec says at `mps`.
 pub(crate) fn config(mps: &Bound<'_, PyAny>) -> PyResult<MpsConfig> {
     let py = mps.py();
-    let mps = from_python(mps, "mps", 0)?;
-    let spec = serde_json::json!({
-        "version": gpushare_core::spec::VERSION,
-        "gpus": [{"select": "all", "mode": "mps", "mps": mps}],
-    });
-    let spec = Spec::deserialize(&spec).map_err(|error| {
-        exception(py, &Error::new(ErrorCode::InvalidArgument, error.to_string()), None)
-    })?;
+    let mps = from_python(mps, "mps")?;
+    let version = gpushare_core::spec::VERSION;
+    let spec = format!(
+        r#"{{"version":"{version}","gpus":[{{"select":"all","mode":"mps","mps":{mps}}}]}}"#
+    );
+    let spec = from_document(&spec).map_err(|error| exception(py, &error, None))?;
     match spec.gpus.into_iter().next().map(|entry| entry.want) {
         Some(Want::Mps(config)) => Ok(config),
         _ => Err(refused(py, "mps", "no parameters of mps")),

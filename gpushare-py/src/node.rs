@@ -248,15 +248,15 @@ impl Node {
     /// Settles what dead appliers left: rolls it back, or else finishes it. Needs root.
     ///
     /// :param timeout: seconds to wait for locks: 0 does not wait, None waits for ever.
-    #[pyo3(signature = (progress=None, *, timeout=None), text_signature = "($self, progress=None, *, timeout=0)")]
+    #[pyo3(signature = (progress=None, *, timeout=Given::No), text_signature = "($self, progress=None, *, timeout=0)")]
     fn recover(
         &self,
         py: Python<'_>,
         progress: Option<Bound<'_, PyAny>>,
-        timeout: Option<Given<'_>>,
+        timeout: Given<'_>,
     ) -> PyResult<Report> {
         let mut options = gpushare_core::ApplyOptions::new();
-        if let Some(Given(timeout)) = timeout {
+        if let Given::Yes(timeout) = timeout {
             options = options.timeout(arguments::timeout("timeout", &timeout)?);
         }
         let mut listener = Listener::new(progress);
@@ -283,12 +283,12 @@ impl Node {
     /// :param style: how they use a GPU over time: ``"interactive"``, ``"batch"`` or ``"unknown"``.
     /// :param half_precision: whether they compute in bf16 or fp16.
     /// :param gpu: these GPUs alone.
-    #[pyo3(signature = (count=None, *, memory=None, kernels="unknown", isolation="none", style="unknown", half_precision=true, gpu=None), text_signature = "($self, count=1, *, memory=None, kernels='unknown', isolation='none', style='unknown', half_precision=True, gpu=None)")]
+    #[pyo3(signature = (count=Given::No, *, memory=None, kernels="unknown", isolation="none", style="unknown", half_precision=true, gpu=None), text_signature = "($self, count=1, *, memory=None, kernels='unknown', isolation='none', style='unknown', half_precision=True, gpu=None)")]
     #[expect(clippy::too_many_arguments, reason = "keywords of Python's")]
     fn advise(
         &self,
         py: Python<'_>,
-        count: Option<Given<'_>>,
+        count: Given<'_>,
         memory: Option<&Bound<'_, PyAny>>,
         kernels: &str,
         isolation: &str,
@@ -298,7 +298,7 @@ impl Node {
     ) -> PyResult<Advice> {
         let workload = advise::workload(
             py,
-            count.as_ref().map(|count| &count.0),
+            &count,
             memory,
             [("kernels", kernels), ("isolation", isolation), ("style", style)],
             half_precision,
@@ -367,14 +367,17 @@ impl Node {
     }
 }
 
-/// An argument that was given, be it None.
+/// An argument that has a meaning when it is None: what Python's Option would take for not given.
 #[derive(Debug)]
-pub(crate) struct Given<'py>(pub(crate) Bound<'py, PyAny>);
+pub(crate) enum Given<'py> {
+    No,
+    Yes(Bound<'py, PyAny>),
+}
 
 impl<'a, 'py> FromPyObject<'a, 'py> for Given<'py> {
     type Error = PyErr;
 
     fn extract(object: Borrowed<'a, 'py, PyAny>) -> PyResult<Self> {
-        Ok(Self(object.to_owned()))
+        Ok(Self::Yes(object.to_owned()))
     }
 }

@@ -95,7 +95,7 @@ impl Plan {
     /// :param grace: seconds between SIGTERM and SIGKILL of an evicted process.
     /// :param node: the node to apply it on, for a plan that was unpickled.
     #[pyo3(
-        signature = (progress=None, *, allow_evict=false, allow_reset=false, allow_hazards=None, timeout=None, drain=None, grace=None, node=None),
+        signature = (progress=None, *, allow_evict=false, allow_reset=false, allow_hazards=Given::No, timeout=Given::No, drain=Given::No, grace=Given::No, node=None),
         text_signature = "($self, progress=None, *, allow_evict=False, allow_reset=False, allow_hazards=(), timeout=0, drain=0, grace=30, node=None)"
     )]
     #[expect(clippy::too_many_arguments, reason = "keywords of Python's")]
@@ -105,26 +105,26 @@ impl Plan {
         progress: Option<Bound<'_, PyAny>>,
         allow_evict: bool,
         allow_reset: bool,
-        allow_hazards: Option<Given<'_>>,
-        timeout: Option<Given<'_>>,
-        drain: Option<&Bound<'_, PyAny>>,
-        grace: Option<&Bound<'_, PyAny>>,
+        allow_hazards: Given<'_>,
+        timeout: Given<'_>,
+        drain: Given<'_>,
+        grace: Given<'_>,
         node: Option<&Bound<'_, Node>>,
     ) -> PyResult<Report> {
         let mut options = ApplyOptions::new().allow_evict(allow_evict).allow_reset(allow_reset);
-        if let Some(Given(names)) = allow_hazards {
+        if let Given::Yes(names) = allow_hazards {
             for hazard in arguments::hazards("allow_hazards", &names)? {
                 options = options.allow_hazard(hazard);
             }
         }
-        if let Some(Given(timeout)) = timeout {
+        if let Given::Yes(timeout) = timeout {
             options = options.timeout(arguments::timeout("timeout", &timeout)?);
         }
-        if let Some(drain) = drain {
-            options = options.drain(arguments::seconds("drain", drain)?);
+        if let Given::Yes(drain) = drain {
+            options = options.drain(arguments::seconds("drain", &drain)?);
         }
-        if let Some(grace) = grace {
-            options = options.grace(arguments::seconds("grace", grace)?);
+        if let Given::Yes(grace) = grace {
+            options = options.grace(arguments::seconds("grace", &grace)?);
         }
         let given = node.map(|node| node.get().0.clone());
         let Some(state) = given.or_else(|| self.state.clone()) else {

@@ -1,7 +1,5 @@
 //! What somebody asks for when they lease.
 
-use std::num::NonZeroU32;
-
 use gpushare_core::lease::LeaseRequest;
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
@@ -133,6 +131,3 @@ fn share(value: &Bound<'_, PyAny>) -> PyResult<LeaseRequest> {
     let share = share.parse().map_err(|error| refused_by(value.py(), "share", error))?;
     Ok(LeaseRequest::share(share))
 }
-
-/// One.
-pub(crate) const ONE: NonZeroU32 = NonZeroU32::MIN;

@@ -7,15 +7,13 @@ use gpushare_core::{Error, ErrorCode, Result, Spec};
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyMapping, PyString};
-use serde::Deserialize as _;
-use serde_json::Value;
 
 use crate::document::from_python;
 
 /// What was given, before it is read.
 #[derive(Debug)]
 pub(crate) enum Given {
-    Document(Value),
+    Document(String),
     Text(String),
     File(PathBuf),
 }
@@ -26,7 +24,7 @@ const MOST_BYTES: u64 = (1 << 20) + 1;
 /// A mapping; text, which has a line break or begins with a brace; or a path.
 pub(crate) fn given(spec: &Bound<'_, PyAny>) -> PyResult<Given> {
     if spec.cast::<PyMapping>().is_ok() {
-        return from_python(spec, "", 0).map(Given::Document);
+        return from_python(spec, "").map(Given::Document);
     }
     if spec.is_instance_of::<PyString>() {
         let text = crate::arguments::text("spec", spec)?;
@@ -42,12 +40,17 @@ pub(crate) fn given(spec: &Bound<'_, PyAny>) -> PyResult<Given> {
 impl Given {
     pub(crate) fn read(&self) -> Result<Spec> {
         match self {
-            Self::Document(document) => Spec::deserialize(document)
-                .map_err(|error| Error::new(ErrorCode::InvalidArgument, error.to_string())),
+            Self::Document(document) => from_document(document),
             Self::Text(text) => text.parse(),
             Self::File(path) => from_file(path),
         }
     }
+}
+
+/// A spec that stands in no file: errors name the key alone.
+pub(crate) fn from_document(json: &str) -> Result<Spec> {
+    serde_json::from_str(json)
+        .map_err(|error| Error::new(ErrorCode::InvalidArgument, error.to_string()))
 }
 
 fn from_file(path: &Path) -> Result<Spec> {
