@@ -106,17 +106,21 @@ impl Choice {
     }
 }
 
-/// A word of the core's.
-fn parsed<T: DeserializeOwned>(py: Python<'_>, key: &str, word: &str) -> PyResult<T> {
-    serde_json::from_value(serde_json::Value::String(word.to_owned()))
-        .map_err(|error| refused(py, key, error))
+/// A word of the core's; where none is given, what it starts with.
+fn word<T: DeserializeOwned + Default>(
+    py: Python<'_>,
+    (key, given): (&str, &Given<'_>),
+) -> PyResult<T> {
+    let Given::Yes(word) = given else { return Ok(T::default()) };
+    let word = serde_json::Value::String(arguments::text(key, word)?);
+    serde_json::from_value(word).map_err(|error| refused(py, key, error))
 }
 
 pub(crate) fn workload(
     py: Python<'_>,
     count: &Given<'_>,
     memory: Option<&Bound<'_, PyAny>>,
-    [kernels, isolation, style]: [(&str, &str); 3],
+    [kernels, isolation, style]: [(&str, &Given<'_>); 3],
     half_precision: bool,
 ) -> PyResult<Workload> {
     let count = match count {
@@ -125,9 +129,9 @@ pub(crate) fn workload(
     };
     let mut workload = Workload::new(count);
     workload.memory = memory.map(|memory| arguments::size("memory", memory)).transpose()?;
-    workload.kernels = parsed(py, kernels.0, kernels.1)?;
-    workload.isolation = parsed(py, isolation.0, isolation.1)?;
-    workload.style = parsed(py, style.0, style.1)?;
+    workload.kernels = word(py, kernels)?;
+    workload.isolation = word(py, isolation)?;
+    workload.style = word(py, style)?;
     workload.half_precision = half_precision;
     Ok(workload)
 }

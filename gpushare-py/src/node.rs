@@ -283,16 +283,16 @@ impl Node {
     /// :param style: how they use a GPU over time: ``"interactive"``, ``"batch"`` or ``"unknown"``.
     /// :param half_precision: whether they compute in bf16 or fp16.
     /// :param gpu: these GPUs alone.
-    #[pyo3(signature = (count=Given::No, *, memory=None, kernels="unknown", isolation="none", style="unknown", half_precision=true, gpu=None), text_signature = "($self, count=1, *, memory=None, kernels='unknown', isolation='none', style='unknown', half_precision=True, gpu=None)")]
+    #[pyo3(signature = (count=Given::No, *, memory=None, kernels=Given::No, isolation=Given::No, style=Given::No, half_precision=true, gpu=None), text_signature = "($self, count=1, *, memory=None, kernels='unknown', isolation='none', style='unknown', half_precision=True, gpu=None)")]
     #[expect(clippy::too_many_arguments, reason = "keywords of Python's")]
     fn advise(
         &self,
         py: Python<'_>,
         count: Given<'_>,
         memory: Option<&Bound<'_, PyAny>>,
-        kernels: &str,
-        isolation: &str,
-        style: &str,
+        kernels: Given<'_>,
+        isolation: Given<'_>,
+        style: Given<'_>,
         half_precision: bool,
         gpu: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Advice> {
@@ -300,7 +300,7 @@ impl Node {
             py,
             &count,
             memory,
-            [("kernels", kernels), ("isolation", isolation), ("style", style)],
+            [("kernels", &kernels), ("isolation", &isolation), ("style", &style)],
             half_precision,
         )?;
         let gpu = gpu.map(|gpu| arguments::selector("gpu", gpu)).transpose()?;

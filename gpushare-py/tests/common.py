@@ -2,6 +2,8 @@
 
 import json
 import os
+import select
+import signal
 import subprocess
 import sys
 import tempfile
@@ -10,6 +12,10 @@ import unittest
 from pathlib import Path
 
 import gpushare
+
+# A shell starts what it does not wait for with SIGINT ignored, and children would have it so.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def spec(*entries):
@@ -21,9 +27,7 @@ def mig(select=0, **instances):
     return spec({"select": select, "mode": "mig", "mig": {"instances": instances}})
 
 
-MODES = {
-    mode: spec({"select": "all", "mode": mode}) for mode in ("exclusive", "time_sliced", "mps", "mig")
-}
+MODES = {mode: spec({"select": "all", "mode": mode}) for mode in ("exclusive", "time_sliced", "mps", "mig")}
 
 
 def layout(node, select=0, allow_reset=False, **instances):
@@ -84,7 +88,9 @@ class Shared(unittest.TestCase):
 
 
 def heard(process):
-    """A line that a child says."""
+    """A line that a child says. A child that hangs says nothing."""
+    if not select.select([process.stdout], [], [], 60)[0]:
+        raise TimeoutError("the child says nothing")
     return process.stdout.readline().strip()
 
 

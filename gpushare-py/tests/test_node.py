@@ -32,7 +32,9 @@ class Opening(unittest.TestCase):
                 gpushare.Node(sim=fleet)
         with self.assertRaises(gpushare.InvalidRequestError):
             gpushare.Node(nvml_path="relative.so")
-        wrong = [dict.fromkeys([key], 7) for key in ("sim", "state_dir", "nvml_path", "nvidia_smi", "mps_control")]
+        wrong = [
+            dict.fromkeys([key], 7) for key in ("sim", "state_dir", "nvml_path", "nvidia_smi", "mps_control")
+        ]
         for keywords in [*wrong, {"sim": b"L40S"}, {"simulated": True}, {"log_level": 1.5}]:
             with self.assertRaises(TypeError, msg=keywords):
                 gpushare.Node(**keywords)

@@ -37,7 +37,11 @@ class Specs(unittest.TestCase):
             path = Path(folder) / "spec.yaml"
             path.write_text(YAML)
             forms = [DICT, YAML, json.dumps(DICT), path, str(path), "  " + json.dumps(DICT)]
-            forms += [collections.OrderedDict(DICT), collections.ChainMap(DICT), {**DICT, "gpus": tuple(DICT["gpus"])}]
+            forms += [
+                collections.OrderedDict(DICT),
+                collections.ChainMap(DICT),
+                {**DICT, "gpus": tuple(DICT["gpus"])},
+            ]
             digests = {here.plan(form).digest for form in forms}
         self.assertEqual(len(digests), 1)
 
@@ -58,8 +62,14 @@ class Specs(unittest.TestCase):
             ({"select": 0, "mod": "mig"}, 'unknown key "mod"'),
             ({"select": 0, "mode": "migs"}, r"gpus\[0\]\.mode"),
             ({"select": 0, "mode": "mps", "mps": {"thread_percentage": 0}}, "thread_percentage"),
-            ({"select": 0, "mode": "mps", "mps": {"thread_percentage": float("nan")}}, "thread_percentage: NaN"),
-            ({"select": 0, "mode": "mps", "mps": {"thread_percentage": 10**400}}, "thread_percentage: a number that is too large"),
+            (
+                {"select": 0, "mode": "mps", "mps": {"thread_percentage": float("nan")}},
+                "thread_percentage: NaN",
+            ),
+            (
+                {"select": 0, "mode": "mps", "mps": {"thread_percentage": 10**400}},
+                "thread_percentage: a number that is too large",
+            ),
             ({"select": 0, "mode": "mps", "mps": {"max_clients": -1}}, "max_clients"),
             ({"select": 0, "mode": "time_sliced", "time_sliced": {"replicas": True}}, "replicas"),
             ({"select": 0, "mode": "mig", "mig": {"instances": {"9g": 1}}}, "9g"),

@@ -19,7 +19,9 @@ class Values(Shared):
         super().setUp()
         layout(self.node, 0, **{"3g": 1, "1g": 2})
         self.node.plan(
-            spec({"select": 1, "mode": "mps", "mps": {"thread_percentage": 25, "pinned_memory_limit": "8GiB"}})
+            spec(
+                {"select": 1, "mode": "mps", "mps": {"thread_percentage": 25, "pinned_memory_limit": "8GiB"}}
+            )
         ).apply()
         self.device = self.node.gpus[0].mig_devices[0]
         self.pids = [self.busy(self.device.uuid), self.busy(1, "--kind", "mps-client")]
