@@ -67,7 +67,7 @@ class Running(Shared):
     def test_what_runs_has_the_signals_of_a_shells_child(self) -> None:
         code = "grep -E 'Sig(Ign|Blk)' /proc/self/status"
         plain = subprocess.run(
-            ["sh", "-c", f"exec {code}"], capture_output=True, text=True, restore_signals=True
+            ["/bin/sh", "-c", f"exec {code}"], capture_output=True, text=True, restore_signals=True
         )
         under = self.command("run", "--", "sh", "-c", f"exec {code}")
         self.assertEqual(under.stdout, plain.stdout)

@@ -87,8 +87,10 @@ class Reached(Shared):
 
     @unittest.skipIf(os.geteuid() == 0, "root may write everywhere")
     def test_a_state_directory_of_somebody_elses(self) -> None:
-        node = gpushare.Node(sim="L40S", state_dir="/usr/lib/gpushare-test")
-        self.caught(gpushare.PermissionDeniedError, node.status)
+        self.caught(
+            gpushare.PermissionDeniedError,
+            lambda: gpushare.Node(sim="L40S", state_dir="/usr/lib/gpushare-test").status(),
+        )
 
     def test_a_lost_race_for_a_lease_names_the_other(self) -> None:
         other = self.child("lease = node.lease(gpu=0); say(os.getpid()); heard()")

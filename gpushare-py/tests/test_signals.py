@@ -27,7 +27,8 @@ class Interrupted(Shared):
             textwrap.dedent(code),
         )
         self.assertEqual(heard(child), "waits")
-        # It has called once; the next call is in 100 ms.
+        # By then it waits, and the next call is in 100 ms.
+        time.sleep(0.3)
         began = time.monotonic()
         child.send_signal(send)
         said = heard(child)
