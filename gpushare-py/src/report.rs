@@ -92,8 +92,8 @@ impl Recreated {
     }
 
     /// Its uuid now.
-    #[getter]
-    fn new(&self) -> &str {
+    #[getter(new)]
+    fn uuid_now(&self) -> &str {
         self.0.new.as_str()
     }
 }
