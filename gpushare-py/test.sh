@@ -1,16 +1,107 @@
 #!/bin/sh
-# Tests the Python package without installing it: builds the extension with cargo and puts it
-# beside the Python files in a directory of its own. PYTHON names another interpreter (3.11 or newer).
+# Tests the Python package without installing it: builds the extension with cargo and puts it beside the
+# Python files in a directory of its own. PYTHON names another interpreter (3.11 or newer); the others that
+# are at hand run the tests too, and as root an ordinary user does. What cannot be done here is skipped aloud.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 python=${PYTHON:-python3}
+
+skipped() { echo "SKIPPED: $1: $2"; }
 
 cargo build --manifest-path "$here/Cargo.toml"
 target=$(cargo metadata --manifest-path "$here/Cargo.toml" --no-deps --format-version 1 |
     "$python" -c 'import json, sys; print(json.load(sys.stdin)["target_directory"])')
 
-site=$(mktemp -d)
-trap 'rm -rf "$site"' EXIT
+root=$(mktemp -d)
+trap 'rm -rf "$root"' EXIT
+chmod 755 "$root"
+# As it lies in the repository.
+site=$root/gpushare-py
+mkdir "$site"
+cp "$here/../Cargo.toml" "$root"
 cp -R "$here/python/gpushare" "$site/gpushare"
 cp "$target/debug/lib_gpushare.so" "$site/gpushare/_gpushare.abi3.so"
-PYTHONPATH="$site" PYTHONDONTWRITEBYTECODE=1 "$python" -W error -m unittest discover -s "$here/tests"
+# An ordinary user reads them here, and not in somebody's home.
+cp -R "$here/tests" "$here/pyproject.toml" "$site"
+mkdir "$site/python" && ln -s ../gpushare "$site/python/gpushare"
+export PYTHONDONTWRITEBYTECODE=1
+
+# Starts the tests with one interpreter, behind the words that come after its name.
+runs=0
+tests() {
+    runs=$((runs + 1))
+    name=$1
+    shift
+    (
+        echo "== $name"
+        if timeout 300 "$@" -W error -m unittest discover -s "$site/tests" >"$root/log$runs" 2>&1; then
+            tail -n 3 "$root/log$runs"
+        else
+            cat "$root/log$runs"
+            exit 1
+        fi
+    ) >"$root/run$runs" &
+    eval "pid$runs=\$!"
+}
+
+echo "== tools"
+tools=$target/python-tools
+if [ ! -e "$tools/complete" ]; then
+    rm -rf "$tools"
+    "$python" -m venv "$tools"
+    if "$tools/bin/pip" install --quiet --disable-pip-version-check \
+        abi3audit basedpyright hypothesis "maturin>=1.8,<2" mypy ruff; then
+        touch "$tools/complete"
+    fi
+fi
+if [ -e "$tools/complete" ]; then
+    python=$tools/bin/python
+    "$tools/bin/ruff" check --no-cache --quiet "$here"
+    "$tools/bin/ruff" format --no-cache --quiet --check "$here"
+    cd "$site"
+    export MYPYPATH="$site"
+    PYTHONPATH=$site "$python" -m mypy.stubtest gpushare
+    "$tools/bin/mypy" --strict --cache-dir "$target/mypy" gpushare
+    PYTHONPATH=$site "$tools/bin/basedpyright" --verifytypes gpushare --ignoreexternal >"$site/types" ||
+        { cat "$site/types"; exit 1; }
+    grep "completeness score" "$site/types"
+    "$tools/bin/abi3audit" --strict --assume-minimum-abi3 3.11 gpushare/_gpushare.abi3.so
+else
+    skipped "stubtest, mypy, basedpyright, ruff, abi3audit, hypothesis" "they could not be installed"
+fi
+
+tests "$("$python" --version)" env PYTHONPATH="$site" "$python"
+
+version() { "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null || echo 0.0; }
+done=$(version "$python")
+for other in "$HOME"/.pyenv/versions/3.*/bin/python3 /usr/bin/python3.[1-9][0-9] /usr/local/bin/python3.[1-9][0-9]; do
+    [ -x "$other" ] || continue
+    number=$(version "$other")
+    case " $done " in *" $number "*) continue ;; esac
+    case $number in 3.1[1-9] | 3.[2-9][0-9]) ;; *) continue ;; esac
+    done="$done $number"
+    tests "$("$other" --version)" env PYTHONPATH="$site" "$other"
+done
+
+if [ "$(id -u)" = 0 ]; then
+    # One that such a user may run.
+    for everybodys in /usr/bin/python3.[1-9][0-9] /usr/local/bin/python3.[1-9][0-9] none; do
+        case $(version "$everybodys") in 3.1[1-9] | 3.[2-9][0-9]) break ;; esac
+    done
+    chmod -R a+rX "$site"
+    if [ "$everybodys" = none ] || ! command -v setpriv >/dev/null; then
+        skipped "the Python tests as an ordinary user" "no Python from 3.11 on, or no setpriv, that all users may run"
+    else
+        tests "$("$everybodys" --version), an ordinary user" env HOME=/nonexistent PYTHONPATH="$site" \
+            setpriv --reuid 65534 --regid 65534 --clear-groups "$everybodys"
+    fi
+fi
+
+failed=0
+number=0
+while [ "$number" -lt "$runs" ]; do
+    number=$((number + 1))
+    eval "wait \$pid$number" || failed=1
+    cat "$root/run$number"
+done
+exit "$failed"

@@ -1,14 +1,17 @@
 //! The Python package's own tests, which `gpushare-py/test.sh` runs on the extension that cargo
-//! builds. `PYTHON` names another interpreter than `python3`.
+//! builds, and its wheel, which `gpushare-py/wheel.sh` builds and tries. `PYTHON` names another interpreter
+//! than `python3`.
+
+// A test fails by a panic, in its helpers too.
+#![allow(clippy::unwrap_used)]
 
 use std::path::Path;
 use std::process::Command;
 
 use gpushare_tests::nvidia::skipped;
 
-#[test]
-fn the_python_package_passes_its_tests() {
-    let script = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../gpushare-py/test.sh"));
+fn passes(script: &str) {
+    let script = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../gpushare-py")).join(script);
     let output = Command::new(script).output().unwrap();
     let text =
         [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes)).join("\n");
@@ -19,4 +22,14 @@ fn the_python_package_passes_its_tests() {
         }
     }
     assert!(output.status.success(), "{text}");
+}
+
+#[test]
+fn the_python_package_passes_its_tests() {
+    passes("test.sh");
+}
+
+#[test]
+fn the_wheel_works_where_it_is_installed() {
+    passes("wheel.sh");
 }

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
 
-use gpushare_core::mode::SharingMode;
+use gpushare_core::hazard::HazardName;
+use gpushare_core::mode::{SharingMode, Verdict};
 use gpushare_core::{ErrorCode, Outcome};
 
 fn workspace() -> &'static Path {
@@ -43,6 +44,9 @@ print(json.dumps({
     "modes": [str(mode) for mode in _enums.SharingMode],
     "outcomes": [str(outcome) for outcome in _enums.Outcome],
     "names": {mode.name: mode.value for mode in _enums.SharingMode},
+    "verdicts": [str(verdict) for verdict in _enums.Verdict],
+    "hazards": [str(name) for name in _enums.HazardName],
+    "events": [str(kind) for kind in _enums.EventKind],
 }))
 "#;
 
@@ -63,6 +67,18 @@ fn python_has_a_class_for_every_code_and_the_words_of_every_mode() {
     for (name, word) in python["names"].as_object().unwrap() {
         assert_eq!(name.to_lowercase(), word.as_str().unwrap());
     }
+    let verdicts: Vec<_> = Verdict::ALL.iter().map(|verdict| verdict.as_str()).collect();
+    assert_eq!(python["verdicts"], serde_json::json!(verdicts));
+    let hazards: Vec<_> = HazardName::ALL.iter().map(|name| name.as_str()).collect();
+    assert_eq!(python["hazards"], serde_json::json!(hazards));
+    // The kinds of events are words of C's and Python's.
+    let events: Vec<_> = python["events"].as_array().unwrap().iter().collect();
+    let header = std::fs::read_to_string(workspace().join("include/gpushare.h")).unwrap();
+    for event in &events {
+        let constant = format!("GPUSHARE_EVENT_KIND_{} = ", event.as_str().unwrap().to_uppercase());
+        assert!(header.contains(&constant), "{constant}");
+    }
+    assert_eq!(events.len(), header.matches("  GPUSHARE_EVENT_KIND_").count());
     let outcomes = [Outcome::Untouched, Outcome::RolledBack, Outcome::Indeterminate];
     assert_eq!(python["outcomes"], serde_json::json!(outcomes.map(|outcome| outcome.to_string())));
 }

@@ -3,11 +3,69 @@
 //! Nothing is decided here: each function takes Python's arguments apart, calls `gpushare-core`
 //! without the GIL, and gives Python's values back. Exceptions and enumerations are Python classes.
 
+mod advise;
+mod arguments;
+mod call;
+#[cfg(feature = "cli")]
+mod command;
+mod doctor;
+mod document;
+mod error;
+mod event;
+mod lease;
+mod leases;
+mod log;
+mod mps;
+mod node;
+mod plan;
+mod report;
+mod request;
+mod resolve;
+mod snapshot;
+mod spec;
+mod words;
+
 use pyo3::prelude::*;
 
 #[pymodule(gil_used = false)]
 mod _gpushare {
     use pyo3::prelude::*;
+
+    #[pymodule_export]
+    use crate::advise::{Advice, Choice};
+    #[cfg(feature = "cli")]
+    #[pymodule_export]
+    use crate::command::_command;
+    #[pymodule_export]
+    use crate::doctor::{Diagnosis, Finding, Unseen};
+    #[pymodule_export]
+    use crate::event::Event;
+    #[pymodule_export]
+    use crate::lease::{DeviceNode, Lease, LeasedShare, Term, Verification};
+    #[pymodule_export]
+    use crate::leases::LeaseList;
+    #[pymodule_export]
+    use crate::mps::{Attachment, Hazard, Split};
+    #[pymodule_export]
+    use crate::node::Node;
+    #[pymodule_export]
+    use crate::plan::{Eviction, GpuPlan, Needs, Plan, Step};
+    #[pymodule_export]
+    use crate::report::{Evicted, Recovered, Recreated, Report};
+    #[pymodule_export]
+    use crate::resolve::{Resolution, VisibleDevice};
+    #[pymodule_export]
+    use crate::snapshot::Snapshot;
+    #[pymodule_export]
+    use crate::snapshot::gpu::Gpu;
+    #[pymodule_export]
+    use crate::snapshot::parts::{GpuProcess, MigDevice, MpsDaemon, Share};
+
+    /// Gives up the leases of a parent in its forked child, but for those that were handed on.
+    #[pyfunction]
+    fn _after_fork_in_child() {
+        let _ = std::panic::catch_unwind(gpushare_core::lease::after_fork_in_child);
+    }
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {

@@ -1,5 +1,6 @@
 //! Leases: what is asked for, and shares that are held for others.
 
+use std::ffi::OsString;
 use std::io::Read as _;
 use std::ops::ControlFlow;
 use std::os::fd::OwnedFd;
@@ -151,6 +152,7 @@ const HOLDS: &str = "gpushare holds";
 pub(super) fn for_process(
     node: &Node,
     output: &Output,
+    own: &[OsString],
     global: &Global,
     options: &LeaseOptions,
     pid: Pid,
@@ -159,8 +161,14 @@ pub(super) fn for_process(
     let failed = |doing: &str, error: std::io::Error| {
         Error::new(ErrorCode::Io, format!("cannot {doing} the holder: {error}")).with_source(error)
     };
-    let program = std::env::current_exe().map_err(|error| failed("find", error))?;
-    let mut command = Command::new(program);
+    let mut command = match own.split_first() {
+        Some((program, first)) => {
+            let mut command = Command::new(program);
+            command.args(first);
+            command
+        }
+        None => Command::new(std::env::current_exe().map_err(|error| failed("find", error))?),
+    };
     if let Some(fleet) = &global.sim {
         command.arg("--sim").arg(fleet);
     }

@@ -72,6 +72,12 @@ pub fn main() -> ExitCode {
 /// The command with these arguments, the first of which is its name. Returns its exit status: 0
 /// done or yes, 1 an error, 2 the answer is no.
 pub fn run(arguments: impl IntoIterator<Item = impl Into<OsString>>) -> u8 {
+    run_as(&[], arguments)
+}
+
+/// The same in a program that is not this command alone. `own` is the program, and its first arguments,
+/// by which the command is started again, as `lease --pid` does; nothing is the program that runs.
+pub fn run_as(own: &[OsString], arguments: impl IntoIterator<Item = impl Into<OsString>>) -> u8 {
     let arguments: Vec<OsString> = arguments.into_iter().map(Into::into).collect();
     // Where it is ignored, as whoever started us may have it, the kernel would not tell how what we
     // start has ended. A handler that does nothing is enough; what we start begins with the default.
@@ -90,7 +96,7 @@ pub fn run(arguments: impl IntoIterator<Item = impl Into<OsString>>) -> u8 {
         let ports = node.ports();
         let (store, clock) = (ports.store.clone(), ports.clock.clone());
         let (result, warnings) = audit::audited(store, clock, || {
-            command(&node, &output, &parsed.global, &parsed.command)
+            command(&node, &output, own, &parsed.global, &parsed.command)
         });
         let failure = result.as_ref().err().map(ToString::to_string).unwrap_or_default();
         // What it failed for need not be told twice.
@@ -173,7 +179,13 @@ fn open(global: &Global) -> Result<Node> {
     builder.open()
 }
 
-fn command(node: &Node, output: &Output, global: &Global, command: &Command) -> Result<Answer> {
+fn command(
+    node: &Node,
+    output: &Output,
+    own: &[OsString],
+    global: &Global,
+    command: &Command,
+) -> Result<Answer> {
     match command {
         Command::Status { watch: false, select } => show(node, output, select, draw_some),
         Command::Status { watch: true, select } => watch(node, output, select),
@@ -198,7 +210,7 @@ fn command(node: &Node, output: &Output, global: &Global, command: &Command) -> 
             change::recover(node, output, discard.as_deref(), &options)
         }
         Command::Run { lease, verify, command } => run::run(node, output, lease, *verify, command),
-        Command::Lease { lease, pid } => lease::for_process(node, output, global, lease, *pid),
+        Command::Lease { lease, pid } => lease::for_process(node, output, own, global, lease, *pid),
         Command::Hold { lease, pid, detach } => lease::hold(node, output, lease, *pid, *detach),
         Command::Release { id } => lease::release(node, output, id),
         Command::Leases => {

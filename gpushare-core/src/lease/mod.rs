@@ -50,7 +50,7 @@ pub use grant::{Bound, Grant, LEASE_VARIABLE, SHARES_VARIABLE};
 pub use list::{GpuLeases, LeaseList};
 pub use nodes::DeviceNode;
 pub use request::{LeaseRequest, Of};
-pub use verify::Verification;
+pub use verify::{CudaDevice, Verification};
 
 use held::Held;
 

@@ -1,6 +1,13 @@
-"""Share NVIDIA GPUs by time-slicing, MPS and MIG."""
+"""Share NVIDIA GPUs by time-slicing, MPS and MIG.
 
-from gpushare._enums import ErrorCode, Outcome, SharingMode
+Nothing of the driver is loaded before it is asked, and nothing is held open between calls. Calls block,
+let other threads run meanwhile, and end at Ctrl-C; in asyncio use ``asyncio.to_thread``.
+"""
+
+import os as _os
+
+from gpushare import mps
+from gpushare._enums import ErrorCode, EventKind, HazardName, Outcome, SharingMode, Verdict
 from gpushare._errors import (
     DeviceBusyError,
     DeviceNotFoundError,
@@ -24,32 +31,121 @@ from gpushare._errors import (
     UnsupportedError,
     WaitTimeoutError,
 )
-from gpushare._gpushare import __version__
+from gpushare._gpushare import (
+    Advice,
+    Attachment,
+    Choice,
+    DeviceNode,
+    Diagnosis,
+    Event,
+    Evicted,
+    Eviction,
+    Finding,
+    Gpu,
+    GpuPlan,
+    GpuProcess,
+    Hazard,
+    Lease,
+    LeasedShare,
+    LeaseList,
+    MigDevice,
+    MpsDaemon,
+    Needs,
+    Node,
+    Plan,
+    Recovered,
+    Recreated,
+    Report,
+    Resolution,
+    Share,
+    Snapshot,
+    Split,
+    Step,
+    Term,
+    Unseen,
+    Verification,
+    VisibleDevice,
+    __version__,
+    _after_fork_in_child,
+)
 
 __all__ = [
+    "Advice",
+    "Attachment",
+    "Choice",
     "DeviceBusyError",
+    "DeviceNode",
     "DeviceNotFoundError",
+    "Diagnosis",
     "DriverCall",
     "DriverError",
     "ErrorCode",
+    "Event",
+    "EventKind",
+    "Evicted",
+    "Eviction",
+    "Finding",
+    "Gpu",
+    "GpuPlan",
+    "GpuProcess",
     "GpuShareError",
+    "Hazard",
     "HazardError",
+    "HazardName",
     "Holder",
     "InsufficientError",
     "InterruptedTransitionError",
     "InvalidRequestError",
     "InvalidStateError",
+    "Lease",
+    "LeaseList",
+    "LeasedShare",
     "LockedError",
+    "MigDevice",
+    "MpsDaemon",
     "MpsError",
+    "Needs",
+    "Node",
     "Outcome",
     "PanicError",
     "PermissionDeniedError",
+    "Plan",
+    "Recovered",
     "RecoveryRequiredError",
+    "Recreated",
+    "Report",
     "ResetRequiredError",
+    "Resolution",
+    "Share",
     "SharingMode",
+    "Snapshot",
+    "Split",
     "StaleError",
+    "Step",
     "StorageError",
+    "Term",
+    "Unseen",
     "UnsupportedError",
+    "Verdict",
+    "Verification",
+    "VisibleDevice",
     "WaitTimeoutError",
     "__version__",
+    "mps",
+    "resolve_visible_devices",
 ]
+
+
+def resolve_visible_devices(string: str | None = None, *, node: Node | None = None) -> Resolution:
+    """What CUDA shows a process with that value of ``CUDA_VISIBLE_DEVICES``, without CUDA.
+
+    That CUDA shows no device is an answer, not an error.
+
+    :param string: the value; None is the variable unset.
+    :param node: the node, by default this machine's.
+    """
+    return (Node() if node is None else node)._resolve(string)
+
+
+# A child that only computes would hold its parent's shares, too.
+_os.register_at_fork(after_in_child=_after_fork_in_child)

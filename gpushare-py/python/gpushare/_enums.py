@@ -61,3 +61,52 @@ class Outcome(StrEnum):
     """Something was changed and is back as it was."""
     INDETERMINATE = "indeterminate"
     """It is not known; ``recover`` settles it."""
+
+
+class Verdict(StrEnum):
+    """Whether a process is inside its lease, or a client of an MPS daemon. Only ``attached`` is a yes."""
+
+    ATTACHED = "attached"
+    """It is."""
+    NOT_ATTACHED = "not_attached"
+    """It is not."""
+    UNKNOWN = "unknown"
+    """It cannot be told. It never counts as attached."""
+
+
+class EventKind(StrEnum):
+    """What happens while a call waits or works."""
+
+    PLANNED = "planned"
+    """The GPUs are locked, the plan is consented to, and nothing is changed yet."""
+    WAITING_FOR_LOCK = "waiting_for_lock"
+    """Another process has the lock of a GPU."""
+    DRAINING = "draining"
+    """Holders have time to go by themselves."""
+    EVICTING = "evicting"
+    """A holder is being ended."""
+    STEP = "step"
+    """A step begins."""
+    ROLLING_BACK = "rolling_back"
+    """Something failed, or the caller asked to stop: what was done is being undone."""
+    RECOVERING = "recovering"
+    """What a dead applier left is being settled."""
+    WAITING_FOR_SHARE = "waiting_for_share"
+    """A lease waits for a share."""
+    OTHER = "other"
+    """Something that this version has no word for."""
+
+
+class HazardName(StrEnum):
+    """The names of settings that work and harm, by which they are allowed."""
+
+    HOPPER_PARTIAL_SM = "hopper-partial-sm"
+    """A percentage whose SM count leaves parts of half-precision products unwritten."""
+    HOPPER_UNMEASURED = "hopper-unmeasured"
+    """A partial percentage on a Hopper card on which it was not measured."""
+    BYPASS_POSSIBLE = "bypass-possible"
+    """A process that misses the MPS daemon gets the whole GPU or MIG device."""
+    MINIMUM_SM = "minimum-sm"
+    """A percentage so small that the driver's minimum takes its place."""
+    SMALL_LIMIT = "small-limit"
+    """A memory limit that a CUDA context all but fills."""

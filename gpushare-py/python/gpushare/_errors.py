@@ -19,7 +19,7 @@ class Holder(NamedTuple):
     command: str
     uid: int | None
     kind: str
-    """``compute``, ``graphics``, ``mps_client``, ``foreign_mps`` or ``service``."""
+    """``compute``, ``graphics``, ``mps_client``, ``foreign_mps``, ``service`` or ``lease``."""
     start_time: int | None
     """In clock ticks since boot: with the pid, who it is."""
     protected: str | None
@@ -56,6 +56,12 @@ class GpuShareError(Exception):
     """HAZARD: values that do no harm."""
     driver: DriverCall | None
     """DRIVER: the call that failed."""
+    evicted: tuple[Holder, ...]
+    """Who was ended before it happened, by consent, and stays ended."""
+    context: tuple[str, ...]
+    """What was being done when it happened, outermost last."""
+    simulated: bool | None
+    """Whether the node is simulated; None where there was none yet."""
 
     def __init__(
         self,
@@ -68,6 +74,9 @@ class GpuShareError(Exception):
         fits: Iterable[str] = (),
         safe: Iterable[str] = (),
         driver: DriverCall | None = None,
+        evicted: Iterable[Holder] = (),
+        context: Iterable[str] = (),
+        simulated: bool | None = None,
     ) -> None:
         super().__init__(message)
         self.outcome = Outcome(outcome)
@@ -77,6 +86,9 @@ class GpuShareError(Exception):
         self.fits = tuple(fits)
         self.safe = tuple(safe)
         self.driver = driver
+        self.evicted = tuple(evicted)
+        self.context = tuple(context)
+        self.simulated = simulated
 
     @property
     def nvml_return(self) -> int | None:
@@ -204,6 +216,10 @@ class RecoveryRequiredError(GpuShareError):
 _CLASSES: dict[int, type[GpuShareError]] = {cls.code: cls for cls in GpuShareError.__subclasses__()}
 
 
+def _holders(document: Iterable[Mapping[str, Any]]) -> list[Holder]:
+    return [Holder(**{name: holder[name] for name in Holder._fields}) for holder in document]
+
+
 def from_document(message: str, document: Mapping[str, Any]) -> GpuShareError:
     """The exception for a document of schema ``gpushare.error/v1``. The extension module calls it."""
     driver = document["driver"]
@@ -211,9 +227,12 @@ def from_document(message: str, document: Mapping[str, Any]) -> GpuShareError:
         message,
         outcome=document["outcome"],
         gpu=document["gpu"],
-        holders=[Holder(**{name: holder[name] for name in Holder._fields}) for holder in document["holders"]],
+        holders=_holders(document["holders"]),
         needs=document["needs"],
         fits=document["fits"],
         safe=document["safe"],
         driver=None if driver is None else DriverCall(driver["call"], driver["nvml_return"], driver["name"]),
+        evicted=_holders(document["evicted"]),
+        context=document["context"],
+        simulated=document["simulated"],
     )

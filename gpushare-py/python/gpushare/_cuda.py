@@ -1,0 +1,55 @@
+"""What this process's own CUDA shows it. Only the library that is loaded already is asked."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import uuid
+
+NOT_INITIALIZED = 3
+MULTIPROCESSOR_COUNT = 16
+
+
+def _library() -> ctypes.CDLL | None:
+    try:
+        return ctypes.CDLL("libcuda.so.1", mode=os.RTLD_NOLOAD | os.RTLD_NOW)
+    except OSError:
+        return None
+
+
+def _count(library: ctypes.CDLL) -> int | None:
+    """How many devices CUDA shows; None where nobody has called cuInit yet. It has no effect."""
+    count = ctypes.c_int()
+    code = library.cuDeviceGetCount(ctypes.byref(count))
+    if code == NOT_INITIALIZED:
+        return None
+    return count.value if code == 0 else 0
+
+
+def begun() -> bool:
+    """Whether CUDA was initialised here, and has read its environment."""
+    library = _library()
+    return library is not None and _count(library) is not None
+
+
+def devices() -> list[tuple[str, int, int]] | None:
+    """Uuid, multiprocessors and bytes of each device; None where CUDA has not begun."""
+    library = _library()
+    count = None if library is None else _count(library)
+    if library is None or count is None:
+        return None
+    seen: list[tuple[str, int, int]] = []
+    for ordinal in range(count):
+        device, raw = ctypes.c_int(), (ctypes.c_char * 16)()
+        sm_count, memory = ctypes.c_int(), ctypes.c_size_t()
+        codes = (
+            library.cuDeviceGet(ctypes.byref(device), ordinal),
+            # Version 2 gives a MIG device its own.
+            library.cuDeviceGetUuid_v2(raw, device),
+            library.cuDeviceGetAttribute(ctypes.byref(sm_count), MULTIPROCESSOR_COUNT, device),
+            library.cuDeviceTotalMem_v2(ctypes.byref(memory), device),
+        )
+        if any(codes):
+            raise OSError(f"CUDA does not describe its device {ordinal}: {codes}")
+        seen.append((str(uuid.UUID(bytes=raw.raw)), sm_count.value, memory.value))
+    return seen

@@ -1,0 +1,37 @@
+"""``Node.leased``: functions that have a lease while they run."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+from gpushare._gpushare import Lease, Node
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def leased(
+    node: Node, options: Mapping[str, Any]
+) -> Callable[[Callable[Concatenate[Lease, P], R]], Callable[P, R]]:
+    """What ``Node.leased(**options)`` decorates with."""
+
+    def decorate(function: Callable[Concatenate[Lease, P], R]) -> Callable[P, R]:
+        # Their bodies run after the call has returned, and the lease would be gone.
+        later = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
+        if any(test(function) for test in later):
+            raise TypeError(
+                "leased: a coroutine or generator runs after the call has returned; take the lease inside, "
+                "as in `with await asyncio.to_thread(node.lease, gpu=0) as lease:`"
+            )
+
+        @functools.wraps(function)
+        def with_lease(*args: P.args, **kwargs: P.kwargs) -> R:
+            with node.lease(**options) as lease:
+                return function(lease, *args, **kwargs)
+
+        return with_lease
+
+    return decorate

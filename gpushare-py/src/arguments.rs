@@ -1,0 +1,148 @@
+//! The forms that arguments come in.
+
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use gpushare_core::hazard::HazardName;
+use gpushare_core::id::Pid;
+use gpushare_core::units::{Bytes, ThreadPercentage};
+use pyo3::exceptions::PyTypeError;
+use pyo3::prelude::*;
+use pyo3::types::{PyDelta, PyFloat, PyInt, PyString};
+
+use crate::error::{refused, refused_by};
+use crate::snapshot::gpu::Gpu;
+
+/// Longer than any machine runs.
+const FOR_EVER: f64 = 1e9;
+
+fn wrong_type(key: &str, value: &Bound<'_, PyAny>, wanted: &str) -> PyErr {
+    let found = value.get_type().name();
+    let found = found.map_or_else(|_| "it".to_owned(), |name| name.to_string());
+    PyTypeError::new_err(format!("{key}: {found} is not {wanted}"))
+}
+
+/// A whole number from 0 on. Negative ones and those that are too large are wrong values, not types.
+fn whole(key: &str, value: &Bound<'_, PyAny>, most: u64) -> PyResult<u64> {
+    if !value.is_instance_of::<PyInt>() {
+        return Err(wrong_type(key, value, "a whole number"));
+    }
+    value.extract::<u64>().ok().filter(|number| *number <= most).ok_or_else(|| {
+        let shown = value.str().map_or_else(|_| String::new(), |text| text.to_string());
+        refused(value.py(), key, format!("{shown}: give a whole number from 0 to {most}"))
+    })
+}
+
+pub(crate) fn number(key: &str, value: &Bound<'_, PyAny>) -> PyResult<u32> {
+    let number = whole(key, value, u32::MAX.into())?;
+    u32::try_from(number).map_err(|_| refused(value.py(), key, "too large"))
+}
+
+/// A whole number from 1 on.
+pub(crate) fn positive(key: &str, value: &Bound<'_, PyAny>) -> PyResult<NonZeroU32> {
+    NonZeroU32::new(number(key, value)?)
+        .ok_or_else(|| refused(value.py(), key, "0: give a whole number from 1 on"))
+}
+
+/// A process.
+pub(crate) fn pid(key: &str, value: &Bound<'_, PyAny>) -> PyResult<Pid> {
+    let pid = positive(key, value)?.get();
+    if i32::try_from(pid).is_err() {
+        return Err(refused(value.py(), key, format!("{pid} is no process")));
+    }
+    Ok(Pid::new(pid))
+}
+
+/// A thread percentage.
+pub(crate) fn percentage(key: &str, value: &Bound<'_, PyAny>) -> PyResult<ThreadPercentage> {
+    if !value.is_instance_of::<PyFloat>() && !value.is_instance_of::<PyInt>() {
+        return Err(wrong_type(key, value, "a number"));
+    }
+    let percent: f64 = value.extract().unwrap_or(f64::INFINITY);
+    ThreadPercentage::new(percent).map_err(|error| refused_by(value.py(), key, error))
+}
+
+/// A size: bytes, or text like `4GiB`.
+pub(crate) fn size(key: &str, value: &Bound<'_, PyAny>) -> PyResult<Bytes> {
+    if let Ok(text) = value.cast::<PyString>() {
+        let text: String = text.extract()?;
+        return text.parse().map_err(|error| refused_by(value.py(), key, error));
+    }
+    if !value.is_instance_of::<PyInt>() {
+        return Err(wrong_type(key, value, "a number of bytes or text like '4GiB'"));
+    }
+    whole(key, value, u64::MAX).map(Bytes::new)
+}
+
+/// Seconds, as a number or a timedelta.
+pub(crate) fn seconds(key: &str, value: &Bound<'_, PyAny>) -> PyResult<Duration> {
+    let seconds: f64 = if value.is_instance_of::<PyDelta>() {
+        value.call_method0("total_seconds")?.extract()?
+    } else if value.is_instance_of::<PyFloat>() || value.is_instance_of::<PyInt>() {
+        value.extract().unwrap_or(f64::INFINITY)
+    } else {
+        return Err(wrong_type(key, value, "a number of seconds or a timedelta"));
+    };
+    if (0.0..=FOR_EVER).contains(&seconds) {
+        return Ok(Duration::from_secs_f64(seconds));
+    }
+    Err(refused(value.py(), key, format!("{seconds}: give seconds, from 0 to {FOR_EVER}")))
+}
+
+/// How long may be waited: None is for ever.
+pub(crate) fn timeout(key: &str, value: &Bound<'_, PyAny>) -> PyResult<Option<Duration>> {
+    if value.is_none() {
+        return Ok(None);
+    }
+    if value.is_instance_of::<PyFloat>() && value.extract::<f64>()? == f64::INFINITY {
+        return Ok(None);
+    }
+    seconds(key, value).map(Some)
+}
+
+/// Hazards by name: an iterable of them, or one.
+pub(crate) fn hazards(key: &str, value: &Bound<'_, PyAny>) -> PyResult<Vec<HazardName>> {
+    let names: Vec<String> = if value.is_instance_of::<PyString>() {
+        vec![value.extract()?]
+    } else {
+        let wrong = |_| wrong_type(key, value, "an iterable of names");
+        let mut names = Vec::new();
+        for name in value.try_iter().map_err(wrong)? {
+            let name = name?;
+            names.push(name.extract().map_err(|_| wrong_type(key, &name, "the name of a hazard"))?);
+        }
+        names
+    };
+    let known = |name: String| {
+        let known = HazardName::ALL.iter().copied().find(|known| known.as_str() == name);
+        known.ok_or_else(|| {
+            let all: Vec<_> = HazardName::ALL.iter().map(|known| known.as_str()).collect();
+            let why = format!("{name:?} is no hazard; there are {}", all.join(", "));
+            refused(value.py(), key, why)
+        })
+    };
+    names.into_iter().map(known).collect()
+}
+
+/// Which GPU: NVML's index, text as the command line takes it, or a GPU that was observed.
+pub(crate) fn selector(key: &str, value: &Bound<'_, PyAny>) -> PyResult<String> {
+    if let Ok(gpu) = value.cast::<Gpu>() {
+        return Ok(gpu.get().0.uuid.to_string());
+    }
+    if value.is_instance_of::<PyString>() {
+        return value.extract();
+    }
+    if value.is_instance_of::<PyInt>() {
+        return number(key, value).map(|index| index.to_string());
+    }
+    Err(wrong_type(key, value, "an index, text or a Gpu"))
+}
+
+/// Text.
+pub(crate) fn text(key: &str, value: &Bound<'_, PyAny>) -> PyResult<String> {
+    if !value.is_instance_of::<PyString>() {
+        return Err(wrong_type(key, value, "text"));
+    }
+    // Lone surrogates are text of Python's and of nobody else's.
+    value.extract().map_err(|_| refused(value.py(), key, "it is not valid text"))
+}

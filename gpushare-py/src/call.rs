@@ -1,0 +1,146 @@
+//! The border: what every call of Python goes through.
+//!
+//! It refuses a forked child, lets other threads run meanwhile, runs the body with the node's log, and
+//! turns errors and panics into exceptions.
+
+use std::any::Any;
+use std::ops::ControlFlow;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use gpushare_core::{Error, ErrorCode, Outcome, Result};
+use pyo3::prelude::*;
+
+use crate::error::exception;
+use crate::event::Event;
+use crate::node::State;
+
+/// A call of Python.
+#[derive(Clone, Copy)]
+pub(crate) struct Call<'a> {
+    name: &'static str,
+    state: Option<&'a State>,
+    changes: bool,
+}
+
+impl<'a> Call<'a> {
+    /// The call of that name.
+    pub(crate) const fn named(name: &'static str) -> Self {
+        Self { name, state: None, changes: false }
+    }
+
+    /// Of that node: its log hears of it, errors say whether it is simulated, and a forked child is refused.
+    pub(crate) const fn of(self, state: &'a State) -> Self {
+        Self { state: Some(state), ..self }
+    }
+
+    /// It may change hardware: after a panic nobody knows what it left.
+    pub(crate) const fn changes(self) -> Self {
+        Self { changes: true, ..self }
+    }
+
+    /// Runs it while other threads of Python run.
+    pub(crate) fn run<T: Send>(
+        self,
+        py: Python<'_>,
+        body: impl FnOnce() -> Result<T> + Send,
+    ) -> PyResult<T> {
+        py.detach(|| self.caught(body)).map_err(|error| self.exception(py, &error))
+    }
+
+    /// Runs what waits or works long: `listener` hears how it goes, and may stop it.
+    pub(crate) fn run_heard<T: Send>(
+        self,
+        py: Python<'_>,
+        listener: &mut Listener,
+        body: impl FnOnce(&mut Listener) -> Result<T> + Send,
+    ) -> PyResult<T> {
+        let result = py.detach(|| self.caught(|| body(&mut *listener)));
+        let Some(raised) = listener.raised.take() else {
+            return result.map_err(|error| self.exception(py, &error));
+        };
+        // What was raised is what the caller hears; what became of the GPUs is its cause.
+        if let (Err(error), None) = (&result, raised.cause(py)) {
+            raised.set_cause(py, Some(self.exception(py, error)));
+        }
+        Err(raised)
+    }
+
+    fn caught<T>(self, body: impl FnOnce() -> Result<T>) -> Result<T> {
+        let logged = || match self.state.and_then(State::log) {
+            Some(log) => tracing::dispatcher::with_default(log, body),
+            None => body(),
+        };
+        let caught = catch_unwind(AssertUnwindSafe(|| {
+            plant(self.name);
+            self.state.map_or(Ok(()), State::expect_own)?;
+            logged()
+        }));
+        caught.unwrap_or_else(|payload| Err(self.panicked(payload)))
+    }
+
+    fn exception(self, py: Python<'_>, error: &Error) -> PyErr {
+        exception(py, error, self.state.map(State::is_simulated))
+    }
+
+    fn panicked(self, payload: Box<dyn Any + Send>) -> Error {
+        let said = payload
+            .downcast_ref::<&str>()
+            .map(|text| (*text).to_owned())
+            .or_else(|| payload.downcast_ref::<String>().cloned())
+            .unwrap_or_else(|| "it did not say why".to_owned());
+        // A payload may itself panic when it is dropped.
+        let _ = catch_unwind(AssertUnwindSafe(|| drop(payload)));
+        let outcome = if self.changes { Outcome::Indeterminate } else { Outcome::Untouched };
+        let name = self.name;
+        Error::new(ErrorCode::Panic, format!("{name} panicked, a defect of gpushare: {said}"))
+            .with_outcome(outcome)
+    }
+}
+
+/// Panics in the call that `GPUSHARE_TEST_PANIC` names: in builds for tests alone.
+#[cfg(debug_assertions)]
+fn plant(name: &str) {
+    static PLANTED: std::sync::OnceLock<Option<std::ffi::OsString>> = std::sync::OnceLock::new();
+    let planted = PLANTED.get_or_init(|| std::env::var_os("GPUSHARE_TEST_PANIC"));
+    assert!(planted.as_deref() != Some(name.as_ref()), "planted by a test");
+}
+
+#[cfg(not(debug_assertions))]
+const fn plant(_: &str) {}
+
+/// Who hears how a call goes: Ctrl-C, and a function of the caller's where there is one. What either
+/// raises stops the call, and is raised when all is undone.
+pub(crate) struct Listener {
+    function: Option<Py<PyAny>>,
+    raised: Option<PyErr>,
+}
+
+impl Listener {
+    pub(crate) fn new(function: Option<Bound<'_, PyAny>>) -> Self {
+        Self { function: function.map(Bound::unbind), raised: None }
+    }
+
+    /// Tells the function what `event` makes, if there is one.
+    pub(crate) fn tell(&mut self, event: impl FnOnce() -> Event) -> ControlFlow<()> {
+        if self.raised.is_some() {
+            return ControlFlow::Break(());
+        }
+        let function = self.function.as_ref();
+        let heard = Python::try_attach(|py| {
+            py.check_signals()?;
+            if let Some(function) = function {
+                function.call1(py, (Py::new(py, event())?,))?;
+            }
+            Ok(())
+        });
+        match heard {
+            Some(Ok(())) => ControlFlow::Continue(()),
+            Some(Err(error)) => {
+                self.raised = Some(error);
+                ControlFlow::Break(())
+            }
+            // The interpreter ends.
+            None => ControlFlow::Break(()),
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! Specs as Python gives them.
+
+use std::io::{ErrorKind, Read as _};
+use std::path::{Path, PathBuf};
+
+use gpushare_core::{Error, ErrorCode, Result, Spec};
+use pyo3::exceptions::PyTypeError;
+use pyo3::prelude::*;
+use pyo3::types::{PyMapping, PyString};
+
+use crate::document::from_python;
+
+/// What was given, before it is read.
+#[derive(Debug)]
+pub(crate) enum Given {
+    Document(String),
+    Text(String),
+    File(PathBuf),
+}
+
+/// Longer than any spec: the core says how long one may be.
+const MOST_BYTES: u64 = (1 << 20) + 1;
+
+/// A mapping; text, which has a line break or begins with a brace; or a path.
+pub(crate) fn given(spec: &Bound<'_, PyAny>) -> PyResult<Given> {
+    if spec.cast::<PyMapping>().is_ok() {
+        return from_python(spec, "").map(Given::Document);
+    }
+    if spec.is_instance_of::<PyString>() {
+        let text = crate::arguments::text("spec", spec)?;
+        if text.contains('\n') || text.trim_start().starts_with('{') {
+            return Ok(Given::Text(text));
+        }
+    }
+    spec.extract()
+        .map(Given::File)
+        .map_err(|_| PyTypeError::new_err("spec: give a dict, a path, or the text of a spec"))
+}
+
+impl Given {
+    pub(crate) fn read(&self) -> Result<Spec> {
+        match self {
+            Self::Document(document) => from_document(document),
+            Self::Text(text) => text.parse(),
+            Self::File(path) => from_file(path),
+        }
+    }
+}
+
+/// A spec that stands in no file: errors name the key alone.
+pub(crate) fn from_document(json: &str) -> Result<Spec> {
+    serde_json::from_str(json)
+        .map_err(|error| Error::new(ErrorCode::InvalidArgument, error.to_string()))
+}
+
+fn from_file(path: &Path) -> Result<Spec> {
+    let read = std::fs::File::open(path).and_then(|file| {
+        let mut bytes = Vec::new();
+        file.take(MOST_BYTES).read_to_end(&mut bytes).map(|_| bytes)
+    });
+    let bytes = read.map_err(|error| match error.kind() {
+        ErrorKind::NotFound => Error::new(
+            ErrorCode::InvalidArgument,
+            format!("spec: there is no file {}", path.display()),
+        ),
+        _ => Error::io("read", path, error),
+    })?;
+    Spec::from_bytes(&bytes).map_err(|error| error.context(path.display().to_string()))
+}

@@ -1,0 +1,38 @@
+//! Words that are enumerations in Python.
+
+use gpushare_core::mode::{SharingMode, Verdict};
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+
+fn member<'py>(
+    py: Python<'py>,
+    class: &'static PyOnceLock<Py<PyAny>>,
+    name: &str,
+    word: &str,
+) -> PyResult<Bound<'py, PyAny>> {
+    class.import(py, "gpushare._enums", name)?.call1((word,))
+}
+
+/// `gpushare.SharingMode`.
+pub(crate) fn mode(py: Python<'_>, mode: SharingMode) -> PyResult<Bound<'_, PyAny>> {
+    static CLASS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    member(py, &CLASS, "SharingMode", mode.as_str())
+}
+
+/// `gpushare.Verdict`.
+pub(crate) fn verdict(py: Python<'_>, verdict: Verdict) -> PyResult<Bound<'_, PyAny>> {
+    static CLASS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    member(py, &CLASS, "Verdict", verdict.as_str())
+}
+
+/// `gpushare.EventKind`.
+pub(crate) fn event_kind<'py>(py: Python<'py>, kind: &str) -> PyResult<Bound<'py, PyAny>> {
+    static CLASS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    member(py, &CLASS, "EventKind", kind)
+}
+
+/// `gpushare.HazardName`.
+pub(crate) fn hazard_name<'py>(py: Python<'py>, name: &str) -> PyResult<Bound<'py, PyAny>> {
+    static CLASS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    member(py, &CLASS, "HazardName", name)
+}

@@ -1,0 +1,143 @@
+"""The gpushare command that comes with the package: the Rust one, which signals reach as they should."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import unittest
+
+import gpushare
+from common import MODES, Shared, layout
+
+COMMAND = [sys.executable, "-m", "gpushare"]
+
+
+class Answers(Shared):
+    def test_exit_statuses_are_the_commands(self) -> None:
+        self.assertEqual(self.command("status").returncode, 0)
+        self.assertEqual(self.command("exclusive", "--gpu", "0", "--dry-run", check=False).returncode, 2)
+        wrong = self.command("nothing", check=False)
+        self.assertEqual(wrong.returncode, 1)
+        self.assertTrue(wrong.stderr.startswith("gpushare: INVALID_ARGUMENT: "))
+        self.assertEqual(self.command("run", "--", "sh", "-c", "exit 7", check=False).returncode, 7)
+        self.assertEqual(self.command("run", "--", "/nowhere/x", check=False).returncode, 127)
+        self.assertEqual(self.command("run", "--gpu", "9", "--", "true", check=False).returncode, 125)
+
+    def test_it_is_of_the_packages_version(self) -> None:
+        said = subprocess.run([*COMMAND, "--version"], check=True, capture_output=True, text=True).stdout
+        self.assertEqual(said.strip(), f"gpushare {gpushare.__version__}")
+        said = subprocess.run([*COMMAND, "--help"], check=True, capture_output=True, text=True).stdout
+        self.assertIn("Usage: gpushare ", said)
+        self.assertNotIn("__main__", said)
+
+    def test_a_reader_who_leaves_is_no_error(self) -> None:
+        code = f"{' '.join(COMMAND)} --sim 64xH100-80GB status; echo $? >&2"
+        said = subprocess.run(["sh", "-c", f"({code}) | head -n 1"], capture_output=True, text=True)
+        self.assertEqual((said.stdout, said.stderr), ("SIMULATED\n", "0\n"))
+
+
+class Running(Shared):
+    def start(self, *words, **options):
+        words = [*COMMAND, "--state-dir", self.state, "--sim", self.FLEET, *words]
+        process = subprocess.Popen(
+            words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
+        )
+
+        def end():
+            process.kill()
+            process.wait()
+            process.stdout.close()
+            process.stderr.close()
+
+        self.addCleanup(end)
+        return process
+
+    def test_run_becomes_the_command(self) -> None:
+        process = self.start("run", "--", "sh", "-c", "echo $$ $GPUSHARE_LEASE; sleep 60")
+        pid, lease = process.stdout.readline().split()
+        self.assertEqual(int(pid), process.pid)
+        [share] = [share for share in self.node.leases().shares if share.leased]
+        self.assertEqual((share.lease, share.holder.pid), (lease, process.pid))
+        process.terminate()
+        self.assertEqual(process.wait(), -signal.SIGTERM)
+
+    def test_what_runs_has_the_signals_of_a_shells_child(self) -> None:
+        code = "grep -E 'Sig(Ign|Blk)' /proc/self/status"
+        plain = subprocess.run(
+            ["/bin/sh", "-c", f"exec {code}"], capture_output=True, text=True, restore_signals=True
+        )
+        under = self.command("run", "--", "sh", "-c", f"exec {code}")
+        self.assertEqual(under.stdout, plain.stdout)
+
+    def test_ctrl_c_ends_what_runs(self) -> None:
+        for verify in ([], ["--verify"]):
+            process = self.start(
+                "run",
+                *verify,
+                "--",
+                sys.executable,
+                "-c",
+                "import time; print('on', flush=True); time.sleep(60)",
+            )
+            self.assertEqual(process.stdout.readline(), "on\n")
+            process.send_signal(signal.SIGINT)
+            self.assertIn(process.wait(timeout=20), (-signal.SIGINT, 128 + signal.SIGINT))
+
+    def test_ctrl_c_ends_the_waiting(self) -> None:
+        self.node.plan(MODES["exclusive"]).apply()
+        with self.node.lease(gpu=0):
+            process = self.start("run", "--gpu", "0", "--timeout", "none", "--", "true")
+            # It says for whom it waits.
+            self.assertIn("waiting for", process.stderr.readline())
+            process.send_signal(signal.SIGINT)
+            self.assertEqual(process.wait(timeout=10), 125)
+            self.assertIn("INTERRUPTED", process.stderr.read())
+
+    def test_ctrl_c_rolls_an_apply_back(self) -> None:
+        layout(self.node, 0, **{"3g": 1})
+        self.busy(self.node.gpus[0].mig_devices[0].uuid)
+        process = self.start("exclusive", "--gpu", "0", "--drain", "600")
+        late = time.monotonic() + 10
+        while time.monotonic() < late and process.poll() is None:
+            time.sleep(0.3)
+            process.send_signal(signal.SIGINT)
+        self.assertEqual(process.returncode, 1)
+        self.assertIn("INTERRUPTED", process.stderr.read())
+
+    def test_what_is_ignored_stays_ignored(self) -> None:
+        words = [*COMMAND, "--state-dir", self.state, "--sim", self.FLEET, "run", "--"]
+        inner = "import signal; print(signal.getsignal(signal.SIGINT) is signal.SIG_IGN)"
+        said = subprocess.run(
+            ["sh", "-c", 'trap "" INT; exec "$@"', "sh", *words, sys.executable, "-c", inner],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        self.assertEqual(said.stdout, "True\n")
+
+    def test_a_share_is_held_for_another_process(self) -> None:
+        tenant = subprocess.Popen(["sleep", "60"])
+        try:
+            said = json.loads(self.command("--json", "lease", "--gpu", "0", "--pid", str(tenant.pid)).stdout)
+            [share] = [share for share in self.node.leases().shares if share.leased]
+            self.assertEqual((share.for_pid, share.lease), (tenant.pid, said["name"]))
+            self.assertNotEqual(share.holder.pid, os.getpid())
+            self.command("release", share.id)
+            self.assertFalse(any(share.leased for share in self.node.leases().shares))
+        finally:
+            tenant.kill()
+            tenant.wait()
+
+    def test_the_installed_script_is_the_same(self) -> None:
+        script = shutil.which("gpushare", path=os.path.dirname(sys.executable))
+        if script is None:
+            self.skipTest("the package is not installed")
+        said = subprocess.run([script, "--version"], check=True, capture_output=True, text=True).stdout
+        self.assertEqual(said.strip(), f"gpushare {gpushare.__version__}")
+
+
+if __name__ == "__main__":
+    unittest.main()

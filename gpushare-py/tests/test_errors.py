@@ -1,0 +1,104 @@
+"""Every error of the core reaches Python as its class, with its data."""
+
+import os
+import pickle
+import unittest
+
+import gpushare
+from common import MODES, Shared, heard, layout, mig, spec
+from gpushare import ErrorCode, Outcome
+
+
+class Reached(Shared):
+    """One way to each; those of interruptions and panics are with what interrupts."""
+
+    def caught(self, kind, call):
+        with self.assertRaises(kind) as caught:
+            call()
+        error = caught.exception
+        self.assertIs(type(error), kind)
+        again = pickle.loads(pickle.dumps(error))
+        self.assertEqual((again.args, again.__dict__), (error.args, error.__dict__))
+        self.assertGreater(len(str(error)), 20)
+        return error
+
+    def apply(self, document, **options):
+        return self.node.plan(document).apply(**options)
+
+    def test_each(self) -> None:
+        node, zero = self.node, self.node.gpus[0].uuid
+        reached = []
+
+        def expect(kind, call, **data):
+            error = self.caught(kind, call)
+            reached.append(error.code)
+            for name, value in data.items():
+                self.assertEqual(getattr(error, name), value, name)
+            return error
+
+        expect(
+            gpushare.InvalidRequestError, lambda: node.plan(spec({"select": 0})), outcome=Outcome.UNTOUCHED
+        )
+        expect(gpushare.DeviceNotFoundError, lambda: node.lease(gpu=7), simulated=True)
+        expect(gpushare.UnsupportedError, lambda: gpushare.Node(sim="L40S").plan(MODES["mig"]))
+        expect(gpushare.InvalidStateError, lambda: self.released().check())
+        error = expect(gpushare.InsufficientError, lambda: node.plan(mig(0, **{"4g": 2})), gpu=zero)
+        self.assertTrue(error.context)
+        error = expect(gpushare.HazardError, lambda: self.apply(self.mps(33)), gpu=zero)
+        self.assertTrue(error.safe)
+        stale = node.plan(mig(0, **{"1g": 1}))
+        layout(node, 0, **{"1g": 2})
+        expect(gpushare.StaleError, stale.apply)
+        pid = self.busy(node.gpus[0].mig_devices[0].uuid)
+        error = expect(
+            gpushare.DeviceBusyError, lambda: self.apply(MODES["exclusive"]), pids=(pid,), gpu=zero
+        )
+        self.assertEqual(error.holders[0].command, "python train.py")
+        a100 = gpushare.Node(sim="A100-40GB")
+        expect(gpushare.ResetRequiredError, lambda: a100.plan(MODES["mig"]).apply(), gpu=a100.gpus[0].uuid)
+        self.command("sim", "fault", "nvmlDeviceSetComputeMode", "UNKNOWN")
+        error = expect(gpushare.DriverError, lambda: self.apply(spec({"select": 1, "mode": "exclusive"})))
+        self.assertEqual((error.driver.call, error.nvml_return), ("nvmlDeviceSetComputeMode", 999))
+        with node.lease(gpu=1):
+            expect(gpushare.WaitTimeoutError, lambda: node.lease(gpu=1, timeout=0.01))
+        expect(gpushare.StorageError, lambda: node.plan("/dev/null/x"))
+        self.command("sim", "act-as", "1000")
+        error = expect(gpushare.PermissionDeniedError, lambda: node.plan(mig(0, **{"2g": 1})), gpu=zero)
+        self.assertTrue(error.needs)
+        self.command("sim", "act-as", "0")
+        elsewhere = {ErrorCode.LOCKED, ErrorCode.INTERRUPTED, ErrorCode.PANIC, ErrorCode.RECOVERY_REQUIRED}
+        self.assertLessEqual(set(ErrorCode) - set(reached), elsewhere | {ErrorCode.MPS})
+
+    def mps(self, percentage, select=0):
+        return spec({"select": select, "mode": "mps", "mps": {"thread_percentage": percentage}})
+
+    def released(self):
+        lease = self.node.lease(gpu=0)
+        lease.release()
+        return lease
+
+    def test_what_was_ended_before_it_failed_is_told(self) -> None:
+        layout(self.node, 0, **{"3g": 1})
+        pid = self.busy(self.node.gpus[0].mig_devices[0].uuid)
+        self.command("sim", "fault", "nvmlGpuInstanceDestroy", "UNKNOWN")
+        error = self.caught(gpushare.DriverError, lambda: self.apply(MODES["exclusive"], allow_evict=True))
+        self.assertEqual([holder.pid for holder in error.evicted], [pid])
+        self.assertIs(error.outcome, Outcome.ROLLED_BACK)
+
+    @unittest.skipIf(os.geteuid() == 0, "root may write everywhere")
+    def test_a_state_directory_of_somebody_elses(self) -> None:
+        self.caught(
+            gpushare.PermissionDeniedError,
+            lambda: gpushare.Node(sim="L40S", state_dir="/usr/lib/gpushare-test").status(),
+        )
+
+    def test_a_lost_race_for_a_lease_names_the_other(self) -> None:
+        other = self.child("lease = node.lease(gpu=0); say(os.getpid()); heard()")
+        pid = int(heard(other))
+        error = self.caught(gpushare.DeviceBusyError, lambda: self.node.lease(gpu=0))
+        self.assertEqual(error.pids, (pid,))
+        self.assertEqual(error.holders[0].kind, "lease")
+
+
+if __name__ == "__main__":
+    unittest.main()

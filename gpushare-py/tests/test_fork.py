@@ -1,0 +1,166 @@
+"""Fork and spawn: what a child may do with its parent's node and leases."""
+
+import multiprocessing
+import os
+import unittest
+import warnings
+from concurrent.futures import ProcessPoolExecutor
+
+import gpushare
+from common import MODES, Shared
+
+
+def in_child(function):
+    """Runs a function in a forked child and returns what it says."""
+    reading, writing = os.pipe()
+    with warnings.catch_warnings():
+        # Newer Pythons warn of forks with threads.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        pid = os.fork()
+    if pid == 0:
+        said = "nothing"
+        try:
+            said = function()
+        except BaseException as error:
+            said = f"{type(error).__name__}: {error}"
+        finally:
+            os.write(writing, said.encode())
+            os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading) as stream:
+        said = stream.read()
+    os.waitpid(pid, 0)
+    return said
+
+
+def work(fleet, state):
+    """What a worker of a pool does: a lease of its own."""
+    node = gpushare.Node(sim=fleet, state_dir=state)
+    with node.lease(timeout=30) as lease:
+        return os.getpid(), lease.share
+
+
+class Forked(Shared):
+    def setUp(self):
+        super().setUp()
+        self.node.plan(MODES["time_sliced"]).apply()
+
+    def free(self):
+        return not any(share.leased for share in self.node.leases().shares)
+
+    def test_a_node_in_a_forked_child_says_so(self) -> None:
+        plan = self.node.plan(MODES["exclusive"])
+        lease = self.node.lease(gpu=0)
+        self.addCleanup(lease.release)
+        for call in (
+            lambda: self.node.gpus,
+            self.node.status,
+            self.node.lease,
+            self.node.leases,
+            self.node.recover,
+            self.node.doctor,
+            self.node.advise,
+            plan.apply,
+            lease.verify,
+            lease.check,
+            lease.fileno,
+            lease.activate,
+            lambda: self.node.plan(MODES["exclusive"]),
+            lambda: self.node.cordon(0, "why"),
+            lambda: gpushare.mps.verify(node=self.node),
+            lambda: gpushare.mps.split(2, node=self.node),
+            lambda: gpushare.resolve_visible_devices("0", node=self.node),
+        ):
+            said = in_child(lambda call=call: str(call()))
+            self.assertRegex(said, f"^InvalidStateError: process {os.getpid()} opened this node", call)
+        self.assertFalse(lease.released)
+
+    def test_what_was_read_stays_readable(self) -> None:
+        lease, status = self.node.lease(gpu=0), self.node.status()
+        self.addCleanup(lease.release)
+        said = in_child(
+            lambda: f"{lease.variables['GPUSHARE_LEASE']} {lease.released} {status.gpus[0].index}"
+        )
+        self.assertEqual(said, f"{lease.name} True 0")
+
+    def test_a_node_of_its_own_works_there(self) -> None:
+        self.assertEqual(in_child(lambda: self.open().gpus[1].model), self.node.gpus[1].model)
+
+        def lease():
+            with self.open().lease(gpu=0) as lease:
+                return lease.share
+
+        self.assertEqual(in_child(lease), self.node.gpus[0].shares[0].id)
+        self.assertTrue(self.free())
+
+    def test_a_forked_child_does_not_hold_its_parents_lease(self) -> None:
+        lease = self.node.lease(gpu=0)
+        ready, go = os.pipe(), os.pipe()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            pid = os.fork()
+        if pid == 0:
+            os.write(ready[1], b"x")
+            os.read(go[0], 1)
+            os._exit(0)
+        try:
+            os.read(ready[0], 1)
+            lease.release()
+            self.assertTrue(self.free())
+        finally:
+            os.write(go[1], b"x")
+            os.waitpid(pid, 0)
+            for end in (*ready, *go):
+                os.close(end)
+
+    def test_a_forked_child_gives_nothing_back(self) -> None:
+        with self.node.lease(gpu=0) as lease:
+
+            def end():
+                with warnings.catch_warnings(record=True) as seen:
+                    warnings.simplefilter("always")
+                    lease.release()
+                    lease.__exit__(None, None, None)
+                return f"done {len(seen)}"
+
+            self.assertEqual(in_child(end), "done 0")
+            self.assertFalse(self.free())
+            lease.check()
+
+
+class Pools(Shared):
+    def setUp(self):
+        super().setUp()
+        self.node.plan(MODES["time_sliced"]).apply()
+
+    def test_a_lease_for_each_worker(self) -> None:
+        for method in ("fork", "spawn", "forkserver"):
+            with self.subTest(method), warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)
+                context = multiprocessing.get_context(method)
+                with ProcessPoolExecutor(3, mp_context=context) as pool:
+                    jobs = [pool.submit(work, self.FLEET, self.state) for _ in range(6)]
+                    done = [job.result(timeout=60) for job in jobs]
+                self.assertNotIn(os.getpid(), {pid for pid, _ in done})
+                self.assertFalse(any(share.leased for share in self.node.leases().shares))
+
+    def test_errors_and_snapshots_come_back_from_workers(self) -> None:
+        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+            gpus = pool.submit(gpus_of, self.FLEET, self.state).result(timeout=60)
+            self.assertEqual(gpus, self.node.gpus)
+            with self.node.lease(gpu=0, count=4), self.assertRaises(gpushare.DeviceBusyError) as caught:
+                pool.submit(lease_of, self.FLEET, self.state).result(timeout=60)
+        self.assertEqual(set(caught.exception.pids), {os.getpid()})
+        self.assertIs(caught.exception.simulated, True)
+
+
+def gpus_of(fleet, state):
+    return gpushare.Node(sim=fleet, state_dir=state).gpus
+
+
+def lease_of(fleet, state):
+    gpushare.Node(sim=fleet, state_dir=state).lease(gpu=0)
+
+
+if __name__ == "__main__":
+    unittest.main()

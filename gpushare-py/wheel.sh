@@ -1,0 +1,43 @@
+#!/bin/sh
+# Builds the wheel and tries it as a user has it: installed into a new venv, with its quick start and its
+# command. Where the tools cannot be installed that is skipped aloud. Prints where the wheel is.
+set -eu
+here=$(cd "$(dirname "$0")" && pwd)
+python=${PYTHON:-python3}
+
+target=$(cargo metadata --manifest-path "$here/Cargo.toml" --no-deps --format-version 1 |
+    "$python" -c 'import json, sys; print(json.load(sys.stdin)["target_directory"])')
+tools=$target/wheel-tools
+if [ ! -e "$tools/complete" ]; then
+    rm -rf "$tools"
+    "$python" -m venv "$tools"
+    if ! "$tools/bin/pip" install --quiet --disable-pip-version-check abi3audit "maturin>=1.8,<2"; then
+        echo "SKIPPED: the wheel: maturin could not be installed"
+        exit 0
+    fi
+    touch "$tools/complete"
+fi
+
+rm -rf "$target/wheels"
+"$tools/bin/maturin" build --release --quiet --manifest-path "$here/Cargo.toml" \
+    --target-dir "$target/wheel" --out "$target/wheels" --interpreter "$python"
+wheel=$(echo "$target"/wheels/*.whl)
+case $wheel in
+*cp311-abi3-manylinux*) ;;
+*) echo "not a wheel for every Python and Linux: $wheel" && exit 1 ;;
+esac
+size=$(wc -c <"$wheel")
+[ "$size" -le 5242880 ] || { echo "$wheel has $size bytes; at most 5 MiB" && exit 1; }
+"$tools/bin/abi3audit" --strict "$wheel"
+
+venv=$(mktemp -d)
+trap 'rm -rf "$venv"' EXIT
+"$python" -m venv "$venv"
+"$venv/bin/pip" install --quiet --disable-pip-version-check --no-index --no-deps "$wheel"
+"$venv/bin/pip" check
+"$venv/bin/gpushare" --sim 2xH100-80GB --state-dir "$venv/state" status >/dev/null
+cd "$venv"
+# The first piece of Python in the README, as it stands there.
+sed -n '/^```python$/,/^```$/p' "$here/README.md" | sed -e 1d -e '/^```$/,$d' >quick_start.py
+"$venv/bin/python" -W error quick_start.py
+echo "$wheel, $size bytes"
