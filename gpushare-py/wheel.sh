@@ -1,9 +1,11 @@
 #!/bin/sh
 # Builds the wheel and tries it as a user has it: installed into a new venv, with its quick start and its
-# command. Where the tools cannot be installed that is skipped aloud. Prints where the wheel is.
+# command. Where the tools cannot be installed that is skipped aloud. Prints where the wheel is. PROFILE=dev
+# builds one in a fifth of the time that is slower and larger.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 python=${PYTHON:-python3}
+profile=${PROFILE:-release}
 
 target=$(cargo metadata --manifest-path "$here/Cargo.toml" --no-deps --format-version 1 |
     "$python" -c 'import json, sys; print(json.load(sys.stdin)["target_directory"])')
@@ -19,7 +21,7 @@ if [ ! -e "$tools/complete" ]; then
 fi
 
 rm -rf "$target/wheels"
-"$tools/bin/maturin" build --release --quiet --manifest-path "$here/Cargo.toml" \
+"$tools/bin/maturin" build --profile "$profile" --quiet --manifest-path "$here/Cargo.toml" \
     --target-dir "$target/wheel" --out "$target/wheels" --interpreter "$python"
 wheel=$(echo "$target"/wheels/*.whl)
 case $wheel in
@@ -27,7 +29,7 @@ case $wheel in
 *) echo "not a wheel for every Python and Linux: $wheel" && exit 1 ;;
 esac
 size=$(wc -c <"$wheel")
-[ "$size" -le 5242880 ] || { echo "$wheel has $size bytes; at most 5 MiB" && exit 1; }
+[ "$profile" != release ] || [ "$size" -le 5000000 ] || { echo "$wheel has $size bytes; at most 5 MB" && exit 1; }
 "$tools/bin/abi3audit" --strict "$wheel"
 
 venv=$(mktemp -d)

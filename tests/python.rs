@@ -12,7 +12,7 @@ use gpushare_tests::nvidia::skipped;
 
 fn passes(script: &str) {
     let script = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../gpushare-py")).join(script);
-    let output = Command::new(script).output().unwrap();
+    let output = Command::new(script).env("PROFILE", "dev").output().unwrap();
     let text =
         [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes)).join("\n");
     for line in text.lines() {

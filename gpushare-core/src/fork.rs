@@ -38,8 +38,21 @@ struct Entry {
     kept_in_children: bool,
 }
 
-fn own() -> MutexGuard<'static, Own> {
+fn locked() -> MutexGuard<'static, Own> {
     OWN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Does something with the list. The thread that forks has it already: what else runs in it around the
+/// fork, a collection of garbage, say, may close files.
+fn own<R>(what: impl FnOnce(&mut Own) -> R) -> R {
+    let held = FORKING.try_with(RefCell::take).ok().flatten();
+    let forks = held.is_some();
+    let mut own = held.unwrap_or_else(locked);
+    let answer = what(&mut own);
+    if forks {
+        let _ = FORKING.try_with(|forking| forking.replace(Some(own)));
+    }
+    answer
 }
 
 /// An open file that forked children give up, with whatever lock of flock(2) it has.
@@ -53,18 +66,19 @@ impl OwnFile {
     pub(crate) fn open<E>(
         open: impl FnOnce() -> Result<Option<OwnedFd>, E>,
     ) -> Result<Option<Self>, E> {
-        let mut own = own();
-        let Some(file) = open()? else { return Ok(None) };
-        let number = own.next;
-        own.next += 1;
-        own.files.insert(number, Entry { file, kept_in_children: false });
-        Ok(Some(Self { number }))
+        own(|own| {
+            let Some(file) = open()? else { return Ok(None) };
+            let number = own.next;
+            own.next += 1;
+            own.files.insert(number, Entry { file, kept_in_children: false });
+            Ok(Some(Self { number }))
+        })
     }
 
     /// Does something with it; none in a forked child, which gave it up. No fork comes in between:
     /// this must neither wait, nor start a process, nor use another such file.
     pub(crate) fn with<R>(&self, what: impl FnOnce(BorrowedFd<'_>) -> R) -> Option<R> {
-        own().files.get(&self.number).map(|entry| what(entry.file.as_fd()))
+        own(|own| own.files.get(&self.number).map(|entry| what(entry.file.as_fd())))
     }
 
     /// Whether it is still this process's.
@@ -74,25 +88,25 @@ impl OwnFile {
 
     /// Lets forked children have it, too, from now on.
     pub(crate) fn keep_in_children(&self) {
-        if let Some(entry) = own().files.get_mut(&self.number) {
-            entry.kept_in_children = true;
-        }
+        own(|own| {
+            if let Some(entry) = own.files.get_mut(&self.number) {
+                entry.kept_in_children = true;
+            }
+        });
     }
 }
 
 impl Drop for OwnFile {
     fn drop(&mut self) {
         // It is closed before a fork can come.
-        let mut own = own();
-        drop(own.files.remove(&self.number));
-        drop(own);
+        own(|own| drop(own.files.remove(&self.number)));
     }
 }
 
 /// Before a fork, in the thread that forks. Waits for what other threads have begun, which takes
 /// microseconds.
 pub fn before() {
-    let own = own();
+    let own = locked();
     let _ = FORKING.try_with(|forking| forking.replace(Some(own)));
 }
 

@@ -29,6 +29,7 @@ use pyo3::prelude::*;
 
 #[pymodule(gil_used = false)]
 mod _gpushare {
+    use gpushare_core::fork;
     use pyo3::prelude::*;
 
     #[pymodule_export]
@@ -61,10 +62,22 @@ mod _gpushare {
     #[pymodule_export]
     use crate::snapshot::parts::{GpuProcess, MigDevice, MpsDaemon, Share};
 
+    /// Lets no fork come in the middle of something.
+    #[pyfunction]
+    fn _before_fork() {
+        let _ = std::panic::catch_unwind(fork::before);
+    }
+
+    /// Lets things go on.
+    #[pyfunction]
+    fn _after_fork_in_parent() {
+        let _ = std::panic::catch_unwind(fork::after_in_parent);
+    }
+
     /// Gives up the leases of a parent in its forked child, but for those that were handed on.
     #[pyfunction]
     fn _after_fork_in_child() {
-        let _ = std::panic::catch_unwind(gpushare_core::lease::after_fork_in_child);
+        let _ = std::panic::catch_unwind(fork::after_in_child);
     }
 
     #[pymodule_init]

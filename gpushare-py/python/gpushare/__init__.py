@@ -67,6 +67,8 @@ from gpushare._gpushare import (
     VisibleDevice,
     __version__,
     _after_fork_in_child,
+    _after_fork_in_parent,
+    _before_fork,
 )
 
 __all__ = [
@@ -148,4 +150,8 @@ def resolve_visible_devices(string: str | None = None, *, node: Node | None = No
 
 
 # A child that only computes would hold its parent's shares, too.
-_os.register_at_fork(after_in_child=_after_fork_in_child)
+_os.register_at_fork(
+    before=_before_fork,
+    after_in_parent=_after_fork_in_parent,
+    after_in_child=_after_fork_in_child,
+)

@@ -43,6 +43,8 @@ __all__ = [
     "VisibleDevice",
     "__version__",
     "_after_fork_in_child",
+    "_after_fork_in_parent",
+    "_before_fork",
     "_command",
 ]
 
@@ -1290,6 +1292,12 @@ def _command(own: Sequence[str], arguments: Sequence[str], /) -> int:
     """Runs the command: ``own`` starts it again, and the first of ``arguments`` is its name. Returns its exit
     status.
     """
+
+def _before_fork() -> None:
+    """Lets no fork come in the middle of something."""
+
+def _after_fork_in_parent() -> None:
+    """Lets things go on."""
 
 def _after_fork_in_child() -> None:
     """Gives up the leases of a parent in its forked child, but for those that were handed on."""
