@@ -497,7 +497,9 @@ impl Acquire<'_> {
         let slots = taken.into_iter().map(|(slot, _)| slot).collect();
         let created = if self.request.give_back { self.created.clone() } else { Vec::new() };
         let node = self.node.clone();
-        Ok(Attempt::Lease(Box::new(Lease { node, document, held: Held::new(slots), created })))
+        let held = Held::new(slots);
+        let handed_on = false.into();
+        Ok(Attempt::Lease(Box::new(Lease { node, document, held, handed_on, created })))
     }
 
     /// Whether what all leases of an MPS daemon have declared is within what it has, now that ours is
