@@ -157,6 +157,8 @@ static int open_node(gpushare_node **node, gpushare_error **err) {
     options.struct_size = sizeof options;
     options.sim = settings.sim;
     options.state_dir = settings.state_dir;
+    /* plugstack.conf says where things are; whose environment slurmstepd has does not matter. */
+    options.ignore_environment = 1;
     return gpushare_node_open(&options, node, err);
 }
 
