@@ -3,12 +3,14 @@
  *     abuse            everything but panics
  *     abuse panic      with GPUSHARE_TEST_PANIC set to a function that is called here
  *     abuse leak       loses an error, which whoever watches must find
+ *     abuse namespaces a child with its parent's pid; 77 where none can be had
  */
-#define _POSIX_C_SOURCE 200809L
+#define _GNU_SOURCE
 #include "check.h"
 
 #include <fcntl.h>
 #include <math.h>
+#include <sched.h>
 #include <stdint.h>
 #include <sys/types.h>
 #include <sys/wait.h>
@@ -261,12 +263,18 @@ static void values(gpushare_node *node) {
     FAILS(gpushare_node_open(&options, &other, &err), INVALID);
     options.reserved = 0;
     /* The environment counts, unless it is to be ignored. */
-    setenv("GPUSHARE_STATE_DIR", "/", 1);
+    options.sim = NULL;
+    setenv("GPUSHARE_SIM", "no such card", 1);
     FAILS(gpushare_node_open(&options, &other, &err), INVALID);
-    options.ignore_environment = 1;
+    setenv("GPUSHARE_SIM", "1xT4", 1);
     WORKS(gpushare_node_open(&options, &other, &err));
+    CHECK(gpushare_node_is_simulated(other));
     gpushare_node_free(other);
-    unsetenv("GPUSHARE_STATE_DIR");
+    options.ignore_environment = 1;
+    WORKS(gpushare_node_open(&options, &other, &err)); /* opens no driver yet */
+    CHECK(!gpushare_node_is_simulated(other));
+    gpushare_node_free(other);
+    unsetenv("GPUSHARE_SIM");
 
     FAILS(gpushare_node_cordon(node, BAD, "why", &err), INVALID);
     FAILS(gpushare_node_cordon(node, "0", BAD, &err), INVALID);
@@ -656,6 +664,8 @@ static void copies(void) {
         CHECK(fcntl(fd, F_GETFD) == FD_CLOEXEC);
         close(hold[1]);
         while (read(hold[0], &byte, 1) > 0) continue;
+        WORKS(gpushare_lease_release(lease, &err));
+        gpushare_node_free(node);
         _exit(failures != 0);
     }
     close(fd);
@@ -714,7 +724,10 @@ static void given_back(void) {
             if (pid == 0) {
                 close(hold[1]);
                 while (read(hold[0], &byte, 1) > 0) continue;
-                _exit(0);
+                /* It is its parent's to give back. */
+                WORKS(gpushare_lease_release(lease, &err));
+                gpushare_node_free(node);
+                _exit(failures != 0);
             }
             close(fd);
         }
@@ -850,9 +863,37 @@ static void panic(void) {
     gpushare_node_free(node);
 }
 
+/* A child has its parent's pid where each is the first of a namespace. It is a child all the same. */
+static int namespaces(void) {
+    gpushare_node *node;
+    int status = 0;
+    pid_t pid, parent;
+
+    if (unshare(CLONE_NEWPID)) return 77;
+    pid = fork();
+    if (pid == 0) {
+        node = simulated("1xT4");
+        WORKS(gpushare_node_refresh(node, &err));
+        parent = getpid();
+        if (unshare(CLONE_NEWPID)) _exit(77);
+        pid = fork();
+        if (pid == 0) {
+            CHECK(getpid() == parent);
+            FAILS(gpushare_node_refresh(node, &err), GPUSHARE_STATUS_INVALID_STATE);
+            _exit(failures != 0);
+        }
+        CHECK(waitpid(pid, &status, 0) == pid && status == 0);
+        gpushare_node_free(node);
+        _exit(failures != 0);
+    }
+    CHECK(waitpid(pid, &status, 0) == pid && WIFEXITED(status));
+    return failures ? 1 : WEXITSTATUS(status);
+}
+
 int main(int argc, char **argv) {
     gpushare_node *node;
 
+    if (argc > 1 && !strcmp(argv[1], "namespaces")) return namespaces();
     if (argc > 1 && !strcmp(argv[1], "panic")) {
         panic();
         return failures != 0;
