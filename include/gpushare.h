@@ -790,8 +790,9 @@ typedef struct gpushare_mps_attachment {
  * A function that hears what happens. Level is a gpushare_log_level; target, such as
  * `gpushare::audit`, and message are UTF-8 and valid during the call alone.
  *
- * The message is what happened, in words, and after it each field as ` name=value`, a text as `name="value"`:
- * "an MPS daemon is not asked why="frozen"". People read it; its form is not promised.
+ * The message is what happened in words, where there are any, and then each field as name=value, with blanks
+ * between; of `gpushare::audit` it is fields alone, "uid=0 pid=4711 digest=4ad2... gpu=GPU-1e10...", and a
+ * field that is text may stand in quotes. People read it: which fields there are is not promised.
  *
  * It runs on the thread that called the library, and from several at once where several call; before the
  * call that it is of returns. It may call the library: that is not logged, and a change of the GPU that
@@ -818,7 +819,7 @@ typedef struct gpushare_node_options {
   /**
    * A simulated node, "8xH100-80GB" or "2xA100-40GB,1xA30-24GB"; NULL for this machine. Without a
    * state directory it is in memory and this handle's own, but for its leases, which are files in a
-   * directory of its own below TMPDIR or /tmp, gpushare-PID-…, that goes with the node.
+   * directory of its own below TMPDIR or /tmp, gpushare-PID-..., that goes with the node.
    */
   const char *sim;
   /**

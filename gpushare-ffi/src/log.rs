@@ -34,8 +34,9 @@ pub enum gpushare_log_level {
 /// A function that hears what happens. Level is a gpushare_log_level; target, such as
 /// `gpushare::audit`, and message are UTF-8 and valid during the call alone.
 ///
-/// The message is what happened, in words, and after it each field as ` name=value`, a text as `name="value"`:
-/// "an MPS daemon is not asked why="frozen"". People read it; its form is not promised.
+/// The message is what happened in words, where there are any, and then each field as name=value, with blanks
+/// between; of `gpushare::audit` it is fields alone, "uid=0 pid=4711 digest=4ad2... gpu=GPU-1e10...", and a
+/// field that is text may stand in quotes. People read it: which fields there are is not promised.
 ///
 /// It runs on the thread that called the library, and from several at once where several call; before the
 /// call that it is of returns. It may call the library: that is not logged, and a change of the GPU that
@@ -115,7 +116,9 @@ impl Subscriber for Sink {
         let mut line = Line::default();
         event.record(&mut line);
         let target = nul_terminated(metadata.target());
-        let message = nul_terminated(line.message + &line.fields);
+        let message = line.message + &line.fields;
+        // Some consist of fields alone.
+        let message = nul_terminated(message.trim_start());
         let _within = Within::enter(Where::LogFunction);
         // SAFETY: the caller gave it for this, with what it points to.
         unsafe { (self.log)(level as u32, target.as_ptr(), message.as_ptr(), self.user) };

@@ -24,7 +24,7 @@ pub struct gpushare_node_options {
     pub log_level: u32,
     /// A simulated node, "8xH100-80GB" or "2xA100-40GB,1xA30-24GB"; NULL for this machine. Without a
     /// state directory it is in memory and this handle's own, but for its leases, which are files in a
-    /// directory of its own below TMPDIR or /tmp, gpushare-PID-…, that goes with the node.
+    /// directory of its own below TMPDIR or /tmp, gpushare-PID-..., that goes with the node.
     pub sim: *const c_char,
     /// Where records, journals, locks and leases are, instead of /var/lib/gpushare and /run/gpushare.
     pub state_dir: *const c_char,

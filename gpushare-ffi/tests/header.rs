@@ -32,7 +32,8 @@ fn for_cpp(generated: &str) -> String {
                 "#ifndef __cplusplus\n#if __STDC_VERSION__ >= 202311L\ntypedef enum {name} {name};\n#else\ntypedef {of} {name};\n#endif // __STDC_VERSION__ >= 202311L\n#endif // __cplusplus\n"
             )
         };
-        let of = ["int32_t", "uint32_t"].into_iter().find(|of| text.contains(&number(of))).unwrap();
+        let of = if text.contains(&number("int32_t")) { "int32_t" } else { "uint32_t" };
+        assert!(text.contains(&number(of)), "{name}");
         text = text.replace(&number(of), &format!("typedef {of} {name};\n"));
         text = text.replace(&format!("\nenum {name}\n"), "\nenum\n");
     }
