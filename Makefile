@@ -3,29 +3,40 @@
 CARGO ?= cargo
 PYTHON ?= python3
 
-PREFIX ?= /usr/local
+# Where things go: GNU's names, absolute. Of the environment only DESTDIR counts: who builds other things has
+# a LIB or an INCLUDE there that means something else. On the command line of make all of them do.
+prefix = $(PREFIX)
+exec_prefix = $(prefix)
+bindir = $(exec_prefix)/$(BIN)
+libdir = $(exec_prefix)/$(LIB)
+includedir = $(prefix)/$(INCLUDE)
 DESTDIR ?=
-# Relative to PREFIX. Debian has lib/x86_64-linux-gnu, Fedora lib64.
-BIN ?= bin
-LIB ?= lib
-INCLUDE ?= include
+# The short names of the same, the last three relative. Debian has LIB=lib/x86_64-linux-gnu, Fedora lib64.
+PREFIX = /usr/local
+BIN = bin
+LIB = lib
+INCLUDE = include
 
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
-# The soname's number, which gpushare-ffi/build.rs gives.
-SO := 0
-# What a program needs that links the archive (rustc --print native-static-libs).
-NATIVE := -lgcc_s -lutil -lrt -lpthread -lm -ldl -lc
+# The soname's number, the major version: gpushare-ffi/build.rs gives it to the library.
+SO := $(firstword $(subst ., ,$(VERSION)))
+# What a program needs that links the archive. glibc before 2.34 has these as libraries of their own; the
+# compiler adds libc and the unwinder, the shared or the static one.
+NATIVE := -lutil -lrt -lpthread -lm -ldl
 
-INSTALL ?= install
-TARGET ?= $(or $(CARGO_TARGET_DIR),target)
-root = $(DESTDIR)$(PREFIX)
-# From the directory of libraries to that of headers, wherever the one is.
-to_include = $(shell realpath -s -m --relative-to=/$(LIB) /$(INCLUDE))
-# From the directory of gpushare.pc to PREFIX: an installation can be moved as a whole.
-from_pc = $(shell realpath -s -m --relative-to=/$(LIB)/pkgconfig /)
-fill = sed -e 's|@FROM_PC@|$(from_pc)|g' -e 's|@LIB@|$(LIB)|g' -e 's|@INCLUDE@|$(INCLUDE)|g' \
+INSTALL = install
+TARGET = $(or $(CARGO_TARGET_DIR),target)
+to_bin = $(DESTDIR)$(bindir)
+to_lib = $(DESTDIR)$(libdir)
+to_include = $(DESTDIR)$(includedir)
+# An installation can be moved as a whole: its files find each other from where they are.
+way = $(shell realpath -s -m --relative-to=$(1) $(2))
+# 2 for 64 bits, 1 for 32: the fifth byte of every ELF file.
+class = $(shell od -An -j4 -N1 -tu1 $(TARGET)/release/libgpushare.so)
+fill = sed -e 's|@FROM_PC@|$(call way,$(libdir)/pkgconfig,$(prefix))|g' \
+	-e 's|@TO_INCLUDE@|$(call way,$(libdir),$(includedir))|g' \
 	-e 's|@VERSION@|$(VERSION)|g' -e 's|@SO@|$(SO)|g' -e 's|@NATIVE@|$(NATIVE)|g' \
-	-e 's|@TO_INCLUDE@|$(to_include)|g'
+	-e 's|@POINTER@|$(if $(filter 1,$(class)),4,8)|g'
 
 .PHONY: build install uninstall test lint fmt bench
 
@@ -37,22 +48,24 @@ build:
 # What `make build` made, as somebody who may write there: cargo is not run.
 install:
 	@test -f $(TARGET)/release/libgpushare.so || { echo "run 'make build' first" >&2; exit 1; }
-	$(INSTALL) -d $(root)/$(BIN) $(root)/$(LIB)/pkgconfig $(root)/$(LIB)/cmake/gpushare $(root)/$(INCLUDE)
-	$(INSTALL) -m 755 $(TARGET)/release/gpushare $(root)/$(BIN)/gpushare
-	$(INSTALL) -m 755 $(TARGET)/release/libgpushare.so $(root)/$(LIB)/libgpushare.so.$(VERSION)
-	ln -sf libgpushare.so.$(VERSION) $(root)/$(LIB)/libgpushare.so.$(SO)
-	ln -sf libgpushare.so.$(SO) $(root)/$(LIB)/libgpushare.so
-	$(INSTALL) -m 644 $(TARGET)/release/libgpushare.a $(root)/$(LIB)/libgpushare.a
-	$(INSTALL) -m 644 include/gpushare.h $(root)/$(INCLUDE)/gpushare.h
-	$(fill) gpushare-ffi/packaging/gpushare.pc.in > $(root)/$(LIB)/pkgconfig/gpushare.pc
-	$(fill) gpushare-ffi/packaging/gpushareConfig.cmake.in > $(root)/$(LIB)/cmake/gpushare/gpushareConfig.cmake
-	$(fill) gpushare-ffi/packaging/gpushareConfigVersion.cmake.in > $(root)/$(LIB)/cmake/gpushare/gpushareConfigVersion.cmake
+	@for dir in '$(bindir)' '$(libdir)' '$(includedir)'; do case $$dir in /*) ;; \
+	*) echo "$$dir is no absolute path" >&2; exit 1;; esac; done
+	$(INSTALL) -d $(to_bin) $(to_lib)/pkgconfig $(to_lib)/cmake/gpushare $(to_include)
+	$(INSTALL) -m 755 $(TARGET)/release/gpushare $(to_bin)/gpushare
+	$(INSTALL) -m 755 $(TARGET)/release/libgpushare.so $(to_lib)/libgpushare.so.$(VERSION)
+	ln -sf libgpushare.so.$(VERSION) $(to_lib)/libgpushare.so.$(SO)
+	ln -sf libgpushare.so.$(SO) $(to_lib)/libgpushare.so
+	$(INSTALL) -m 644 $(TARGET)/release/libgpushare.a $(to_lib)/libgpushare.a
+	$(INSTALL) -m 644 include/gpushare.h $(to_include)/gpushare.h
+	$(fill) gpushare-ffi/packaging/gpushare.pc.in > $(to_lib)/pkgconfig/gpushare.pc
+	$(fill) gpushare-ffi/packaging/gpushareConfig.cmake.in > $(to_lib)/cmake/gpushare/gpushareConfig.cmake
+	$(fill) gpushare-ffi/packaging/gpushareConfigVersion.cmake.in > $(to_lib)/cmake/gpushare/gpushareConfigVersion.cmake
 
 uninstall:
-	rm -f $(root)/$(BIN)/gpushare $(root)/$(INCLUDE)/gpushare.h $(root)/$(LIB)/libgpushare.a
-	rm -f $(root)/$(LIB)/libgpushare.so $(root)/$(LIB)/libgpushare.so.$(SO) $(root)/$(LIB)/libgpushare.so.$(VERSION)
-	rm -f $(root)/$(LIB)/pkgconfig/gpushare.pc
-	rm -rf $(root)/$(LIB)/cmake/gpushare
+	rm -f $(to_bin)/gpushare $(to_include)/gpushare.h $(to_lib)/libgpushare.a
+	rm -f $(to_lib)/libgpushare.so $(to_lib)/libgpushare.so.$(SO) $(to_lib)/libgpushare.so.$(VERSION)
+	rm -f $(to_lib)/pkgconfig/gpushare.pc
+	rm -rf $(to_lib)/cmake/gpushare
 
 test:
 	PYTHON=$(PYTHON) $(CARGO) test --workspace --all-features

@@ -1,6 +1,7 @@
-//! Gives the shared library its soname, which changes whenever the ABI breaks.
+//! Gives the shared library its soname, which changes whenever the ABI breaks: with the major version.
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
-    println!("cargo::rustc-cdylib-link-arg=-Wl,-soname,libgpushare.so.0");
+    let abi = env!("CARGO_PKG_VERSION_MAJOR");
+    println!("cargo::rustc-cdylib-link-arg=-Wl,-soname,libgpushare.so.{abi}");
 }

@@ -15,13 +15,18 @@
  * works with a newer library, and one with a newer header with an older library as long as it sets
  * nothing that the library does not know. Flags are 0 or not. Constants are passed as uint32_t.
  *
+ * That holds as long as the ABI is the same: GPUSHARE_ABI_VERSION, the N in libgpushare.so.N, and the
+ * version's major number are one number, before 1.0 too. What would break a program that was compiled
+ * raises it. CMake's find_package(gpushare X.Y) takes that version and newer ones of the same X.
+ *
  * A node and a plan may be used by several threads at once; a lease and an error by one at a time.
  * They may be freed in any order. Calls block. The library starts no thread, sets no signal
  * handler, and leaves standard output, environment, working directory and umask alone; it writes to
  * standard error only where a defect of its own becomes PANIC.
  *
  * In a forked child what reads from memory still works, _free and gpushare_lease_release() only close,
- * and everything else is INVALID_STATE: the child opens a node of its own.
+ * and everything else is INVALID_STATE: the child opens a node of its own. daemon(3) forks: open nodes and
+ * take leases after it.
  *
  * Written by cbindgen from gpushare-ffi; do not edit. */
 
@@ -30,6 +35,10 @@
 
 #include <stddef.h>
 #include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif // __cplusplus
 
 /**
  * The size of an id: the uuid of a GPU or MIG device, or that of a share, and its NUL.
@@ -77,17 +86,17 @@
 #define GPUSHARE_VERSION_PATCH 0
 
 /**
- * The ABI of this header, which is the number in `libgpushare.so.N`.
+ * The ABI of this header: the number in `libgpushare.so.N`, and the version's major number.
  */
 #define GPUSHARE_ABI_VERSION 0
 
 /**
  * What became of a call. Numbers are never changed and never reused.
  *
- * Functions return it as `int32_t`, so that a newer library can return what an older header
- * does not know.
+ * It is an `int32_t`, in C and in C++, and so is what functions return: a newer library can return what an
+ * older header does not know.
  */
-enum gpushare_status
+enum
 #if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
   : int32_t
 #endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
@@ -169,18 +178,12 @@ enum gpushare_status
    */
   GPUSHARE_STATUS_RECOVERY_REQUIRED = 18,
 };
-#ifndef __cplusplus
-#if __STDC_VERSION__ >= 202311L
-typedef enum gpushare_status gpushare_status;
-#else
 typedef int32_t gpushare_status;
-#endif // __STDC_VERSION__ >= 202311L
-#endif // __cplusplus
 
 /**
  * What an error left behind on the hardware.
  */
-enum gpushare_outcome
+enum
 #if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
   : int32_t
 #endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
@@ -198,18 +201,12 @@ enum gpushare_outcome
    */
   GPUSHARE_OUTCOME_INDETERMINATE = 2,
 };
-#ifndef __cplusplus
-#if __STDC_VERSION__ >= 202311L
-typedef enum gpushare_outcome gpushare_outcome;
-#else
 typedef int32_t gpushare_outcome;
-#endif // __STDC_VERSION__ >= 202311L
-#endif // __cplusplus
 
 /**
  * How a GPU is shared. Numbers are never changed and never reused; a newer library may have more.
  */
-enum gpushare_mode
+enum
 #if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
   : uint32_t
 #endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
@@ -255,18 +252,12 @@ enum gpushare_mode
    */
   GPUSHARE_MODE_LOST = 9,
 };
-#ifndef __cplusplus
-#if __STDC_VERSION__ >= 202311L
-typedef enum gpushare_mode gpushare_mode;
-#else
 typedef uint32_t gpushare_mode;
-#endif // __STDC_VERSION__ >= 202311L
-#endif // __cplusplus
 
 /**
  * Whether a process is where it should be. What is unknown never counts as attached.
  */
-enum gpushare_verdict
+enum
 #if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
   : uint32_t
 #endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
@@ -284,18 +275,12 @@ enum gpushare_verdict
    */
   GPUSHARE_VERDICT_NOT_ATTACHED = 2,
 };
-#ifndef __cplusplus
-#if __STDC_VERSION__ >= 202311L
-typedef enum gpushare_verdict gpushare_verdict;
-#else
 typedef uint32_t gpushare_verdict;
-#endif // __STDC_VERSION__ >= 202311L
-#endif // __cplusplus
 
 /**
  * What happens. A newer library may have more.
  */
-enum gpushare_event_kind
+enum
 #if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
   : uint32_t
 #endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
@@ -337,18 +322,12 @@ enum gpushare_event_kind
    */
   GPUSHARE_EVENT_KIND_WAITING_FOR_SHARE = 8,
 };
-#ifndef __cplusplus
-#if __STDC_VERSION__ >= 202311L
-typedef enum gpushare_event_kind gpushare_event_kind;
-#else
 typedef uint32_t gpushare_event_kind;
-#endif // __STDC_VERSION__ >= 202311L
-#endif // __cplusplus
 
 /**
  * How much is logged.
  */
-enum gpushare_log_level
+enum
 #if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
   : uint32_t
 #endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
@@ -378,19 +357,14 @@ enum gpushare_log_level
    */
   GPUSHARE_LOG_LEVEL_TRACE = 5,
 };
-#ifndef __cplusplus
-#if __STDC_VERSION__ >= 202311L
-typedef enum gpushare_log_level gpushare_log_level;
-#else
 typedef uint32_t gpushare_log_level;
-#endif // __STDC_VERSION__ >= 202311L
-#endif // __cplusplus
 
 /**
  * Why a call failed. The caller's, until gpushare_error_free(). One thread at a time.
  *
  * A call that fails writes one where its last argument points, unless that is NULL; a call that
- * succeeds writes NULL there. What stood there before is not freed.
+ * succeeds writes NULL there. Neither looks at what stood there before: an error that is not freed before
+ * its pointer is used for the next call is lost, and leaks.
  */
 typedef struct gpushare_error gpushare_error;
 
@@ -398,8 +372,9 @@ typedef struct gpushare_error gpushare_error;
  * The right of one process tree to one share, or to several. One thread at a time; it outlives its
  * node.
  *
- * It lasts until gpushare_lease_release(), or until the last process that has its descriptor is gone.
- * The descriptor is close-on-exec and given up by forked children, unless gpushare_lease_fd() asks for it.
+ * It lasts until gpushare_lease_release(), or until the last process that has a descriptor of it is gone.
+ * Its descriptors are close-on-exec and given up by forked children: gpushare_lease_dup_fd() makes a copy for
+ * one process, and gpushare_lease_fd() hands them on to every child.
  */
 typedef struct gpushare_lease gpushare_lease;
 
@@ -462,9 +437,7 @@ typedef struct gpushare_apply_options {
 /**
  * What happens while a call waits or works. Everything in it is valid during the callback alone.
  *
- * The callback runs on the thread that made the call, at each step and every 100 ms of waiting. It
- * returns 0 to go on; anything else stops: what was done is rolled back, and the call returns
- * INTERRUPTED. No exception and no longjmp may leave it.
+ * See gpushare_progress_fn.
  */
 typedef struct gpushare_event {
   /**
@@ -496,6 +469,16 @@ typedef struct gpushare_event {
    */
   double waited_s;
 } gpushare_event;
+
+/**
+ * A function that hears what happens, and says whether to go on.
+ *
+ * It runs on the thread that made the call, at each step and every 100 ms of waiting. It returns 0 to go
+ * on; anything else stops: what was done is rolled back, and the call returns INTERRUPTED. It may call
+ * the library, of the same node too: a GPU that the call has locked is LOCKED to it then, so that
+ * it must not wait for ever (`timeout_s`) for that. No exception and no longjmp may leave it.
+ */
+typedef int32_t (*gpushare_progress_fn)(const struct gpushare_event *event, void *user);
 
 /**
  * A GPU as it was observed. Set `struct_size` before the call. The document of
@@ -642,7 +625,8 @@ typedef struct gpushare_lease_request {
    */
   double timeout_s;
   /**
-   * Whether what was created is destroyed by gpushare_lease_release().
+   * Whether what was created is destroyed by gpushare_lease_release(). A holder that is killed gives
+   * nothing back: the MIG device stays.
    */
   uint32_t give_back;
   /**
@@ -656,7 +640,7 @@ typedef struct gpushare_lease_request {
   /**
    * Hears every 100 ms of waiting who is in the way, and may stop it; NULL for nobody.
    */
-  int32_t (*progress)(const struct gpushare_event *event, void *user);
+  gpushare_progress_fn progress;
   /**
    * What `progress` gets as its last argument.
    */
@@ -806,16 +790,22 @@ typedef struct gpushare_mps_attachment {
  * A function that hears what happens. Level is a gpushare_log_level; target, such as
  * `gpushare::audit`, and message are UTF-8 and valid during the call alone.
  *
- * It runs on the thread that called the library, and from several at once where several call. It must
- * return: no exception and no longjmp may leave it.
+ * The message is what happened in words, where there are any, and then each field as name=value, with blanks
+ * between; of `gpushare::audit` it is fields alone, "uid=0 pid=4711 digest=4ad2... gpu=GPU-1e10...", and a
+ * field that is text may stand in quotes. People read it: which fields there are is not promised.
+ *
+ * It runs on the thread that called the library, and from several at once where several call; before the
+ * call that it is of returns. It may call the library: that is not logged, and a change of the GPU that
+ * the call is of is LOCKED. It must return: no exception and no longjmp may leave it.
  */
-typedef void (*gpushare_log)(uint32_t level, const char *target, const char *message, void *user);
+typedef void (*gpushare_log_fn)(uint32_t level, const char *target, const char *message, void *user);
 
 /**
  * How a node is opened. Set everything to zero, then `struct_size`, then what you want otherwise.
  *
  * What is NULL is taken from the environment where that has it (GPUSHARE_SIM, GPUSHARE_STATE_DIR,
- * GPUSHARE_NVML_PATH, GPUSHARE_NVIDIA_SMI, GPUSHARE_MPS_CONTROL), unless the program is set-id.
+ * GPUSHARE_NVML_PATH, GPUSHARE_NVIDIA_SMI, GPUSHARE_MPS_CONTROL), unless the program is set-id or
+ * `ignore_environment` is set. A daemon that changes GPUs sets it: its environment may be another's.
  */
 typedef struct gpushare_node_options {
   /**
@@ -828,7 +818,8 @@ typedef struct gpushare_node_options {
   uint32_t log_level;
   /**
    * A simulated node, "8xH100-80GB" or "2xA100-40GB,1xA30-24GB"; NULL for this machine. Without a
-   * state directory it is in memory and this handle's own.
+   * state directory it is in memory and this handle's own, but for its leases, which are files in a
+   * directory of its own below TMPDIR or /tmp, gpushare-PID-..., that goes with the node.
    */
   const char *sim;
   /**
@@ -850,11 +841,19 @@ typedef struct gpushare_node_options {
   /**
    * Hears what happens within the calls of this node and of what came of it; NULL for nobody.
    */
-  gpushare_log log;
+  gpushare_log_fn log;
   /**
    * What `log` gets as its last argument.
    */
   void *log_user;
+  /**
+   * Whether the GPUSHARE_ variables of the environment count for nothing.
+   */
+  uint32_t ignore_environment;
+  /**
+   * Must be 0.
+   */
+  uint32_t reserved;
 } gpushare_node_options;
 
 /**
@@ -902,34 +901,45 @@ typedef struct gpushare_share_info {
    */
   int32_t for_pid;
   /**
-   * Whether the process that took the lease is gone, and children of it hold on.
+   * Whether the process that took the lease is gone or has released it, and others hold on:
+   * children of it, or who was handed a descriptor. `holder_pid` is one of those, as far as it can be seen.
    */
   uint32_t inherited;
   /**
    * Whether no new leases of its GPU are given.
    */
   uint32_t cordoned;
+  /**
+   * The uuid of its GPU.
+   */
+  char gpu_uuid[GPUSHARE_ID_SIZE];
+  /**
+   * How its GPU is shared: a gpushare_mode.
+   */
+  uint32_t mode;
+  /**
+   * NVML's index of its GPU, never a CUDA ordinal; -1 where unknown.
+   */
+  int32_t index;
 } gpushare_share_info;
-
-#ifdef __cplusplus
-extern "C" {
-#endif // __cplusplus
 
 /**
  * Carries a plan out, if the GPUs are still as it was made for. Needs root.
  *
- * Afterwards a GPU is in the state before or in the state wanted. A second apply of the same spec
- * changes nothing. `options` may be NULL. `progress` may be NULL; it is called on this thread at each
- * step and every 100 ms of waiting, with `user`; when it returns anything but 0, what was done is
- * rolled back: INTERRUPTED. What was done is in gpushare_plan_report_json().
+ * Afterwards a GPU is in the state before or in the state wanted. A plan is from one state to another:
+ * once it has changed something, to apply it again is STALE. Plan the spec anew; where it has been
+ * reached, that plan is a no-op. A no-op can be applied again and again. `options` may be NULL. `progress`,
+ * called with `user`, may be NULL. What was done is in gpushare_plan_report_json().
  *
- * Returns BUSY, RESET_REQUIRED or HAZARD before anything is touched, where that was not allowed;
- * STALE, LOCKED, PERMISSION_DENIED, DRIVER, MPS, IO, TIMEOUT, RECOVERY_REQUIRED. Where
+ * Returns BUSY, RESET_REQUIRED or HAZARD before anything is touched, where that was not allowed; STALE
+ * where the GPUs are no longer as they were planned for; LOCKED and TIMEOUT where another changes them;
+ * INTERRUPTED where `progress` stopped it; INVALID_ARGUMENT; INVALID_STATE in a forked child; NOT_FOUND,
+ * UNSUPPORTED, INSUFFICIENT, PERMISSION_DENIED, DRIVER, MPS, IO, RECOVERY_REQUIRED. Where
  * gpushare_error_outcome() is INDETERMINATE, gpushare_node_recover() is due.
  */
 int32_t gpushare_plan_apply(const struct gpushare_plan *plan,
                             const struct gpushare_apply_options *options,
-                            int32_t (*progress)(const struct gpushare_event *event, void *user),
+                            gpushare_progress_fn progress,
                             void *user,
                             struct gpushare_error **err);
 
@@ -1128,9 +1138,26 @@ int32_t gpushare_lease_device_node(const struct gpushare_lease *lease,
                                    struct gpushare_error **err);
 
 /**
+ * A copy of the descriptor that holds the share at a position from 0 to gpushare_lease_share_count() - 1,
+ * for the one process that is to have the share: by dup2() or F_SETFD in a forked child, an action of
+ * posix_spawn(), or SCM_RIGHTS. Whoever has one holds the share, after gpushare_lease_release() too.
+ *
+ * It is the caller's, to be closed with close(), and close-on-exec: children that are forked meanwhile
+ * have it until they exec. Close it as soon as it is handed over. -1 on failure.
+ *
+ * Returns INVALID_ARGUMENT for a position past the end; INVALID_STATE in a forked child; IO.
+ */
+int32_t gpushare_lease_dup_fd(const struct gpushare_lease *lease,
+                              size_t index,
+                              int32_t *fd,
+                              struct gpushare_error **err);
+
+/**
  * The descriptor that holds the share at a position from 0 to gpushare_lease_share_count() - 1, and
- * hands the lease on: from now on every child that this process forks holds all its shares too, past
- * exec, and the lease lasts until all of them are gone.
+ * hands the lease on, to no one in particular: the descriptors of all its shares lose close-on-exec, and
+ * from now on every child that any thread of this process starts has them, past exec, and so have
+ * the children of these. What the lease is of is free when all of them are gone. A process with
+ * several leases or other children wants gpushare_lease_dup_fd().
  *
  * It is the lease's own and not to be closed. -1 on failure.
  *
@@ -1174,13 +1201,16 @@ int32_t gpushare_lease_verify(const struct gpushare_lease *lease,
                               struct gpushare_error **err);
 
 /**
- * Gives a lease back and frees it, whatever is returned. Children that have its descriptor keep the
- * share until they are gone. What was created for it is destroyed where `give_back` said so, unless
- * somebody else was quicker to lease it. In a forked child it only closes. Does nothing for NULL.
+ * Gives a lease back and frees it, whatever is returned. Whoever has a descriptor of it keeps the share
+ * until they are gone. What was created for it is destroyed where `give_back` said so. In a forked child it
+ * only closes. Does nothing for NULL.
  *
- * Returns what destroying it returned: as gpushare_plan_apply().
+ * Returns what destroying it returned. BUSY: it stays, because a child still has a descriptor, or somebody
+ * else was quicker to lease it; the error names it and them, and nobody destroys it later. Wait
+ * for the children first. Else as gpushare_plan_apply(). Whoever is killed gives nothing back.
  */
-int32_t gpushare_lease_release(struct gpushare_lease *lease, struct gpushare_error **err);
+int32_t gpushare_lease_release(struct gpushare_lease *lease,
+                               struct gpushare_error **err);
 
 /**
  * The word for a mode: "mig", "time_sliced". Never NULL: a number that is no mode is "unknown".
@@ -1255,8 +1285,11 @@ int32_t gpushare_node_is_simulated(const struct gpushare_node *node);
  * Looks at the GPUs anew.
  *
  * gpushare_node_gpu_count(), _gpu_info(), _share_count(), _share_info() and _status_json() speak of one
- * snapshot, taken when the first of them is called, until this or an apply, a recover or a lease that
- * creates. Where another thread refreshes meanwhile, their indices may mean other GPUs: take the uuid.
+ * snapshot, taken when the first of them is called. After this, and after what changes GPUs through this
+ * node, they look anew: gpushare_plan_apply(), gpushare_node_recover(), gpushare_node_discard(),
+ * gpushare_node_cordon(), gpushare_node_uncordon(), a gpushare_lease_acquire() with `create`, a
+ * gpushare_lease_release() with `give_back`. Leases that create nothing, and what others do, are not seen
+ * before. Where another thread refreshes meanwhile, their indices may mean other GPUs: take the uuid.
  *
  * Returns NOT_FOUND without a driver; DRIVER; IO.
  */
@@ -1282,7 +1315,9 @@ int32_t gpushare_node_status_json(const struct gpushare_node *node,
  * `*report_json`, a document of schema `gpushare.report/v1`, is the caller's, to be freed with
  * gpushare_string_free(); `report_json` may be NULL.
  *
- * Returns RECOVERY_REQUIRED where a person has to decide; LOCKED where whoever changes a GPU is alive.
+ * Returns RECOVERY_REQUIRED where a person has to decide, with the journal; LOCKED where whoever changes a
+ * GPU is alive; NOT_FOUND without a driver; PERMISSION_DENIED; BUSY; DRIVER; MPS; IO; INVALID_STATE in a
+ * forked child.
  */
 int32_t gpushare_node_recover(const struct gpushare_node *node,
                               char **report_json,
@@ -1368,13 +1403,14 @@ int32_t gpushare_plan_report_json(const struct gpushare_plan *plan,
                                   struct gpushare_error **err);
 
 /**
- * A spec that leads back to the state before the last gpushare_plan_apply() of this plan that succeeded,
- * as JSON: plan and apply it to undo the change. It is `previous` of the report, which says in
+ * A spec of the GPUs that the plan changes as they were when it was made, as JSON: plan and apply it to
+ * undo the change. It names no GPU where the plan is a no-op. It is `previous` of the report, which says in
  * `not_in_previous` what no spec can say.
  *
- * `*spec` is the caller's, to be freed with gpushare_string_free().
+ * It is there before the plan is applied: who keeps it first has the way back even when they are killed
+ * meanwhile. An apply that succeeds started from just that state: any other is STALE.
  *
- * Returns INVALID_STATE before that.
+ * `*spec` is the caller's, to be freed with gpushare_string_free().
  */
 int32_t gpushare_plan_previous_json(const struct gpushare_plan *plan,
                                     char **spec,

@@ -22,7 +22,7 @@ use crate::error::{Error, ErrorCode, Result};
 use crate::id::Pid;
 use crate::mps::Attachment;
 use crate::observe::{Observer, Scope};
-use crate::plan::{self, Plan, Request, select};
+use crate::plan::{self, Plan, Request, previous, select};
 use crate::port::Ports;
 use crate::snapshot::Snapshot;
 use crate::spec::Spec;
@@ -69,6 +69,7 @@ pub struct NodeBuilder {
     nvml_path: Option<PathBuf>,
     nvidia_smi: Option<PathBuf>,
     mps_control: Option<PathBuf>,
+    ignores_environment: bool,
 }
 
 impl NodeBuilder {
@@ -123,9 +124,18 @@ impl NodeBuilder {
         self
     }
 
+    /// Takes nothing from the `GPUSHARE_` variables of the environment: for a daemon that changes GPUs,
+    /// whose environment may be another's. What was not set is as if no variable were there.
+    #[must_use]
+    pub fn ignore_environment(mut self, ignore: bool) -> Self {
+        self.ignores_environment = ignore;
+        self
+    }
+
     /// Opens the node. What was not set is taken from the environment: `GPUSHARE_SIM`,
     /// `GPUSHARE_STATE_DIR`, `GPUSHARE_NVML_PATH`, `GPUSHARE_NVIDIA_SMI`, `GPUSHARE_MPS_CONTROL`. A
-    /// program that runs with more rights than its caller (set-id) ignores them.
+    /// program that runs with more rights than its caller (set-id) ignores them, and so does who
+    /// [asked for it](Self::ignore_environment).
     ///
     /// The driver is not opened: that is done by what needs it.
     ///
@@ -135,6 +145,8 @@ impl NodeBuilder {
     /// program that others could have written, or put another in its place;
     /// UNSUPPORTED for a simulated node without feature `sim`.
     pub fn open(self) -> Result<Node> {
+        let ignored = self.ignores_environment;
+        let environment = |name: &str| if ignored { None } else { environment(name) };
         let sim = match self.sim {
             Some(sim) => Some(sim),
             None => environment("GPUSHARE_SIM").map(text).transpose()?,
@@ -425,6 +437,20 @@ impl Node {
     pub fn plan_request(&self, request: &Request) -> Result<Plan> {
         let snapshot = self.observer()?.snapshot(&apply::scope_of(request))?;
         plan::plan_request(&snapshot, request)
+    }
+
+    /// As [`plan`](Self::plan), and a spec of the GPUs that the plan changes as they are now: what the
+    /// report of its apply will have as [`previous`](Report::previous). Who keeps it before they apply
+    /// the plan has the way back even where they are killed meanwhile.
+    ///
+    /// # Errors
+    /// As [`plan`](Self::plan).
+    pub fn plan_and_way_back(&self, spec: &Spec) -> Result<(Plan, Spec)> {
+        let request = Request::Apply(spec.clone());
+        let snapshot = self.observer()?.snapshot(&apply::scope_of(&request))?;
+        let plan = plan::plan_request(&snapshot, &request)?;
+        let (back, _) = previous::of(&snapshot, &plan);
+        Ok((plan, back))
     }
 
     /// Brings the GPUs to a spec, planned under the lock. Needs root.

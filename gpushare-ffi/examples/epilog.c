@@ -1,8 +1,9 @@
 /* An epilog: undoes after a job what prolog did before it.
  *
- *     epilog SAVED
+ *     epilog [-e] SAVED
  *
- * SAVED is what prolog wrote. What is left of the job on the GPUs is ended. On success the file goes.
+ * SAVED is what prolog wrote, before it changed anything: where it is not there, nothing was changed. What
+ * is left of the job on the GPUs is ended. On success the file goes. -e is as of prolog.
  */
 #include <errno.h>
 #include <gpushare.h>
@@ -17,27 +18,12 @@ static int fail(const char *what, gpushare_error *err) {
     return 1;
 }
 
-int main(int argc, char **argv) {
-    static char spec[(1 << 20) + 1];
-    gpushare_node *node = NULL;
+/* Brings the GPUs to what was saved. */
+static int undo(gpushare_node *node, const char *path, const char *spec, size_t len) {
     gpushare_plan *plan = NULL;
     gpushare_error *err = NULL;
     gpushare_apply_options options;
-    size_t len;
-    FILE *saved;
     int failed = 0;
-
-    if (argc != 2) {
-        fprintf(stderr, "usage: epilog SAVED\n");
-        return 1;
-    }
-    saved = fopen(argv[1], "rb");
-    if (!saved) {
-        fprintf(stderr, "epilog: cannot read %s: %s\n", argv[1], strerror(errno));
-        return 1;
-    }
-    len = fread(spec, 1, sizeof spec, saved);
-    fclose(saved);
 
     memset(&options, 0, sizeof options);
     options.struct_size = sizeof options;
@@ -49,16 +35,54 @@ int main(int argc, char **argv) {
     /* What was there before the job was accepted then; it is not for the epilog to refuse it. */
     options.allow_hazards = "hopper-partial-sm,hopper-unmeasured,bypass-possible,minimum-sm,small-limit";
 
-    if (gpushare_node_open(NULL, &node, &err)) failed = fail("open", err);
-    /* A prolog that was killed at work has left nothing to undo, but something to settle. */
-    else if (gpushare_node_recover(node, NULL, &err)) failed = fail("recover", err);
-    else if (gpushare_node_plan(node, spec, len, &plan, &err)) failed = fail(argv[1], err);
+    if (gpushare_node_plan(node, spec, len, &plan, &err)) failed = fail(path, err);
     else if (gpushare_plan_apply(plan, &options, NULL, NULL, &err)) failed = fail("apply", err);
     else {
         printf("%s\n", gpushare_plan_is_noop(plan) ? "nothing to undo" : "undone");
-        remove(argv[1]);
+        /* Or the next prolog of that name would keep it. */
+        if (remove(path)) {
+            fprintf(stderr, "epilog: cannot remove %s: %s\n", path, strerror(errno));
+            failed = 1;
+        }
     }
     gpushare_plan_free(plan);
+    return failed;
+}
+
+int main(int argc, char **argv) {
+    static char spec[(1 << 20) + 1];
+    gpushare_node *node = NULL;
+    gpushare_error *err = NULL;
+    gpushare_node_options options;
+    int ask = argc > 1 && !strcmp(argv[1], "-e"), failed = 0;
+    size_t len = 0;
+    const char *path;
+    FILE *saved;
+
+    if (argc != 2 + ask) {
+        fprintf(stderr, "usage: epilog [-e] SAVED\n");
+        return 1;
+    }
+    path = argv[1 + ask];
+    saved = fopen(path, "rb");
+    if (saved) {
+        len = fread(spec, 1, sizeof spec, saved);
+        failed = ferror(saved);
+        fclose(saved);
+    } else failed = errno != ENOENT;
+    if (failed) {
+        fprintf(stderr, "epilog: cannot read %s: %s\n", path, strerror(errno));
+        return 1;
+    }
+
+    memset(&options, 0, sizeof options);
+    options.struct_size = sizeof options;
+    options.ignore_environment = !ask;
+    if (gpushare_node_open(&options, &node, &err)) failed = fail("open", err);
+    /* A prolog that was killed at work has left something to settle. */
+    else if (gpushare_node_recover(node, NULL, &err)) failed = fail("recover", err);
+    else if (saved) failed = undo(node, path, spec, len);
+    else printf("nothing was saved, and nothing is undone\n");
     gpushare_node_free(node);
     return failed;
 }

@@ -5,12 +5,12 @@ use std::mem::MaybeUninit;
 use std::sync::PoisonError;
 
 use gpushare_core::apply::Source;
-use gpushare_core::{ApplyOptions, Error, ErrorCode, Result};
+use gpushare_core::{ApplyOptions, Result};
 
 use crate::call::{Call, given};
 use crate::error::gpushare_error;
-use crate::event::{Listener, gpushare_event};
-use crate::options::{hazards, seconds, timeout};
+use crate::event::{Listener, gpushare_progress_fn};
+use crate::options::{expect_unused, hazards, seconds, timeout};
 use crate::plan::gpushare_plan;
 use crate::structs::{Versioned, flag, read};
 use crate::text::text;
@@ -75,30 +75,23 @@ impl gpushare_apply_options {
     }
 }
 
-/// Refuses what a newer header may give a meaning.
-fn expect_unused(reserved: u32) -> Result<()> {
-    if reserved == 0 {
-        return Ok(());
-    }
-    let why = format!("reserved is {reserved}: set every byte to zero first");
-    Err(Error::new(ErrorCode::InvalidArgument, why))
-}
-
 /// Carries a plan out, if the GPUs are still as it was made for. Needs root.
 ///
-/// Afterwards a GPU is in the state before or in the state wanted. A second apply of the same spec
-/// changes nothing. `options` may be NULL. `progress` may be NULL; it is called on this thread at each
-/// step and every 100 ms of waiting, with `user`; when it returns anything but 0, what was done is
-/// rolled back: INTERRUPTED. What was done is in gpushare_plan_report_json().
+/// Afterwards a GPU is in the state before or in the state wanted. A plan is from one state to another:
+/// once it has changed something, to apply it again is STALE. Plan the spec anew; where it has been
+/// reached, that plan is a no-op. A no-op can be applied again and again. `options` may be NULL. `progress`,
+/// called with `user`, may be NULL. What was done is in gpushare_plan_report_json().
 ///
-/// Returns BUSY, RESET_REQUIRED or HAZARD before anything is touched, where that was not allowed;
-/// STALE, LOCKED, PERMISSION_DENIED, DRIVER, MPS, IO, TIMEOUT, RECOVERY_REQUIRED. Where
+/// Returns BUSY, RESET_REQUIRED or HAZARD before anything is touched, where that was not allowed; STALE
+/// where the GPUs are no longer as they were planned for; LOCKED and TIMEOUT where another changes them;
+/// INTERRUPTED where `progress` stopped it; INVALID_ARGUMENT; INVALID_STATE in a forked child; NOT_FOUND,
+/// UNSUPPORTED, INSUFFICIENT, PERMISSION_DENIED, DRIVER, MPS, IO, RECOVERY_REQUIRED. Where
 /// gpushare_error_outcome() is INDETERMINATE, gpushare_node_recover() is due.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn gpushare_plan_apply(
     plan: Option<&gpushare_plan>,
     options: *const gpushare_apply_options,
-    progress: Option<unsafe extern "C" fn(event: *const gpushare_event, user: *mut c_void) -> i32>,
+    progress: gpushare_progress_fn,
     user: *mut c_void,
     err: Option<&mut MaybeUninit<*mut gpushare_error>>,
 ) -> i32 {

@@ -11,6 +11,7 @@ use std::ptr;
 use gpushare_core::{Error, ErrorCode, Outcome, Result};
 
 use crate::error::gpushare_error;
+use crate::log::with_log;
 use crate::node::State;
 use crate::status::gpushare_status;
 
@@ -44,13 +45,9 @@ impl<'a> Call<'a> {
     /// Runs it.
     pub(crate) fn run(self, err: ErrorOut<'_>, body: impl FnOnce() -> Result<()>) -> i32 {
         let err = err.map(|err| err.write(ptr::null_mut()));
-        let logged = || match self.node.and_then(State::log) {
-            Some(log) => tracing::dispatcher::with_default(log, body),
-            None => body(),
-        };
         let caught = catch_unwind(AssertUnwindSafe(|| {
             plant(self.name);
-            logged()
+            with_log(self.node.and_then(State::log), body)
         }));
         let error = match caught {
             Ok(Ok(())) => return gpushare_status::Ok as i32,

@@ -23,7 +23,8 @@ pub enum gpushare_outcome {
 /// Why a call failed. The caller's, until gpushare_error_free(). One thread at a time.
 ///
 /// A call that fails writes one where its last argument points, unless that is NULL; a call that
-/// succeeds writes NULL there. What stood there before is not freed.
+/// succeeds writes NULL there. Neither looks at what stood there before: an error that is not freed before
+/// its pointer is used for the next call is lost, and leaks.
 #[derive(Debug)]
 pub struct gpushare_error {
     pub(crate) error: Error,

@@ -37,9 +37,7 @@ pub enum gpushare_event_kind {
 
 /// What happens while a call waits or works. Everything in it is valid during the callback alone.
 ///
-/// The callback runs on the thread that made the call, at each step and every 100 ms of waiting. It
-/// returns 0 to go on; anything else stops: what was done is rolled back, and the call returns
-/// INTERRUPTED. No exception and no longjmp may leave it.
+/// See gpushare_progress_fn.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct gpushare_event {
@@ -59,10 +57,19 @@ pub struct gpushare_event {
     pub waited_s: f64,
 }
 
+/// A function that hears what happens, and says whether to go on.
+///
+/// It runs on the thread that made the call, at each step and every 100 ms of waiting. It returns 0 to go
+/// on; anything else stops: what was done is rolled back, and the call returns INTERRUPTED. It may call
+/// the library, of the same node too: a GPU that the call has locked is LOCKED to it then, so that
+/// it must not wait for ever (`timeout_s`) for that. No exception and no longjmp may leave it.
+pub type gpushare_progress_fn =
+    Option<unsafe extern "C" fn(event: *const gpushare_event, user: *mut c_void) -> i32>;
+
 /// A function that hears it, with what it wants to be called with.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Listener {
-    pub(crate) function: Option<unsafe extern "C" fn(*const gpushare_event, *mut c_void) -> i32>,
+    pub(crate) function: gpushare_progress_fn,
     pub(crate) user: *mut c_void,
 }
 

@@ -7,7 +7,10 @@ use gpushare_core::{Error, ErrorCode, Result, fork};
 
 /// The process that opened something.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Opener(u32);
+pub(crate) struct Opener {
+    pid: u32,
+    generation: u64,
+}
 
 impl Opener {
     /// This process. From now on its children give up what it leases as soon as they are forked.
@@ -19,11 +22,11 @@ impl Opener {
             // registration, children keep their parent's leases until they exec or end.
             let _ = unsafe { libc::pthread_atfork(Some(before), Some(in_parent), Some(in_child)) };
         });
-        Self(std::process::id())
+        Self { pid: std::process::id(), generation: fork::generation() }
     }
 
     pub(crate) fn is_this(self) -> bool {
-        self.0 == std::process::id()
+        self.generation == fork::generation() && self.pid == std::process::id()
     }
 
     /// Refuses a child of the process that opened it.
@@ -35,7 +38,7 @@ impl Opener {
             ErrorCode::InvalidState,
             format!(
                 "process {} opened this, and a forked child of it can only read what was read and close; open a node of its own, or call from the parent",
-                self.0
+                self.pid
             ),
         ))
     }

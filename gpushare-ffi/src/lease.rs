@@ -2,6 +2,7 @@
 
 use std::ffi::{CString, c_char};
 use std::mem::MaybeUninit;
+use std::os::fd::IntoRawFd as _;
 use std::ptr;
 use std::sync::Arc;
 
@@ -19,15 +20,16 @@ use crate::request::gpushare_lease_request;
 use crate::status::gpushare_status;
 use crate::structs::{
     GPUSHARE_ID_SIZE, GPUSHARE_NAME_SIZE, GPUSHARE_PATH_SIZE, GPUSHARE_PROFILE_SIZE, Output,
-    Versioned, array, read,
+    Versioned, array, flag, read,
 };
 use crate::text::{give, nul_terminated};
 
 /// The right of one process tree to one share, or to several. One thread at a time; it outlives its
 /// node.
 ///
-/// It lasts until gpushare_lease_release(), or until the last process that has its descriptor is gone.
-/// The descriptor is close-on-exec and given up by forked children, unless gpushare_lease_fd() asks for it.
+/// It lasts until gpushare_lease_release(), or until the last process that has a descriptor of it is gone.
+/// Its descriptors are close-on-exec and given up by forked children: gpushare_lease_dup_fd() makes a copy for
+/// one process, and gpushare_lease_fd() hands them on to every child.
 #[derive(Debug)]
 pub struct gpushare_lease {
     state: Arc<State>,
@@ -36,6 +38,7 @@ pub struct gpushare_lease {
     variables: Vec<(CString, Option<CString>)>,
     shares: Vec<gpushare_lease_share>,
     device_nodes: Vec<gpushare_device_node>,
+    gives_back: bool,
 }
 
 /// One share of a lease. Set `struct_size` before the call.
@@ -128,7 +131,7 @@ fn of_node(node: &DeviceNode) -> gpushare_device_node {
 }
 
 impl gpushare_lease {
-    fn new(state: Arc<State>, lease: Lease) -> Self {
+    fn new(state: Arc<State>, lease: Lease, gives_back: bool) -> Self {
         let mut nodes: Vec<&DeviceNode> = Vec::new();
         for node in lease.grants().iter().flat_map(|grant| &grant.device_nodes) {
             if !nodes.iter().any(|known| known.path == node.path) {
@@ -145,6 +148,7 @@ impl gpushare_lease {
             variables: set.chain(unset).collect(),
             shares: lease.grants().iter().map(|grant| of_grant(grant, lease.scope())).collect(),
             device_nodes: nodes.into_iter().map(of_node).collect(),
+            gives_back,
             lease,
         }
     }
@@ -177,10 +181,11 @@ pub unsafe extern "C" fn gpushare_lease_acquire(
         let request = unsafe { theirs.request() }?;
         let listener = theirs.listener();
         let leased = state.own()?.lease_with(&request, |wait| listener.hear_wait(wait));
-        if theirs.create != 0 {
+        if flag(theirs.create) {
             state.forget();
         }
-        *place = Box::into_raw(Box::new(gpushare_lease::new(state.clone(), leased?)));
+        let lease = gpushare_lease::new(state.clone(), leased?, flag(theirs.give_back));
+        *place = Box::into_raw(Box::new(lease));
         Ok(())
     })
 }
@@ -272,9 +277,36 @@ pub unsafe extern "C" fn gpushare_lease_device_node(
     })
 }
 
+/// A copy of the descriptor that holds the share at a position from 0 to gpushare_lease_share_count() - 1,
+/// for the one process that is to have the share: by dup2() or F_SETFD in a forked child, an action of
+/// posix_spawn(), or SCM_RIGHTS. Whoever has one holds the share, after gpushare_lease_release() too.
+///
+/// It is the caller's, to be closed with close(), and close-on-exec: children that are forked meanwhile
+/// have it until they exec. Close it as soon as it is handed over. -1 on failure.
+///
+/// Returns INVALID_ARGUMENT for a position past the end; INVALID_STATE in a forked child; IO.
+#[unsafe(no_mangle)]
+pub extern "C" fn gpushare_lease_dup_fd(
+    lease: Option<&gpushare_lease>,
+    index: usize,
+    fd: Option<&mut MaybeUninit<i32>>,
+    err: Option<&mut MaybeUninit<*mut gpushare_error>>,
+) -> i32 {
+    call("gpushare_lease_dup_fd", lease).run(err, || {
+        let place = answer(fd, -1, "fd")?;
+        let lease = given(lease, "lease")?;
+        lease.state.own()?;
+        at(&lease.shares, index, "shares")?;
+        *place = lease.lease.duplicate(index)?.into_raw_fd();
+        Ok(())
+    })
+}
+
 /// The descriptor that holds the share at a position from 0 to gpushare_lease_share_count() - 1, and
-/// hands the lease on: from now on every child that this process forks holds all its shares too, past
-/// exec, and the lease lasts until all of them are gone.
+/// hands the lease on, to no one in particular: the descriptors of all its shares lose close-on-exec, and
+/// from now on every child that any thread of this process starts has them, past exec, and so have
+/// the children of these. What the lease is of is free when all of them are gone. A process with
+/// several leases or other children wants gpushare_lease_dup_fd().
 ///
 /// It is the lease's own and not to be closed. -1 on failure.
 ///
@@ -357,11 +389,13 @@ pub extern "C" fn gpushare_lease_verify(
     })
 }
 
-/// Gives a lease back and frees it, whatever is returned. Children that have its descriptor keep the
-/// share until they are gone. What was created for it is destroyed where `give_back` said so, unless
-/// somebody else was quicker to lease it. In a forked child it only closes. Does nothing for NULL.
+/// Gives a lease back and frees it, whatever is returned. Whoever has a descriptor of it keeps the share
+/// until they are gone. What was created for it is destroyed where `give_back` said so. In a forked child it
+/// only closes. Does nothing for NULL.
 ///
-/// Returns what destroying it returned: as gpushare_plan_apply().
+/// Returns what destroying it returned. BUSY: it stays, because a child still has a descriptor, or somebody
+/// else was quicker to lease it; the error names it and them, and nobody destroys it later. Wait
+/// for the children first. Else as gpushare_plan_apply(). Whoever is killed gives nothing back.
 #[unsafe(no_mangle)]
 pub extern "C" fn gpushare_lease_release(
     lease: Option<Box<gpushare_lease>>,
@@ -373,7 +407,11 @@ pub extern "C" fn gpushare_lease_release(
         if !lease.state.opener.is_this() {
             return Ok(());
         }
-        let lease = *lease;
-        lease.lease.release()
+        let gpushare_lease { state, lease, gives_back, .. } = *lease;
+        let released = lease.release();
+        if gives_back {
+            state.forget();
+        }
+        released
     })
 }

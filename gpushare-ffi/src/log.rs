@@ -1,9 +1,11 @@
 //! What happens within the calls of a node, told to a function of the caller's.
 
+use std::cell::Cell;
 use std::ffi::{c_char, c_void};
 use std::fmt::{Debug, Write as _};
 
 use gpushare_core::{Error, ErrorCode, Result};
+use tracing::dispatcher::with_default;
 use tracing::field::{Field, Visit};
 use tracing::level_filters::LevelFilter;
 use tracing::span::{Attributes, Id, Record};
@@ -32,9 +34,14 @@ pub enum gpushare_log_level {
 /// A function that hears what happens. Level is a gpushare_log_level; target, such as
 /// `gpushare::audit`, and message are UTF-8 and valid during the call alone.
 ///
-/// It runs on the thread that called the library, and from several at once where several call. It must
-/// return: no exception and no longjmp may leave it.
-pub type gpushare_log = Option<
+/// The message is what happened in words, where there are any, and then each field as name=value, with blanks
+/// between; of `gpushare::audit` it is fields alone, "uid=0 pid=4711 digest=4ad2... gpu=GPU-1e10...", and a
+/// field that is text may stand in quotes. People read it: which fields there are is not promised.
+///
+/// It runs on the thread that called the library, and from several at once where several call; before the
+/// call that it is of returns. It may call the library: that is not logged, and a change of the GPU that
+/// the call is of is LOCKED. It must return: no exception and no longjmp may leave it.
+pub type gpushare_log_fn = Option<
     unsafe extern "C" fn(
         level: u32,
         target: *const c_char,
@@ -56,7 +63,7 @@ unsafe impl Sync for Sink {}
 
 /// The log of a node, if one is wanted.
 pub(crate) fn dispatch(
-    log: gpushare_log,
+    log: gpushare_log_fn,
     user: *mut c_void,
     level: u32,
 ) -> Result<Option<Dispatch>> {
@@ -109,9 +116,58 @@ impl Subscriber for Sink {
         let mut line = Line::default();
         event.record(&mut line);
         let target = nul_terminated(metadata.target());
-        let message = nul_terminated(line.message + &line.fields);
+        let message = line.message + &line.fields;
+        // Some consist of fields alone.
+        let message = nul_terminated(message.trim_start());
+        let _within = Within::enter(Where::LogFunction);
         // SAFETY: the caller gave it for this, with what it points to.
         unsafe { (self.log)(level as u32, target.as_ptr(), message.as_ptr(), self.user) };
+    }
+}
+
+/// Where this thread is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Where {
+    /// In no call that has a log.
+    Unlogged,
+    /// In a call with a log, or in a function of the caller's that it called.
+    LoggedCall,
+    /// In a function that hears the log.
+    LogFunction,
+}
+
+thread_local! {
+    static WHERE: Cell<Where> = const { Cell::new(Where::Unlogged) };
+}
+
+/// This thread is there, until it is dropped.
+struct Within(Where);
+
+impl Within {
+    fn enter(there: Where) -> Self {
+        Self(WHERE.replace(there))
+    }
+}
+
+impl Drop for Within {
+    fn drop(&mut self) {
+        WHERE.set(self.0);
+    }
+}
+
+/// Runs something with that log, or none: what a call does within another is not of the other's log.
+pub(crate) fn with_log<R>(log: Option<&Dispatch>, body: impl FnOnce() -> R) -> R {
+    match (WHERE.get(), log) {
+        // A message is being delivered: who delivers it lets nobody exchange the log, and hears nothing.
+        (Where::LogFunction, _) | (Where::Unlogged, None) => body(),
+        (_, Some(log)) => {
+            let _within = Within::enter(Where::LoggedCall);
+            with_default(log, body)
+        }
+        (Where::LoggedCall, None) => {
+            let _within = Within::enter(Where::Unlogged);
+            with_default(&Dispatch::none(), body)
+        }
     }
 }
 

@@ -13,7 +13,7 @@ use crate::call::{Call, answer, given};
 use crate::error::gpushare_error;
 use crate::fork::Opener;
 use crate::gpu_info::{self, gpushare_gpu_info};
-use crate::log::dispatch;
+use crate::log::{dispatch, with_log};
 use crate::options::gpushare_node_options;
 use crate::share::{self, gpushare_share_info};
 use crate::structs::read;
@@ -134,10 +134,7 @@ pub unsafe extern "C" fn gpushare_node_open(
         let log = dispatch(options.log, options.log_user, options.log_level)?;
         // SAFETY: C's strings end in NUL.
         let open = || unsafe { options.open() };
-        let node = match &log {
-            Some(log) => tracing::dispatcher::with_default(log, open),
-            None => open(),
-        }?;
+        let node = with_log(log.as_ref(), open)?;
         let state = State { node, opener: Opener::this(), log, view: RwLock::new(None) };
         *place = Box::into_raw(Box::new(gpushare_node { state: Arc::new(state) }));
         Ok(())
@@ -159,8 +156,11 @@ pub extern "C" fn gpushare_node_is_simulated(node: Option<&gpushare_node>) -> i3
 /// Looks at the GPUs anew.
 ///
 /// gpushare_node_gpu_count(), _gpu_info(), _share_count(), _share_info() and _status_json() speak of one
-/// snapshot, taken when the first of them is called, until this or an apply, a recover or a lease that
-/// creates. Where another thread refreshes meanwhile, their indices may mean other GPUs: take the uuid.
+/// snapshot, taken when the first of them is called. After this, and after what changes GPUs through this
+/// node, they look anew: gpushare_plan_apply(), gpushare_node_recover(), gpushare_node_discard(),
+/// gpushare_node_cordon(), gpushare_node_uncordon(), a gpushare_lease_acquire() with `create`, a
+/// gpushare_lease_release() with `give_back`. Leases that create nothing, and what others do, are not seen
+/// before. Where another thread refreshes meanwhile, their indices may mean other GPUs: take the uuid.
 ///
 /// Returns NOT_FOUND without a driver; DRIVER; IO.
 #[unsafe(no_mangle)]
@@ -199,7 +199,9 @@ pub extern "C" fn gpushare_node_status_json(
 /// `*report_json`, a document of schema `gpushare.report/v1`, is the caller's, to be freed with
 /// gpushare_string_free(); `report_json` may be NULL.
 ///
-/// Returns RECOVERY_REQUIRED where a person has to decide; LOCKED where whoever changes a GPU is alive.
+/// Returns RECOVERY_REQUIRED where a person has to decide, with the journal; LOCKED where whoever changes a
+/// GPU is alive; NOT_FOUND without a driver; PERMISSION_DENIED; BUSY; DRIVER; MPS; IO; INVALID_STATE in a
+/// forked child.
 #[unsafe(no_mangle)]
 pub extern "C" fn gpushare_node_recover(
     node: Option<&gpushare_node>,

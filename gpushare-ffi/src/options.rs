@@ -6,14 +6,15 @@ use std::time::Duration;
 use gpushare_core::hazard::HazardName;
 use gpushare_core::{Error, ErrorCode, Node, Result};
 
-use crate::log::gpushare_log;
-use crate::structs::Versioned;
+use crate::log::gpushare_log_fn;
+use crate::structs::{Versioned, flag};
 use crate::text::{path, text};
 
 /// How a node is opened. Set everything to zero, then `struct_size`, then what you want otherwise.
 ///
 /// What is NULL is taken from the environment where that has it (GPUSHARE_SIM, GPUSHARE_STATE_DIR,
-/// GPUSHARE_NVML_PATH, GPUSHARE_NVIDIA_SMI, GPUSHARE_MPS_CONTROL), unless the program is set-id.
+/// GPUSHARE_NVML_PATH, GPUSHARE_NVIDIA_SMI, GPUSHARE_MPS_CONTROL), unless the program is set-id or
+/// `ignore_environment` is set. A daemon that changes GPUs sets it: its environment may be another's.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct gpushare_node_options {
@@ -22,7 +23,8 @@ pub struct gpushare_node_options {
     /// The most that is logged: a gpushare_log_level.
     pub log_level: u32,
     /// A simulated node, "8xH100-80GB" or "2xA100-40GB,1xA30-24GB"; NULL for this machine. Without a
-    /// state directory it is in memory and this handle's own.
+    /// state directory it is in memory and this handle's own, but for its leases, which are files in a
+    /// directory of its own below TMPDIR or /tmp, gpushare-PID-..., that goes with the node.
     pub sim: *const c_char,
     /// Where records, journals, locks and leases are, instead of /var/lib/gpushare and /run/gpushare.
     pub state_dir: *const c_char,
@@ -33,9 +35,13 @@ pub struct gpushare_node_options {
     /// nvidia-cuda-mps-control instead of the one in /usr/bin: an absolute path.
     pub mps_control: *const c_char,
     /// Hears what happens within the calls of this node and of what came of it; NULL for nobody.
-    pub log: gpushare_log,
+    pub log: gpushare_log_fn,
     /// What `log` gets as its last argument.
     pub log_user: *mut c_void,
+    /// Whether the GPUSHARE_ variables of the environment count for nothing.
+    pub ignore_environment: u32,
+    /// Must be 0.
+    pub reserved: u32,
 }
 
 // SAFETY: it is `repr(C)`, starts with its size, and zero is NULL and 0 everywhere.
@@ -50,7 +56,8 @@ impl gpushare_node_options {
     /// # Safety
     /// Its strings are NULL or end in NUL.
     pub(crate) unsafe fn open(&self) -> Result<Node> {
-        let mut builder = Node::builder();
+        expect_unused(self.reserved)?;
+        let mut builder = Node::builder().ignore_environment(flag(self.ignore_environment));
         // SAFETY: the caller says so.
         if let Some(sim) = unsafe { text(self.sim, "sim") }? {
             builder = builder.sim(sim);
@@ -73,6 +80,14 @@ impl gpushare_node_options {
         }
         builder.open()
     }
+}
+
+/// Refuses what a newer header may give a meaning.
+pub(crate) fn expect_unused(reserved: u32) -> Result<()> {
+    if reserved == 0 {
+        return Ok(());
+    }
+    Err(refuse(format!("reserved is {reserved}: set every byte to zero first")))
 }
 
 fn refuse(why: String) -> Error {

@@ -19,6 +19,8 @@ pub struct gpushare_plan {
     pub(crate) state: Arc<State>,
     pub(crate) plan: Plan,
     digest: CString,
+    /// What leads back to the state that it was made for.
+    back: Spec,
     /// Of the last apply that succeeded.
     pub(crate) report: Mutex<Option<Report>>,
 }
@@ -65,10 +67,10 @@ pub unsafe extern "C" fn gpushare_node_plan(
         let node = given(node, "node")?;
         // SAFETY: C says how long it is.
         let spec = Spec::from_bytes(unsafe { bytes(spec, len) }?)?;
-        let plan = node.state.own()?.plan(&spec)?;
+        let (plan, back) = node.state.own()?.plan_and_way_back(&spec)?;
         let digest = nul_terminated(plan.digest.as_str());
         let state = node.state.clone();
-        let plan = gpushare_plan { state, plan, digest, report: Mutex::new(None) };
+        let plan = gpushare_plan { state, plan, digest, back, report: Mutex::new(None) };
         *place = Box::into_raw(Box::new(plan));
         Ok(())
     })
@@ -138,13 +140,14 @@ pub extern "C" fn gpushare_plan_report_json(
     })
 }
 
-/// A spec that leads back to the state before the last gpushare_plan_apply() of this plan that succeeded,
-/// as JSON: plan and apply it to undo the change. It is `previous` of the report, which says in
+/// A spec of the GPUs that the plan changes as they were when it was made, as JSON: plan and apply it to
+/// undo the change. It names no GPU where the plan is a no-op. It is `previous` of the report, which says in
 /// `not_in_previous` what no spec can say.
 ///
-/// `*spec` is the caller's, to be freed with gpushare_string_free().
+/// It is there before the plan is applied: who keeps it first has the way back even when they are killed
+/// meanwhile. An apply that succeeds started from just that state: any other is STALE.
 ///
-/// Returns INVALID_STATE before that.
+/// `*spec` is the caller's, to be freed with gpushare_string_free().
 #[unsafe(no_mangle)]
 pub extern "C" fn gpushare_plan_previous_json(
     plan: Option<&gpushare_plan>,
@@ -153,7 +156,7 @@ pub extern "C" fn gpushare_plan_previous_json(
 ) -> i32 {
     Call::named("gpushare_plan_previous_json").of(plan.map(|plan| &*plan.state)).run(err, || {
         let place = answer(spec, ptr::null_mut(), "spec")?;
-        *place = document(&given(plan, "plan")?.applied()?.previous)?;
+        *place = document(&given(plan, "plan")?.back)?;
         Ok(())
     })
 }

@@ -7,7 +7,7 @@ use gpushare_core::lease::LeaseRequest;
 use gpushare_core::units::{Bytes, ThreadPercentage};
 use gpushare_core::{Error, ErrorCode, Result};
 
-use crate::event::{Listener, gpushare_event};
+use crate::event::{Listener, gpushare_progress_fn};
 use crate::mps::process;
 use crate::options::{hazards, timeout};
 use crate::structs::{Versioned, flag};
@@ -46,15 +46,15 @@ pub struct gpushare_lease_request {
     /// How long to wait for a share, in seconds: 0 does not wait, below 0 is for ever. First come,
     /// first served.
     pub timeout_s: f64,
-    /// Whether what was created is destroyed by gpushare_lease_release().
+    /// Whether what was created is destroyed by gpushare_lease_release(). A holder that is killed gives
+    /// nothing back: the MIG device stays.
     pub give_back: u32,
     /// The process that the share is held for, where that is another one; else 0.
     pub for_pid: i32,
     /// The hazards that are accepted, by name with commas between; NULL for none.
     pub allow_hazards: *const c_char,
     /// Hears every 100 ms of waiting who is in the way, and may stop it; NULL for nobody.
-    pub progress:
-        Option<unsafe extern "C" fn(event: *const gpushare_event, user: *mut c_void) -> i32>,
+    pub progress: gpushare_progress_fn,
     /// What `progress` gets as its last argument.
     pub progress_user: *mut c_void,
 }

@@ -9,6 +9,7 @@ use gpushare_core::snapshot::{GpuSnapshot, Share};
 use crate::call::{Call, answer, given};
 use crate::error::gpushare_error;
 use crate::gpu_info::{at, count, signed};
+use crate::mode;
 use crate::node::{gpushare_node, state};
 use crate::structs::{GPUSHARE_ID_SIZE, GPUSHARE_PROFILE_SIZE, Output, Versioned, array};
 
@@ -36,10 +37,17 @@ pub struct gpushare_share_info {
     pub holder_pid: i32,
     /// The process for which it is held, where that is not the holder; else 0.
     pub for_pid: i32,
-    /// Whether the process that took the lease is gone, and children of it hold on.
+    /// Whether the process that took the lease is gone or has released it, and others hold on:
+    /// children of it, or who was handed a descriptor. `holder_pid` is one of those, as far as it can be seen.
     pub inherited: u32,
     /// Whether no new leases of its GPU are given.
     pub cordoned: u32,
+    /// The uuid of its GPU.
+    pub gpu_uuid: [c_char; GPUSHARE_ID_SIZE],
+    /// How its GPU is shared: a gpushare_mode.
+    pub mode: u32,
+    /// NVML's index of its GPU, never a CUDA ordinal; -1 where unknown.
+    pub index: i32,
 }
 
 // SAFETY: it is `repr(C)`, starts with its size, and consists of numbers.
@@ -76,6 +84,9 @@ fn of_share(position: u32, gpu: &GpuSnapshot, share: &Share) -> gpushare_share_i
         for_pid: lease.and_then(|lease| lease.for_pid).map_or(0, pid),
         inherited: lease.is_some_and(|lease| lease.inherited).into(),
         cordoned: gpu.cordoned.is_some().into(),
+        gpu_uuid: array(gpu.uuid.as_str()),
+        mode: mode::number(gpu.mode),
+        index: signed(gpu.index.map(|index| index.get())),
     }
 }
 

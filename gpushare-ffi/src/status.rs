@@ -6,8 +6,8 @@ use gpushare_core::ErrorCode;
 
 /// What became of a call. Numbers are never changed and never reused.
 ///
-/// Functions return it as `int32_t`, so that a newer library can return what an older header
-/// does not know.
+/// It is an `int32_t`, in C and in C++, and so is what functions return: a newer library can return what an
+/// older header does not know.
 #[allow(non_camel_case_types)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(i32)]

@@ -236,9 +236,9 @@ mod tests {
                 sizes::<crate::gpushare_device_node>(),
             ],
             [
-                ("gpushare_node_options", 64, 64),
+                ("gpushare_node_options", 64, 72),
                 ("gpushare_gpu_info", 360, 360),
-                ("gpushare_share_info", 328, 328),
+                ("gpushare_share_info", 328, 464),
                 ("gpushare_apply_options", 56, 56),
                 ("gpushare_mps_attachment", 696, 696),
                 ("gpushare_lease_request", 112, 112),

@@ -8,7 +8,7 @@ pub const GPUSHARE_VERSION_MAJOR: u32 = 0;
 pub const GPUSHARE_VERSION_MINOR: u32 = 1;
 /// The patch version of this header.
 pub const GPUSHARE_VERSION_PATCH: u32 = 0;
-/// The ABI of this header, which is the number in `libgpushare.so.N`.
+/// The ABI of this header: the number in `libgpushare.so.N`, and the version's major number.
 pub const GPUSHARE_ABI_VERSION: u32 = 0;
 
 const VERSION: &CStr =
@@ -43,6 +43,7 @@ mod tests {
             env!("CARGO_PKG_VERSION_PATCH"),
         ];
         assert_eq!(macros.map(|number| number.to_string()), package);
+        assert_eq!(GPUSHARE_ABI_VERSION, GPUSHARE_VERSION_MAJOR);
         assert_eq!(VERSION.to_str().unwrap(), env!("CARGO_PKG_VERSION"));
     }
 }

@@ -26,6 +26,30 @@ fn built(name: &str) -> PathBuf {
 
 fn make(target: &str, variables: &[(&str, &Path)]) {
     let mut make = Command::new("make");
+    // Of other programs and other builds: none of it is ours.
+    for name in [
+        "PREFIX",
+        "BIN",
+        "LIB",
+        "INCLUDE",
+        "TARGET",
+        "INSTALL",
+        "prefix",
+        "exec_prefix",
+        "bindir",
+        "libdir",
+        "includedir",
+        "VERSION",
+        "SO",
+        "NATIVE",
+        "to_lib",
+        "class",
+        "way",
+        "fill",
+    ] {
+        make.env(name, "/no/such;nothing");
+    }
+    make.env_remove("DESTDIR");
     make.arg("-s").arg("-C").arg(crate_dir().join("..")).arg(target);
     for (name, value) in variables {
         make.arg(format!("{name}={}", value.display()));
@@ -61,6 +85,17 @@ fn prints_a_status(built: &Path, libraries: Option<&Path>) {
     command.env("GPUSHARE_SIM", "1xT4").env("GPUSHARE_STATE_DIR", state);
     let said = run(&mut command);
     assert!(said.starts_with("SIMULATED\n"), "{said}");
+}
+
+fn source() -> PathBuf {
+    crate_dir().join("examples/status_printer.c")
+}
+
+/// What pkg-config says of an installation whose libraries are there.
+fn pkg_config(lib: &Path, options: &[&str]) -> Vec<String> {
+    let mut command = Command::new("pkg-config");
+    command.env("PKG_CONFIG_PATH", lib.join("pkgconfig")).args(options).arg("gpushare");
+    run(&mut command).split_whitespace().map(str::to_owned).collect()
 }
 
 #[test]
@@ -103,6 +138,48 @@ fn everything_is_where_distributions_look_and_goes_again() {
     assert_eq!(files(&stage), BTreeSet::from([format!("{lib}/libother.so")]));
 }
 
+/// Below a root, by GNU's names, each somewhere else.
+#[test]
+fn every_directory_can_be_chosen() {
+    let target = built("install-gnu-target");
+    let stage = directory("install-gnu");
+    let prefix = stage.join("usr");
+    let (bin, lib) = (stage.join("opt/tools"), stage.join("srv/deep/lib64"));
+    let include = stage.join("headers/gpushare");
+    let variables = [
+        ("TARGET", target.as_path()),
+        ("prefix", &prefix),
+        ("bindir", &bin),
+        ("libdir", &lib),
+        ("includedir", &include),
+    ];
+    make("install", &variables);
+    for path in [
+        bin.join("gpushare"),
+        lib.join("libgpushare.so"),
+        lib.join("pkgconfig/gpushare.pc"),
+        include.join("gpushare.h"),
+    ] {
+        assert!(path.exists(), "{path:?}");
+    }
+    assert!(!prefix.exists(), "nothing is there");
+    if Command::new("pkg-config").arg("--version").output().is_ok() {
+        let program = stage.join("status_printer");
+        let flags = pkg_config(&lib, &["--cflags", "--libs"]);
+        run(Command::new("gcc").arg(source()).arg("-o").arg(&program).args(flags));
+        prints_a_status(&program, Some(&lib));
+    }
+    make("uninstall", &variables);
+    assert_eq!(files(&stage.join("srv")), BTreeSet::new());
+    let relative = [("TARGET", target.as_path()), ("libdir", Path::new("lib64"))];
+    let mut install = Command::new("make");
+    install.arg("-s").arg("-C").arg(crate_dir().join("..")).arg("install");
+    install.args(relative.map(|(name, value)| format!("{name}={}", value.display())));
+    install.arg(format!("DESTDIR={}", stage.join("relative").display()));
+    assert!(!install.env_remove("MAKEFLAGS").output().unwrap().status.success());
+    assert!(!stage.join("relative").exists());
+}
+
 #[test]
 fn pkg_config_finds_it_wherever_it_was_moved() {
     if Command::new("pkg-config").arg("--version").output().is_err() {
@@ -115,16 +192,11 @@ fn pkg_config_finds_it_wherever_it_was_moved() {
     let prefix = directory("pkg-config-moved").join("opt");
     std::fs::rename(&first, &prefix).unwrap();
     let lib = prefix.join("lib");
-    let flags = |options: &[&str]| -> Vec<String> {
-        let mut command = Command::new("pkg-config");
-        command.env("PKG_CONFIG_PATH", lib.join("pkgconfig")).args(options).arg("gpushare");
-        run(&mut command).split_whitespace().map(str::to_owned).collect()
-    };
+    let flags = |options: &[&str]| pkg_config(&lib, options);
     assert_eq!(flags(&["--modversion"]), [env!("CARGO_PKG_VERSION")]);
-    let source = crate_dir().join("examples/status_printer.c");
     let compile = |name: &str, flags: Vec<String>| {
         let built = prefix.join(name);
-        run(Command::new("gcc").arg("-std=c99").arg(&source).arg("-o").arg(&built).args(flags));
+        run(Command::new("gcc").arg("-std=c99").arg(source()).arg("-o").arg(&built).args(flags));
         built
     };
     prints_a_status(&compile("shared", flags(&["--cflags", "--libs"])), Some(&lib));
@@ -134,6 +206,10 @@ fn pkg_config_finds_it_wherever_it_was_moved() {
         *flag = "-l:libgpushare.a".to_owned();
     }
     prints_a_status(&compile("static", archive), None);
+    // With all else in it, too, glibc included.
+    let mut all = flags(&["--static", "--cflags", "--libs"]);
+    all.push("-static".to_owned());
+    prints_a_status(&compile("wholly_static", all), None);
 }
 
 /// CMake of the machine, or of a virtual environment below target/.
@@ -197,9 +273,51 @@ target_link_libraries(static PRIVATE gpushare::gpushare_static)
     // It builds with where the library is.
     prints_a_status(&build.join("shared"), None);
     prints_a_status(&build.join("static"), None);
-    // A minor version that is another is not this one.
-    let next: u32 = minor.parse::<u32>().unwrap() + 1;
-    list(&format!("{major}.{next}"));
-    let refused = configure().output().unwrap();
-    assert!(!refused.status.success());
+    // What works with that version, and what does not: a newer one, or one of another ABI.
+    let next = |number: &str| number.parse::<u32>().unwrap() + 1;
+    let (later, above) = (format!("{major}.{}", next(minor)), format!("{}.0", next(major)));
+    let whole = env!("CARGO_PKG_VERSION");
+    let mut asked = vec![
+        (String::new(), true),
+        (format!("{major}.0"), true),
+        (format!("{whole} EXACT"), true),
+        (format!("{major}.0 EXACT"), false),
+        (later.clone(), false),
+        (above.clone(), false),
+    ];
+    // CMake knows ranges since 3.19.
+    asked.extend([
+        (format!("{major}.0...<{above}"), true),
+        (format!("{major}.0...{whole}"), true),
+        (format!("{major}.0...<{whole}"), false),
+        (format!("{later}...<{above}"), false),
+        (format!("{above}...{above}"), false),
+    ]);
+    for (wanted, found) in asked {
+        list(&wanted);
+        assert_eq!(configure().output().unwrap().status.success(), found, "{wanted}");
+    }
+    // By a link: the headers are where the library is, not beside the link.
+    let linked = directory("cmake-linked");
+    std::os::unix::fs::symlink(prefix.join("lib"), linked.join("lib")).unwrap();
+    let _ = std::fs::remove_dir_all(&build);
+    list("");
+    let mut command = Command::new(&cmake);
+    command.arg("-S").arg(&project).arg("-B").arg(&build);
+    run(command.arg(format!("-DCMAKE_PREFIX_PATH={}", linked.display())));
+    run(Command::new(&cmake).arg("--build").arg(&build));
+    // A program of 32 bits is told so, before it fails to link.
+    let version = prefix.join("lib/cmake/gpushare/gpushareConfigVersion.cmake");
+    let script = project.join("pointer.cmake");
+    let text = format!(
+        "set(CMAKE_SIZEOF_VOID_P ${{POINTER}})\ninclude({})\nif(PACKAGE_VERSION_UNSUITABLE)\nmessage(FATAL_ERROR unsuitable)\nendif()\n",
+        version.display()
+    );
+    std::fs::write(&script, text).unwrap();
+    let suits = |pointer: usize| {
+        let mut command = Command::new(&cmake);
+        command.arg(format!("-DPOINTER={pointer}")).arg("-P").arg(&script);
+        command.output().unwrap().status.success()
+    };
+    assert!(suits(size_of::<usize>()) && !suits(12 - size_of::<usize>()));
 }

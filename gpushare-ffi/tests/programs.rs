@@ -102,9 +102,15 @@ fn an_epilog_undoes_what_a_prolog_did() {
 
         let prolog = || {
             let mut command = node.example("prolog");
-            command.arg(&spec).arg(&saved);
+            command.arg("-e").arg(&spec).arg(&saved);
             command
         };
+        let epilog = || {
+            let mut command = node.example("epilog");
+            command.arg("-e").arg(&saved);
+            command
+        };
+        assert_eq!(run(&mut epilog()), "nothing was saved, and nothing is undone\n");
         assert_eq!(run(&mut prolog()), "applied\n");
         let during = node.status();
         assert_eq!(during.matches(" 1g.10gb: free").count(), 2, "{during}");
@@ -112,12 +118,13 @@ fn an_epilog_undoes_what_a_prolog_did() {
         let previous = std::fs::read_to_string(&saved).unwrap();
         assert!(previous.contains("time_sliced"), "{previous}");
 
-        // Who applies twice keeps what leads back from there.
-        std::fs::rename(&saved, node.path("first.json")).unwrap();
-        assert_eq!(run(&mut prolog()), "nothing to do\n");
-        std::fs::rename(node.path("first.json"), &saved).unwrap();
+        // A job that runs again keeps what leads back to where it began.
+        let again = prolog().output().unwrap();
+        assert_eq!(String::from_utf8_lossy(&again.stdout), "nothing to do\n");
+        assert!(String::from_utf8_lossy(&again.stderr).contains("is kept"), "{again:?}");
+        assert_eq!(std::fs::read_to_string(&saved).unwrap(), previous);
 
-        assert_eq!(run(node.example("epilog").arg(&saved)), "undone\n");
+        assert_eq!(run(&mut epilog()), "undone\n");
         assert!(!saved.exists());
         // The share counts are of the record that there is now; the rest is as before.
         let modes = |status: &str| -> Vec<String> {
@@ -129,7 +136,72 @@ fn an_epilog_undoes_what_a_prolog_did() {
         failed(&prolog().output().unwrap(), 1, "NOT_FOUND");
         std::fs::write(&spec, "version: gpushare/v1\ngpus: [{select: 0, mode: mug}]\n").unwrap();
         failed(&prolog().output().unwrap(), 1, "INVALID_ARGUMENT");
+
+        // Without -e the environment is another's: this is a real node, and it has no driver here.
+        let mut real = node.example("prolog");
+        real.env("GPUSHARE_NVML_PATH", "relative").arg(&spec).arg(&saved);
+        let output = real.output().unwrap();
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(!errors.contains("absolute") && !errors.contains("simulated"), "{errors}");
+        failed(&prolog().arg("more").output().unwrap(), 1, "usage");
+
+        // What cannot be saved is not applied, and what is not applied leaves nothing.
+        std::fs::write(&spec, SPEC).unwrap();
+        let before = node.status();
+        let nowhere = node.path("no/such/folder.json");
+        let output = node.example("prolog").arg("-e").arg(&spec).arg(&nowhere).output().unwrap();
+        failed(&output, 1, "cannot write");
+        assert_eq!(node.status(), before);
+        let mut holder = node.aid("lease_child");
+        holder.args(["gpu=0", "sh", "-c", "echo held; read line"]);
+        let mut holder = holder.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = [0; 5];
+        std::io::Read::read_exact(holder.stdout.as_mut().unwrap(), &mut line).unwrap();
+        failed(&prolog().output().unwrap(), 1, "BUSY");
+        drop(holder.stdin.take());
+        holder.wait().unwrap();
+        let left: Vec<_> = std::fs::read_dir(&node.directory).unwrap().flatten().collect();
+        assert!(
+            left.iter().all(|e| !e.file_name().to_string_lossy().contains("saved")),
+            "{left:?}"
+        );
     }
+}
+
+/// From its first moment to its last: killed there, a prolog has left what an epilog undoes.
+#[test]
+fn a_prolog_that_is_killed_at_any_moment_is_undone() {
+    let node = Node::new("killed", Link::Shared);
+    let (spec, saved) = (node.path("spec.yaml"), node.path("saved.json"));
+    std::fs::write(&spec, SPEC).unwrap();
+    let modes = || -> Vec<String> {
+        let status = node.status();
+        status.lines().filter(|line| line.contains(" MiB, ")).map(str::to_owned).collect()
+    };
+    let before = modes();
+    let start = || {
+        let mut prolog = node.aid("prolog");
+        prolog.arg("-e").arg(&spec).arg(&saved);
+        prolog.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+    };
+    let began = std::time::Instant::now();
+    assert!(start().wait().unwrap().success());
+    let whole = began.elapsed();
+    let epilog = || run(node.aid("epilog").arg("-e").arg(&saved));
+    assert_eq!(epilog(), "undone\n");
+    let mut undone = 0;
+    for part in 0..60 {
+        let mut prolog = start();
+        std::thread::sleep(whole * part / 50);
+        prolog.kill().unwrap();
+        prolog.wait().unwrap();
+        let said = epilog();
+        undone += usize::from(said == "undone\n");
+        assert_eq!(modes(), before, "{part}: {said}");
+        assert!(!saved.exists(), "{part}: {said}");
+    }
+    print(&format!("{undone} of 60 killed prologs had changed the GPUs for good\n"));
+    assert!((1..60).contains(&undone), "{undone}: they were not killed at different moments");
 }
 
 #[test]
@@ -138,7 +210,7 @@ fn a_child_runs_within_a_lease_and_keeps_it() {
         let node = Node::new("lease", link);
         let (spec, saved) = (node.path("spec.yaml"), node.path("saved.json"));
         std::fs::write(&spec, SPEC).unwrap();
-        run(node.aid("prolog").arg(&spec).arg(&saved));
+        run(node.aid("prolog").arg("-e").arg(&spec).arg(&saved));
 
         let tell = "echo \"$CUDA_VISIBLE_DEVICES $CUDA_MPS_PIPE_DIRECTORY $GPUSHARE_SHARES\"";
         let mut command = node.example("lease_child");
@@ -161,6 +233,26 @@ fn a_child_runs_within_a_lease_and_keeps_it() {
         failed(&output, 127, "cannot run");
         let output = node.example("lease_child").args(["mig=7g.80gb", "true"]).output().unwrap();
         failed(&output, 125, "INSUFFICIENT");
+
+        failed(
+            &node.example("lease_child").args(["gpus=1", "true"]).output().unwrap(),
+            125,
+            "usage",
+        );
+
+        // What it is told is passed on, and its status is the command's.
+        let mut command = node.example("lease_child");
+        command.args([
+            "any",
+            "sh",
+            "-c",
+            "trap 'exit 43' TERM; echo held; while :; do sleep 0.05; done",
+        ]);
+        let mut parent = command.stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = [0; 5];
+        std::io::Read::read_exact(parent.stdout.as_mut().unwrap(), &mut line).unwrap();
+        run(Command::new("kill").arg(parent.id().to_string()));
+        assert_eq!(parent.wait().unwrap().code(), Some(43));
 
         // Killed with its child alive, it leaves the share with the child until that ends.
         let mut command = node.example("lease_child");
@@ -189,7 +281,7 @@ fn an_agent_says_what_a_container_needs() {
         let node = Node::new("agent", link);
         let (spec, saved) = (node.path("spec.yaml"), node.path("saved.json"));
         std::fs::write(&spec, SPEC).unwrap();
-        run(node.aid("prolog").arg(&spec).arg(&saved));
+        run(node.aid("prolog").arg("-e").arg(&spec).arg(&saved));
         let said = run(node.example("agent").arg("4096").stdin(Stdio::null()));
         assert!(said.contains("env CUDA_VISIBLE_DEVICES="), "{said}");
         assert!(said.contains("unset CUDA_MPS_"), "{said}");
@@ -208,6 +300,30 @@ fn an_agent_says_what_a_container_needs() {
         let uuid = uuid.split_whitespace().nth(1).unwrap();
         let said = run(node.example("agent").args(["4096", uuid]).stdin(Stdio::null()));
         assert!(said.contains(&format!("env CUDA_VISIBLE_DEVICES={uuid}\n")), "{said}");
+        // The container's process has the share: its own descriptor, past exec and the agent's end.
+        let mut command = node.example("agent");
+        command.args(["4096", uuid, "--", "sh", "-c"]);
+        command.arg("readlink /proc/self/fd/$GPUSHARE_FD; echo held; read line; exit 44");
+        let mut agent = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut said = String::new();
+        let mut stdout = std::io::BufReader::new(agent.stdout.take().unwrap());
+        while !said.ends_with("held\n") {
+            assert!(std::io::BufRead::read_line(&mut stdout, &mut said).unwrap() > 0, "{said}");
+        }
+        assert!(said.contains(&format!("{uuid}.slot\nheld")), "{said}");
+        let stdin = agent.stdin.take().unwrap();
+        let status = node.status();
+        assert!(status.contains(&format!("{uuid} whole GPU: leased by pid ")), "{status}");
+        drop(stdin);
+        assert_eq!(agent.wait().unwrap().code(), Some(44));
+        assert!(node.status().contains(&format!("{uuid} whole GPU: free")));
+
+        for wrong in [&["0"][..], &["12x"], &["-1"], &[" 1"], &["99999999999999"], &["1", "0", "x"]]
+        {
+            let output = node.example("agent").args(wrong).stdin(Stdio::null()).output().unwrap();
+            failed(&output, 1, "usage");
+        }
+        failed(&node.example("agent").args(["1", "--"]).output().unwrap(), 1, "usage");
         let output = node.example("agent").arg("99999999").stdin(Stdio::null()).output().unwrap();
         failed(&output, 1, "\"code\":\"INSUFFICIENT\"");
     }
@@ -242,6 +358,15 @@ fn abuse_is_answered() {
         }
         for planted in ["gpushare_node_refresh", "gpushare_plan_apply"] {
             run(watched(&built, link).arg("panic").env("GPUSHARE_TEST_PANIC", planted));
+        }
+        if link == Link::Static {
+            let code = program(&built).arg("namespaces").status().unwrap().code();
+            match code {
+                Some(77) => {
+                    skipped("a child of its parent's pid", "no pid namespace can be made here")
+                }
+                code => assert_eq!(code, Some(0)),
+            }
         }
     }
 }

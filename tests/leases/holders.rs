@@ -57,6 +57,38 @@ fn a_child_that_inherited_a_lease_is_named_and_keeps_it() {
 }
 
 #[test]
+fn whoever_has_a_copy_is_named_when_its_taker_lets_go_and_lives_on() {
+    let fleet = Fleet::new("1xH100-80GB", EXCLUSIVE);
+    for _ in 0..3 {
+        let lease = fleet.lease_soon();
+        let id = lease.shares().next().unwrap().to_string();
+        // Another test's children have none of it: the copy is close-on-exec but where it is put.
+        let copy = lease.duplicate(0).unwrap();
+        assert_eq!(lease.duplicate(1).unwrap_err().code(), ErrorCode::InvalidArgument);
+        let mut sleep = std::process::Command::new("sleep");
+        let mut child = sleep.arg("20").stdin(copy).spawn().unwrap();
+        drop(sleep);
+        let held = share(&fleet, &id);
+        assert_eq!(held.holder.unwrap().pid.get(), std::process::id());
+        assert!(!held.lease.unwrap().inherited);
+        lease.release().unwrap();
+        eventually("the child alone has it", || {
+            let held = share(&fleet, &id);
+            held.holder.is_some_and(|holder| holder.pid.get() == child.id())
+        });
+        let lease = share(&fleet, &id).lease.unwrap();
+        assert!(lease.inherited && lease.name.is_some());
+        assert_eq!(fleet.lease().unwrap_err().holders()[0].pid.get(), child.id());
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    // What it noted then says nothing of the next lease.
+    let lease = fleet.lease_soon();
+    let held = share(&fleet, &lease.shares().next().unwrap().to_string());
+    assert!(!held.lease.unwrap().inherited);
+}
+
+#[test]
 fn a_forked_child_gives_up_what_was_not_asked_for() {
     let fleet = Fleet::new("1xH100-80GB", SLICED);
     let mut leaser = fleet.leaser(&["forked", "0"]);

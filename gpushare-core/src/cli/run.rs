@@ -83,7 +83,11 @@ pub(super) fn run(
     // However it ended: what was created for it goes.
     let released = lease.release();
     let answer = answer?;
-    released?;
+    match released {
+        // The command's own children go on with it: that is no failure of the command's.
+        Err(error) if error.code() == ErrorCode::Busy => say(&format!("gpushare: {error}")),
+        released => released?,
+    }
     Ok(answer)
 }
 

@@ -168,7 +168,7 @@ impl Acquire<'_> {
                 let count = self.request.count.get() as usize;
                 if self.request.create
                     && self.created.len() < count
-                    && !wanted.iter().any(Candidate::is_free)
+                    && wanted.iter().filter(|candidate| candidate.is_free()).count() < count
                 {
                     let visible = |snapshot: &Snapshot| {
                         self.request.visible.as_ref().map(|list| visible(snapshot, list))
@@ -270,7 +270,7 @@ impl Acquire<'_> {
             // What is not there can be made.
             Err(error)
                 if self.request.create
-                    && self.created.is_empty()
+                    && self.created.len() < self.request.count.get() as usize
                     && error.code() == ErrorCode::Insufficient =>
             {
                 Ok(Vec::new())
@@ -517,7 +517,9 @@ impl Acquire<'_> {
         let slots = taken.into_iter().map(|(slot, _)| slot).collect();
         let created = if self.request.give_back { self.created.clone() } else { Vec::new() };
         let node = self.node.clone();
-        Ok(Attempt::Lease(Box::new(Lease { node, document, held: Held::new(slots), created })))
+        let held = Held::new(slots);
+        let handed_on = false.into();
+        Ok(Attempt::Lease(Box::new(Lease { node, document, held, handed_on, created })))
     }
 
     /// Whether what all leases of an MPS daemon have declared is within what it has, now that ours is

@@ -121,25 +121,35 @@ fn destroys(plan: &Plan) -> bool {
     plan.changed().any(|gpu| gpu.steps.iter().any(gone))
 }
 
-/// Destroys what was created for a lease that has just been given back. Somebody who was quicker to
-/// lease it keeps it.
+/// Destroys what was created for a lease that has just been given back, each device on its own: one that
+/// somebody has, a child with its descriptor or who was quicker to lease it, keeps no other from going.
 ///
 /// # Errors
-/// As [`Node::apply`], but for BUSY.
+/// As [`Node::apply`], of the first device that stays; all that stay are named.
 pub(super) fn give_back(node: &Node, created: &[MigUuid]) -> Result<()> {
+    let mut stay = Vec::new();
+    let mut first = None;
     for uuid in created {
-        for tried in 0..MOST_TRIES {
-            match destroy(node, uuid) {
-                Err(error) if error.code() == ErrorCode::Busy => break,
-                Err(error) if error.code() == ErrorCode::Stale && tried + 1 < MOST_TRIES => {}
-                Err(error) => {
-                    return Err(error.context(format!("the lease is given back, and {uuid} stays")));
-                }
-                Ok(()) => break,
-            }
+        if let Err(error) = destroy_soon(node, uuid) {
+            stay.push(uuid.to_string());
+            first.get_or_insert(error);
         }
     }
-    Ok(())
+    let Some(error) = first else { return Ok(()) };
+    let stay = stay.join(", ");
+    Err(error
+        .context(format!("the lease is given back, and what was created for it stays ({stay})")))
+}
+
+/// Destroys one, also where others change the GPUs meanwhile.
+fn destroy_soon(node: &Node, uuid: &MigUuid) -> Result<()> {
+    for _ in 1..MOST_TRIES {
+        match destroy(node, uuid) {
+            Err(error) if error.code() == ErrorCode::Stale => {}
+            done => return done,
+        }
+    }
+    destroy(node, uuid)
 }
 
 fn destroy(node: &Node, uuid: &MigUuid) -> Result<()> {

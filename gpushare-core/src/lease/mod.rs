@@ -2,7 +2,8 @@
 //!
 //! A lease is a file that is held: it lasts until it is released, or until the last process that has
 //! its descriptor is gone, however that ends. No daemon keeps it. The descriptor is close-on-exec, and
-//! stays with this process unless it is asked for: [`Lease::descriptors`], [`Lease::apply_to`].
+//! stays with this process unless it is asked for: [`Lease::descriptors`], [`Lease::duplicate`],
+//! [`Lease::apply_to`].
 //!
 //! What a tenant does with its share is enforced or declared, and a [`Grant`] says which.
 //!
@@ -41,6 +42,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::os::fd::{AsRawFd as _, OwnedFd, RawFd};
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::io::{FdFlags, fcntl_getfd, fcntl_setfd};
 use serde::Serialize;
@@ -59,6 +61,7 @@ use crate::id::ShareId;
 use crate::node::Node;
 use crate::port::{LeaseScope, Slot};
 use crate::snapshot::Snapshot;
+use crate::state::slot;
 
 /// The schema of a serialised lease.
 pub const SCHEMA: &str = "gpushare.lease/v1";
@@ -71,6 +74,8 @@ pub struct Lease {
     node: Node,
     document: Document,
     held: Held,
+    /// Whether others may have copies of its descriptors.
+    handed_on: AtomicBool,
     /// What was created for it, to be destroyed with it.
     created: Vec<crate::id::MigUuid>,
 }
@@ -159,7 +164,7 @@ impl Lease {
     /// # Errors
     /// INVALID_STATE when it was released; IO.
     pub fn descriptors(&self) -> Result<Vec<OwnedFd>> {
-        self.held.keep_in_children();
+        self.handed_on.store(true, Ordering::Relaxed);
         let failed = |errno: rustix::io::Errno| {
             Error::new(ErrorCode::Io, format!("cannot hand the lease on: {errno}"))
         };
@@ -176,6 +181,27 @@ impl Lease {
                     copy.ok_or_else(held::not_ours)?.map_err(failed)
                 })
                 .collect()
+        })?
+    }
+
+    /// A copy of the descriptor of the share at that position, close-on-exec: to be handed to one process
+    /// and no other, by `dup2` in a forked child, or over a socket. Whoever has a copy holds the
+    /// share. Children that are forked have this copy until they exec, and nothing else of the lease.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT for a position past the end; INVALID_STATE when it was released; IO.
+    pub fn duplicate(&self, position: usize) -> Result<OwnedFd> {
+        self.handed_on.store(true, Ordering::Relaxed);
+        self.held.with(|slots| {
+            let slot = slots.get(position).ok_or_else(|| {
+                let message = format!("there is no share {position}: there are {}", slots.len());
+                Error::new(ErrorCode::InvalidArgument, message)
+            })?;
+            // Above the three that every program has a meaning for.
+            let copy = slot.file.with(|file| rustix::io::fcntl_dupfd_cloexec(file, 3));
+            copy.ok_or_else(held::not_ours)?.map_err(|errno| {
+                Error::new(ErrorCode::Io, format!("cannot copy the lease's descriptor: {errno}"))
+            })
         })?
     }
 
@@ -228,14 +254,40 @@ impl Lease {
     }
 
     /// Gives it back: at once for this process; children that have its descriptors keep it until they
-    /// are gone. What was created for it and is to be given back is destroyed, unless somebody else
-    /// was quicker to lease it.
+    /// are gone. What was created for it and is to be given back is destroyed. Whoever is killed gives
+    /// nothing back: what was created for them stays.
     ///
     /// # Errors
-    /// Of what was created: as [`Node::apply`]. The lease is given back all the same.
+    /// Of what was created, and stays: BUSY where such a child has it, or somebody who was quicker to
+    /// lease it, with who; as [`Node::apply`]. The lease is given back all the same.
     pub fn release(self) -> Result<()> {
+        if self.handed_on.load(Ordering::Relaxed) {
+            self.note_that_it_is_released();
+        }
         self.held.let_go();
         create::give_back(&self.node, &self.created)
+    }
+
+    /// Says beside its slots that who has them now is not who took them. While they are ours still:
+    /// afterwards the next one notes what is theirs.
+    fn note_that_it_is_released(&self) {
+        let ports = self.node.ports();
+        let (slots, own) = (ports.slots.as_ref(), ports.processes.own_pid());
+        let author = ports.processes.own_uid();
+        for share in self.shares() {
+            let noted = slot::read(slots, Some(share)).and_then(|notes| {
+                let ours = notes.into_iter().filter(|noted| noted.author == author);
+                let mut note = ours.map(|noted| noted.note);
+                let note = note.find(|note| note.pid == own && note.name == self.document.name);
+                note.map_or(Ok(()), |mut note| {
+                    note.released = true;
+                    slot::write(slots, share, &note)
+                })
+            });
+            if let Err(error) = noted {
+                tracing::warn!(target: "gpushare::lease", %error, %share, "who has the share is not noted");
+            }
+        }
     }
 
     /// What it says of itself, as a document of schema [`SCHEMA`].

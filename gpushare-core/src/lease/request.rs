@@ -156,7 +156,8 @@ impl LeaseRequest {
         Self { create, ..self }
     }
 
-    /// Destroys what was created when the lease is released.
+    /// Destroys what was created when the lease is [released](crate::Lease::release). A holder that
+    /// is killed gives nothing back, and what a child still has stays.
     #[must_use]
     pub fn give_back(self, give_back: bool) -> Self {
         Self { give_back, ..self }

@@ -85,7 +85,7 @@ pub(crate) struct Tenant<'a> {
     pub(crate) pid: Pid,
     pub(crate) facts: Option<ProcessFacts>,
     pub(crate) note: Option<&'a Noted>,
-    /// The process that took it is gone.
+    /// The process that took it is gone, or has let go of it.
     pub(crate) inherited: bool,
 }
 
@@ -112,8 +112,11 @@ impl<'a> Witnesses<'a> {
                 noted.note.is_by(pid, Some(facts.start_time)) && is_from(noted, facts.uid)
             };
             let note = of_share().find(by);
-            // Another process may have that pid by now: without a note it must be seen to hold the slot.
-            if note.is_some() || self.holders(&slot.share).contains(&pid) {
+            // Another process may have that pid by now: without a note it must be seen to hold the slot. So
+            // must one that has let go: it may have kept a copy.
+            if note.is_some_and(|noted| !noted.note.released)
+                || self.holders(&slot.share).contains(&pid)
+            {
                 return Tenant { pid, facts: Some(facts), note, inherited: false };
             }
         }

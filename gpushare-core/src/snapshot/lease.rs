@@ -43,6 +43,6 @@ pub struct LeaseStatus {
     pub terms: LeaseTerms,
     /// The process for which it is held, where that is not the holder itself.
     pub for_pid: Option<Pid>,
-    /// Whether the process that took it is gone, and others hold on to it.
+    /// Whether the process that took it is gone or has released it, and others hold on to it.
     pub inherited: bool,
 }

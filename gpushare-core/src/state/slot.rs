@@ -31,6 +31,13 @@ pub(crate) struct LeaseNote {
     pub(crate) terms: LeaseTerms,
     /// For which process it is held, where not for its taker.
     pub(crate) for_pid: Option<Pid>,
+    /// Whether its taker has let go of it, and left it to those whom it was handed on to.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub(crate) released: bool,
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 /// A note and who wrote it.
@@ -52,6 +59,7 @@ impl LeaseNote {
             since,
             terms: LeaseTerms::default(),
             for_pid: None,
+            released: false,
         }
     }
 

@@ -9,7 +9,7 @@ use gpushare_core::hazard::HazardName;
 use gpushare_core::id::ShareId;
 use gpushare_core::lease::LeaseRequest;
 use gpushare_core::plan::Request;
-use gpushare_core::{ApplyOptions, ErrorCode, Lease, Node, Spec};
+use gpushare_core::{ApplyOptions, ErrorCode, Lease, Node, Outcome, Spec};
 
 fn node(fleet: &str, spec: &str) -> Node {
     let node = Node::builder().sim(fleet).open().unwrap();
@@ -233,8 +233,55 @@ fn a_device_is_made_and_given_back() {
     assert_eq!(node.snapshot().unwrap().gpus[0].mig_devices.len(), 2);
     made.release().unwrap();
     assert_eq!(node.snapshot().unwrap().gpus[0].mig_devices.len(), 1);
+    let two = NonZeroU32::new(2).unwrap();
+    let both = request.clone().count(two).create(true).give_back(true);
+    let both = node.lease(&both).unwrap();
+    assert_eq!(both.shares().count(), 2);
+    assert_eq!(node.snapshot().unwrap().gpus[0].mig_devices.len(), 3);
+    both.release().unwrap();
+    assert_eq!(node.snapshot().unwrap().gpus[0].mig_devices.len(), 1);
     let large = LeaseRequest::mig("7g.80gb".parse().unwrap()).create(true);
     assert_eq!(code(node.lease(&large)), ErrorCode::Insufficient);
+}
+
+#[test]
+fn what_somebody_still_has_is_not_given_back_and_is_named() {
+    let node = node("1xH100-80GB", r#"{"select": 0, "mode": "mig", "mig": {"instances": {}}}"#);
+    let devices = || node.snapshot().unwrap().gpus[0].mig_devices.len();
+    let one = LeaseRequest::mig("1g.10gb".parse().unwrap()).create(true).give_back(true);
+    for _ in 0..3 {
+        let made = node.lease(&one).unwrap();
+        let stays = made.grants()[0].mig_device.clone().unwrap();
+        let copy = made.duplicate(0).unwrap();
+        let error = made.release().unwrap_err();
+        assert_eq!((error.code(), error.outcome()), (ErrorCode::Busy, Outcome::Untouched));
+        assert!(error.message().contains(stays.as_str()), "{error}");
+        assert_eq!(error.holders()[0].pid.get(), std::process::id());
+        assert_eq!(node.snapshot().unwrap().gpus[0].mig_devices[0].uuid, stays);
+        // The lease is given back: without the copy the share is free.
+        drop(copy);
+        drop(node.lease(&LeaseRequest::share(ShareId::whole(stays.as_str()))).unwrap());
+        apply(&node, r#"{"select": 0, "mode": "mig", "mig": {"instances": {}}}"#).unwrap();
+    }
+    node.lease(&one).unwrap().release().unwrap();
+    assert_eq!(devices(), 0);
+}
+
+#[test]
+fn the_way_back_of_a_plan_is_that_of_its_apply() {
+    let modes = [SLICED, SHARED, CUT, r#"{"select": 0, "mode": "exclusive"}"#];
+    for before in modes {
+        for after in modes {
+            let node = node("2xH100-80GB", before);
+            let (plan, back) = node.plan_and_way_back(&spec(after)).unwrap();
+            assert_eq!(plan, node.plan(&spec(after)).unwrap());
+            assert_eq!(back.gpus.is_empty(), before == after, "{before} {after}");
+            let report = plan.apply(&node, ApplyOptions::new().allow_reset(true)).unwrap();
+            assert_eq!(report.previous, back);
+            node.apply(&back, &ApplyOptions::new().allow_reset(true)).unwrap();
+            assert!(node.plan(&spec(before)).unwrap().noop, "{before} {after}");
+        }
+    }
 }
 
 #[test]

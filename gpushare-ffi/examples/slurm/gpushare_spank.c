@@ -157,6 +157,8 @@ static int open_node(gpushare_node **node, gpushare_error **err) {
     options.struct_size = sizeof options;
     options.sim = settings.sim;
     options.state_dir = settings.state_dir;
+    /* plugstack.conf says where things are; whose environment slurmstepd has does not matter. */
+    options.ignore_environment = 1;
     return gpushare_node_open(&options, node, err);
 }
 
@@ -303,7 +305,8 @@ static void lease(const char *visible) {
     share.struct_size = sizeof share;
     if (gpushare_lease_acquire(step.node, &request, &step.lease, &err) ||
         gpushare_lease_info(step.lease, 0, &share, &err) ||
-        /* Asking for the descriptor hands the lease on to the tasks. */
+        /* Hands the lease on to all children of slurmstepd: they are the tasks of this step, and the
+         * lease is the only one. */
         gpushare_lease_fd(step.lease, 0, &fd, &err)) {
         gpushare_lease_release(step.lease, NULL);
         step.lease = NULL;

@@ -3,11 +3,14 @@
  *     abuse            everything but panics
  *     abuse panic      with GPUSHARE_TEST_PANIC set to a function that is called here
  *     abuse leak       loses an error, which whoever watches must find
+ *     abuse namespaces a child with its parent's pid; 77 where none can be had
  */
-#define _POSIX_C_SOURCE 200809L
+#define _GNU_SOURCE
 #include "check.h"
 
+#include <fcntl.h>
 #include <math.h>
+#include <sched.h>
 #include <stdint.h>
 #include <sys/types.h>
 #include <sys/wait.h>
@@ -138,6 +141,9 @@ static void nulls(gpushare_node *node) {
     CHECK(gpushare_lease_env(NULL, 0, &name, &value) == INVALID && !name && !value);
     FAILS(gpushare_lease_fd(NULL, 0, &fd, &err), INVALID);
     CHECK(fd == -1);
+    fd = 7;
+    FAILS(gpushare_lease_dup_fd(NULL, 0, &fd, &err), INVALID);
+    CHECK(fd == -1);
     FAILS(gpushare_lease_to_json(NULL, &text, &err), INVALID);
     FAILS(gpushare_lease_check(NULL, &err), INVALID);
     FAILS(gpushare_lease_verify(NULL, 1, &verdict, NULL, &err), INVALID);
@@ -175,6 +181,9 @@ static void past_the_end(gpushare_node *node) {
     FAILS(gpushare_lease_device_node(lease, SIZE_MAX, &device, &err), INVALID);
     FAILS(gpushare_lease_fd(lease, 1, &fd, &err), INVALID);
     FAILS(gpushare_lease_fd(lease, 0, NULL, &err), INVALID);
+    FAILS(gpushare_lease_dup_fd(lease, 1, &fd, &err), INVALID);
+    CHECK(fd == -1);
+    FAILS(gpushare_lease_dup_fd(lease, 0, NULL, &err), INVALID);
     CHECK(gpushare_lease_env(lease, SIZE_MAX, &name, &value) == INVALID);
     CHECK(gpushare_lease_env(lease, 0, NULL, &value) == INVALID);
     CHECK(gpushare_lease_env(lease, 0, &name, NULL) == INVALID);
@@ -249,6 +258,23 @@ static void values(gpushare_node *node) {
     options.sim = "T4";
     options.log_level = 6;
     FAILS(gpushare_node_open(&options, &other, &err), INVALID);
+    options.log_level = 0;
+    options.reserved = 1;
+    FAILS(gpushare_node_open(&options, &other, &err), INVALID);
+    options.reserved = 0;
+    /* The environment counts, unless it is to be ignored. */
+    options.sim = NULL;
+    setenv("GPUSHARE_SIM", "no such card", 1);
+    FAILS(gpushare_node_open(&options, &other, &err), INVALID);
+    setenv("GPUSHARE_SIM", "1xT4", 1);
+    WORKS(gpushare_node_open(&options, &other, &err));
+    CHECK(gpushare_node_is_simulated(other));
+    gpushare_node_free(other);
+    options.ignore_environment = 1;
+    WORKS(gpushare_node_open(&options, &other, &err)); /* opens no driver yet */
+    CHECK(!gpushare_node_is_simulated(other));
+    gpushare_node_free(other);
+    unsetenv("GPUSHARE_SIM");
 
     FAILS(gpushare_node_cordon(node, BAD, "why", &err), INVALID);
     FAILS(gpushare_node_cordon(node, "0", BAD, &err), INVALID);
@@ -421,6 +447,8 @@ static void stories(void) {
     CHECK(!gpushare_plan_is_noop(plan) && gpushare_plan_step_count(plan) > 2);
     CHECK(strlen(gpushare_plan_digest(plan)) == 64);
     FAILS(gpushare_plan_report_json(plan, &json, &err), GPUSHARE_STATUS_INVALID_STATE);
+    WORKS(gpushare_plan_previous_json(plan, &spec, &err)); /* who is killed meanwhile has it */
+    CHECK(strstr(spec, gpu.uuid) && strstr(spec, "time_sliced"));
     status = gpushare_plan_apply(plan, NULL, stop_at_second_step, &events, &err);
     CHECK(status == GPUSHARE_STATUS_INTERRUPTED && events >= 3);
     CHECK(gpushare_error_outcome(err) == GPUSHARE_OUTCOME_ROLLED_BACK);
@@ -436,7 +464,11 @@ static void stories(void) {
     CHECK(heard > 0);
     WORKS(gpushare_node_gpu_info(node, 0, &gpu, &err)); /* an apply is seen without a refresh */
     CHECK(gpu.mode == GPUSHARE_MODE_MIG && gpu.mig_device_count == 3 && gpu.free_share_count == 3);
-    WORKS(gpushare_plan_previous_json(plan, &spec, &err));
+    WORKS(gpushare_plan_previous_json(plan, &json, &err));
+    CHECK(!strcmp(json, spec));
+    gpushare_string_free(json);
+    /* It led from another state. */
+    FAILS(gpushare_plan_apply(plan, NULL, NULL, NULL, &err), GPUSHARE_STATUS_STALE);
     gpushare_plan_free(plan);
     plan = planned(node, spec);
     gpushare_string_free(spec);
@@ -518,6 +550,7 @@ static void child(gpushare_node *node, gpushare_plan *plan, gpushare_lease *leas
     FAILS(gpushare_mps_verify(node, 1, &attachment, &err), GPUSHARE_STATUS_INVALID_STATE);
     FAILS(gpushare_lease_acquire(node, NULL, &other, &err), GPUSHARE_STATUS_INVALID_STATE);
     FAILS(gpushare_lease_fd(lease, 0, &fd, &err), GPUSHARE_STATUS_INVALID_STATE);
+    FAILS(gpushare_lease_dup_fd(lease, 0, &fd, &err), GPUSHARE_STATUS_INVALID_STATE);
     FAILS(gpushare_lease_check(lease, &err), GPUSHARE_STATUS_INVALID_STATE);
     WORKS(gpushare_lease_release(lease, &err));
     gpushare_node_free(node);
@@ -595,6 +628,216 @@ static void forks(void) {
     gpushare_node_free(node);
 }
 
+/* What the first share of the node is now. */
+static gpushare_share_info first_share(gpushare_node *node) {
+    gpushare_share_info share;
+
+    memset(&share, 0, sizeof share);
+    share.struct_size = sizeof share;
+    WORKS(gpushare_node_refresh(node, &err));
+    WORKS(gpushare_node_share_info(node, 0, &share, &err));
+    return share;
+}
+
+/* A copy of the descriptor is one process's: neither another child nor the lease has to do with it. */
+static void copies(void) {
+    gpushare_node *node = simulated("1xH100-80GB");
+    gpushare_plan *plan = planned(node, EXCLUSIVE);
+    gpushare_lease *lease;
+    gpushare_share_info share;
+    gpushare_gpu_info gpu;
+    int hold[2];
+    int32_t fd;
+    char byte;
+    pid_t pid;
+
+    WORKS(gpushare_plan_apply(plan, NULL, NULL, NULL, &err));
+    gpushare_plan_free(plan);
+    lease = leased(node, "0");
+    WORKS(gpushare_lease_dup_fd(lease, 0, &fd, &err));
+    CHECK(fd > 2 && fcntl(fd, F_GETFD) == FD_CLOEXEC);
+    CHECK(pipe(hold) == 0);
+    fflush(NULL);
+    pid = fork();
+    if (pid == 0) {
+        /* Its own lease's descriptors went with the fork; this is the caller's. */
+        CHECK(fcntl(fd, F_GETFD) == FD_CLOEXEC);
+        close(hold[1]);
+        while (read(hold[0], &byte, 1) > 0) continue;
+        WORKS(gpushare_lease_release(lease, &err));
+        gpushare_node_free(node);
+        _exit(failures != 0);
+    }
+    close(fd);
+    share = first_share(node);
+    CHECK(share.leased && !share.inherited && share.holder_pid == getpid());
+    gpu.struct_size = sizeof gpu;
+    WORKS(gpushare_node_gpu_info(node, share.gpu, &gpu, &err));
+    CHECK(!strcmp(share.gpu_uuid, gpu.uuid) && share.index == 0);
+    CHECK(share.mode == GPUSHARE_MODE_EXCLUSIVE && share.mode == gpu.mode);
+    WORKS(gpushare_lease_release(lease, &err));
+    share = first_share(node);
+    CHECK(share.leased && share.inherited && share.holder_pid == pid);
+    close(hold[1]);
+    CHECK(exit_status(pid) == 0);
+    close(hold[0]);
+    share = first_share(node);
+    CHECK(!share.leased && !share.inherited && !share.holder_pid);
+    gpushare_node_free(node);
+}
+
+/* What is created for a lease goes with it, and what a child still has does not, and is named. */
+static void given_back(void) {
+    static const char EMPTY[] =
+        "version: gpushare/v1\ngpus: [{select: all, mode: mig, mig: {instances: {}}}]\n";
+    gpushare_node *node = simulated("1xH100-80GB");
+    gpushare_plan *plan = planned(node, EMPTY);
+    gpushare_lease_request request;
+    gpushare_lease_share share;
+    gpushare_lease *lease;
+    gpushare_error *err = NULL;
+    gpushare_gpu_info gpu;
+    char *json, holder[64];
+    int hold[2], kept;
+    int32_t fd = -1, status;
+    char byte;
+    pid_t pid = 0;
+
+    WORKS(gpushare_plan_apply(plan, NULL, NULL, NULL, &err));
+    gpushare_plan_free(plan);
+    memset(&request, 0, sizeof request);
+    request.struct_size = sizeof request;
+    request.mig_profile = "1g.10gb";
+    request.create = request.give_back = 1;
+    gpu.struct_size = sizeof gpu;
+    share.struct_size = sizeof share;
+    for (kept = 0; kept < 2; kept++) {
+        WORKS(gpushare_lease_acquire(node, &request, &lease, &err));
+        WORKS(gpushare_lease_info(lease, 0, &share, &err));
+        WORKS(gpushare_node_gpu_info(node, 0, &gpu, &err));
+        CHECK(gpu.mig_device_count == 1 && gpu.free_share_count == 0);
+        if (kept) {
+            WORKS(gpushare_lease_dup_fd(lease, 0, &fd, &err));
+            CHECK(pipe(hold) == 0);
+            fflush(NULL);
+            pid = fork();
+            if (pid == 0) {
+                close(hold[1]);
+                while (read(hold[0], &byte, 1) > 0) continue;
+                /* It is its parent's to give back. */
+                WORKS(gpushare_lease_release(lease, &err));
+                gpushare_node_free(node);
+                _exit(failures != 0);
+            }
+            close(fd);
+        }
+        status = gpushare_lease_release(lease, &err);
+        CHECK(status == (kept ? GPUSHARE_STATUS_BUSY : 0) && gpushare_error_code(err) == status);
+        /* It is seen without a refresh. */
+        WORKS(gpushare_node_gpu_info(node, 0, &gpu, &err));
+        CHECK(gpu.mig_device_count == (uint32_t)kept);
+    }
+    CHECK(strstr(gpushare_error_message(err), share.mig_device) != NULL);
+    CHECK(gpushare_error_outcome(err) == GPUSHARE_OUTCOME_UNTOUCHED);
+    json = gpushare_error_to_json(err);
+    sprintf(holder, "\"pid\":%d", (int)pid);
+    CHECK(json && strstr(json, holder));
+    gpushare_string_free(json);
+    gpushare_error_free(err);
+    close(hold[1]);
+    CHECK(exit_status(pid) == 0);
+    close(hold[0]);
+    WORKS(gpushare_node_refresh(node, &err));
+    WORKS(gpushare_node_gpu_info(node, 0, &gpu, &err));
+    CHECK(gpu.mig_device_count == 1 && gpu.free_share_count == 1);
+    gpushare_node_free(node);
+}
+
+/* Functions of the caller's that call the library. */
+static struct {
+    gpushare_node *node, *silent;
+    int depth, heard, of_silent, events;
+} again;
+
+static void log_again(uint32_t level, const char *target, const char *message, void *user) {
+    gpushare_node_options options;
+    gpushare_node *other = NULL;
+    gpushare_error *err = NULL;
+    char *json = NULL;
+
+    (void)level;
+    (void)target;
+    (void)user;
+    CHECK(message[0]);
+    again.heard++;
+    if (!again.node || again.heard > 40) return;
+    /* What is called from here is not logged: there is no second round. */
+    CHECK(again.depth++ == 0);
+    WORKS(gpushare_node_status_json(again.node, &json, &err));
+    gpushare_string_free(json);
+    WORKS(gpushare_node_refresh(again.node, &err));
+    memset(&options, 0, sizeof options);
+    options.struct_size = sizeof options;
+    options.sim = "1xT4";
+    options.log = log_again;
+    WORKS(gpushare_node_open(&options, &other, &err));
+    CHECK(gpushare_node_refresh(other, NULL) == 0);
+    CHECK(gpushare_node_refresh(NULL, &err) == INVALID);
+    gpushare_error_free(err);
+    gpushare_node_free(other);
+    again.depth--;
+}
+
+static int32_t progress_again(const gpushare_event *event, void *user) {
+    gpushare_plan *plan, *own = (gpushare_plan *)user;
+    gpushare_lease *lease;
+    char *json;
+    int heard;
+
+    WORKS(gpushare_node_status_json(again.node, &json, &err));
+    gpushare_string_free(json);
+    if (event->kind != GPUSHARE_EVENT_KIND_PLANNED) return 0;
+    again.events++;
+    /* The GPU of this call is locked; others are not. */
+    FAILS(gpushare_plan_apply(own, NULL, NULL, NULL, &err), GPUSHARE_STATUS_LOCKED);
+    lease = leased(again.node, "1");
+    WORKS(gpushare_lease_release(lease, &err));
+    /* A node without a log is silent here, too. */
+    heard = again.heard;
+    plan = planned(again.silent, EXCLUSIVE);
+    WORKS(gpushare_plan_apply(plan, NULL, NULL, NULL, &err));
+    gpushare_plan_free(plan);
+    again.of_silent += again.heard - heard;
+    return 0;
+}
+
+static void from_callbacks(void) {
+    gpushare_node_options options;
+    gpushare_plan *plan;
+    int heard;
+
+    memset(&options, 0, sizeof options);
+    options.struct_size = sizeof options;
+    options.sim = "2xH100-80GB";
+    options.log = log_again;
+    options.log_level = GPUSHARE_LOG_LEVEL_TRACE;
+    WORKS(gpushare_node_open(&options, &again.node, &err));
+    again.silent = simulated("1xH100-80GB");
+    plan = planned(again.node, MIG);
+    heard = again.heard;
+    WORKS(gpushare_plan_apply(plan, NULL, progress_again, plan, &err));
+    CHECK(again.events == 1 && again.heard > heard && again.of_silent == 0);
+    gpushare_plan_free(plan);
+    /* It is logged as before. */
+    heard = again.heard;
+    plan = planned(again.node, EXCLUSIVE);
+    WORKS(gpushare_plan_apply(plan, NULL, NULL, NULL, &err));
+    CHECK(again.heard > heard);
+    gpushare_plan_free(plan);
+    gpushare_node_free(again.silent);
+    gpushare_node_free(again.node);
+}
+
 static void panic(void) {
     gpushare_node *node = simulated("2xH100-80GB");
     gpushare_plan *plan = planned(node, MIG);
@@ -620,9 +863,37 @@ static void panic(void) {
     gpushare_node_free(node);
 }
 
+/* A child has its parent's pid where each is the first of a namespace. It is a child all the same. */
+static int namespaces(void) {
+    gpushare_node *node;
+    int status = 0;
+    pid_t pid, parent;
+
+    if (unshare(CLONE_NEWPID)) return 77;
+    pid = fork();
+    if (pid == 0) {
+        node = simulated("1xT4");
+        WORKS(gpushare_node_refresh(node, &err));
+        parent = getpid();
+        if (unshare(CLONE_NEWPID)) _exit(77);
+        pid = fork();
+        if (pid == 0) {
+            CHECK(getpid() == parent);
+            FAILS(gpushare_node_refresh(node, &err), GPUSHARE_STATUS_INVALID_STATE);
+            _exit(failures != 0);
+        }
+        CHECK(waitpid(pid, &status, 0) == pid && status == 0);
+        gpushare_node_free(node);
+        _exit(failures != 0);
+    }
+    CHECK(waitpid(pid, &status, 0) == pid && WIFEXITED(status));
+    return failures ? 1 : WEXITSTATUS(status);
+}
+
 int main(int argc, char **argv) {
     gpushare_node *node;
 
+    if (argc > 1 && !strcmp(argv[1], "namespaces")) return namespaces();
     if (argc > 1 && !strcmp(argv[1], "panic")) {
         panic();
         return failures != 0;
@@ -643,5 +914,8 @@ int main(int argc, char **argv) {
     orders();
     stories();
     forks();
+    copies();
+    given_back();
+    from_callbacks();
     return failures != 0;
 }

@@ -22,6 +22,13 @@ int main(void) {
     check(gpushare_abi_version() == GPUSHARE_ABI_VERSION, "library and header have one ABI");
 
     check(sizeof(gpushare_status) == 4, "a status is four bytes");
+    {
+        /* In C++, too, it is a number that a call returns. */
+        gpushare_status returned = gpushare_node_refresh(NULL, NULL);
+        gpushare_outcome outcome = gpushare_error_outcome(NULL);
+        check(returned == GPUSHARE_STATUS_INVALID_ARGUMENT, "no node is an invalid argument");
+        check(outcome == GPUSHARE_OUTCOME_UNTOUCHED, "no error has touched nothing");
+    }
     status = GPUSHARE_STATUS_BUSY;
     check(status == 5, "BUSY is 5");
     check(strcmp(gpushare_status_name(GPUSHARE_STATUS_OK), "OK") == 0, "OK has its name");

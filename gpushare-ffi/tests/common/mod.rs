@@ -8,9 +8,12 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// What rustc names as `native-static-libs`: a C program that links the archive needs them.
-pub(crate) const NATIVE: [&str; 7] =
-    ["-lgcc_s", "-lutil", "-lrt", "-lpthread", "-lm", "-ldl", "-lc"];
+/// What a C program needs that links the archive: what the Makefile tells pkg-config and CMake.
+pub(crate) fn native() -> Vec<String> {
+    let makefile = std::fs::read_to_string(crate_dir().join("../Makefile")).unwrap();
+    let line = makefile.lines().find_map(|line| line.strip_prefix("NATIVE := "));
+    line.unwrap().split_whitespace().map(str::to_owned).collect()
+}
 
 pub(crate) fn crate_dir() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -62,7 +65,7 @@ pub(crate) fn build(source: &str, link: Link, into: &Path) -> PathBuf {
     command.arg(crate_dir().join("../include")).arg(source).arg("-o").arg(&program);
     match link {
         Link::Static => {
-            command.arg(library("libgpushare.a")).args(NATIVE);
+            command.arg(library("libgpushare.a")).args(native());
         }
         Link::Shared | Link::Sanitized => {
             for name in ["libgpushare.so", "libgpushare.so.0"] {

@@ -198,7 +198,8 @@ Name=shard Count=4 File=/dev/zero
     }
 
     pub(crate) fn prolog(&self) {
-        run(self.example("prolog").arg(self.path("spec.yaml")).arg(self.path("saved.json")));
+        let mut prolog = self.example("prolog");
+        run(prolog.arg("-e").arg(self.path("spec.yaml")).arg(self.path("saved.json")));
     }
 
     fn libraries(&self) -> PathBuf {

@@ -19,7 +19,7 @@ pub(crate) fn leased(share: &Share) -> Option<String> {
             line.push_str(&format!(", {limit} declared"));
         }
         if lease.inherited {
-            line.push_str(", inherited: who took it is gone");
+            line.push_str(", inherited: who took it is gone or has let go");
         }
     }
     Some(line)
