@@ -389,7 +389,7 @@ fn a_child_that_is_forked_at_any_moment_has_no_lease_and_gets_its_own() {
 gpus: [{select: all, mode: time_sliced, time_sliced: {replicas: 4}}]
 ";
     std::fs::write(&spec, replicas).unwrap();
-    run(node.aid("prolog").arg(&spec).arg(&saved));
+    run(node.aid("prolog").arg("-e").arg(&spec).arg(&saved));
     let built = build("tests/c/forks.c", Link::Shared, &node.directory);
     run(node.on_this(program(&built)).arg("300"));
 }
