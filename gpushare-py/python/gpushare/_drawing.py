@@ -76,7 +76,7 @@ def _shares(shares: Sequence[Share], daemon: MpsDaemon | None) -> Iterator[Cell]
         other = None if share.for_pid is None else f"for pid {share.for_pid}"
         gets = _joined(_at_most(daemon), limit and f"≤ {limit}", by=", ")
         told = _joined(f"share {share.id}: {state}", who, name, other, gets and f"({gets})", by=" ")
-        label = _joined(state, pid, _at_most(daemon))
+        label = _joined(state, _at_most(daemon), pid)
         yield Cell(state, label, told, number * part, part, share.id)
 
 
@@ -151,7 +151,7 @@ def _gpu(gpu: Gpu) -> str:
             rows.append(("where these stand was not seen", 0, others))
     whole = [share for share in gpu.shares if share.device not in devices]
     if whole or not rows:
-        clients = f"{len(daemon.clients)} clients" if daemon is not None else None
+        clients = f"clients: {len(daemon.clients)}" if daemon is not None else None
         health = f"MPS daemon: {daemon.health or 'not ours'}" if daemon is not None else None
         head = (gpu.mode.value, _joined(_at_most(daemon), clients), health or "")
         cells = list(_shares(whole, daemon))
@@ -295,7 +295,7 @@ def _whole(gpu: Mapping[str, Any], over: str, mode: str) -> Box:
         None if limit is None else f"≤ {_bytes(limit)}",
     )
     told = _joined(f"{over}: {mode}", state, each)
-    label = _joined(state, each)
+    label = _joined(state, None if percentage is None else f"≤ {percentage:g} %")
     cells = [Cell(state, label, told, number * part, part) for number in range(count)]
     counted = None if count == 1 else f"{count} shares"
     return Box(LEFT, WIDTH, (mode, _joined(counted, each)), told, cells, gpu["uuid"])
