@@ -3,8 +3,8 @@
     pip install ray
     python ray_workers.py --workers 4
 
-With ``num_gpus=0.25`` Ray counts to one and shows each of four workers the whole GPU. Here each has a lease of
-a MIG device, or of a part under MPS that the driver holds it to. ``GPUSHARE_SIM=1xH100-80GB`` with
+With ``num_gpus=0.25`` Ray counts to one and shows each of four workers the whole GPU. Here each leases
+a MIG device, or a part under MPS that the driver holds it to. ``GPUSHARE_SIM=1xH100-80GB`` with
 ``GPUSHARE_STATE_DIR`` runs it on a simulated node.
 """
 
