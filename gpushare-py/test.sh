@@ -36,6 +36,7 @@ tests() {
         echo "== $name"
         if timeout 300 "$@" -W error -m unittest discover -s "$site/tests" >"$root/log$runs" 2>&1; then
             tail -n 3 "$root/log$runs"
+            grep "^SKIPPED: " "$root/log$runs" || true
         else
             cat "$root/log$runs"
             exit 1

@@ -198,7 +198,7 @@ class InClusters(Examples):
         tried = subprocess.run([CLUSTERS, "-c", f"import {module}"], capture_output=True, text=True)
         if tried.returncode:
             why = (tried.stderr.strip().splitlines() or ["it cannot be imported"])[-1]
-            print(f"SKIPPED: the example with {module}: {why}", file=sys.stderr)
+            print(f"\nSKIPPED: the example with {module}: {why}", file=sys.stderr)
             self.skipTest(why)
 
     def assert_each_has_one(self, text, count):

@@ -160,7 +160,7 @@ def _gpu(gpu: Gpu) -> str:
     if len(gpu.processes) > LISTED:
         below.append(f"and {len(gpu.processes) - LISTED} processes more")
     if gpu.processes_hidden:
-        below.append("who uses it, the driver did not show")
+        below.append("the driver did not show who uses it")
     return picture(f"{_name(gpu.index, gpu.model)} · {gpu.mode.value}", lines, rows, below)
 
 
