@@ -24,7 +24,7 @@ class Worker:
     """An actor is a process: its lease ends when it does."""
 
     def __init__(self) -> None:
-        # Ray hides all GPUs from who asks it for none; the choice is gpushare's.
+        # Some versions of Ray hide all GPUs from an actor that asks for none; the choice is gpushare's.
         self.lease = gpushare.Node().lease(timeout=60, visible=None)
         self.lease.activate()
 
