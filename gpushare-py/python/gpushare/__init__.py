@@ -133,9 +133,21 @@ __all__ = [
     "VisibleDevice",
     "WaitTimeoutError",
     "__version__",
+    "draw",
     "mps",
     "resolve_visible_devices",
 ]
+
+
+def draw(thing: Snapshot | Gpu | Plan) -> str:
+    """HTML with an SVG of each GPU, as notebooks show it: its slices, leases and processes; of a plan,
+    before and after. It can be read on light and dark pages, and loads and runs nothing.
+
+    :param thing: what is drawn. A plan tells of what it changes, and of MIG devices that stay.
+    """
+    from gpushare import _drawing
+
+    return _drawing.draw(thing)
 
 
 def resolve_visible_devices(string: str | None = None, *, node: Node | None = None) -> Resolution:

@@ -1,0 +1,188 @@
+"""An SVG of boxes with cells in them, for GPUs and their shares.
+
+Text outside of cells takes the colour of the page, so that it can be read on light and dark ones. No scripts,
+style sheets, ids or links, and everything that is said is escaped: names of processes come from anybody.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from html import escape
+from typing import NamedTuple
+
+LEFT = 1.0
+SLOT = 84.0
+WIDTH = 8 * SLOT
+HEAD = 42.0
+CELL = 24.0
+
+COLOURS = {
+    "free": ("#dbe7f3", "#10202f"),
+    "leased": ("#1f5fa8", "#ffffff"),
+    "stays": ("#dbe7f3", "#10202f"),
+    "goes": ("#8c2f1b", "#ffffff"),
+    "new": ("#1d6b3a", "#ffffff"),
+}
+"""A box and the text in it, by the word that is written into it."""
+
+# XML has no place for these, and the last ones let a name reorder the text around it.
+_UNSAID = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff\u202a-\u202e\u2066-\u2069]")
+
+
+class Cell(NamedTuple):
+    """A part of a box: a share, or what a plan does."""
+
+    state: str
+    """One of COLOURS."""
+    label: str
+    told: str
+    """All of it in words."""
+    start: float
+    """Where it begins, of the box's width."""
+    part: float
+    """Its part of that width."""
+    share: str | None = None
+
+
+class Box(NamedTuple):
+    """A GPU, an instance or a MIG device, with what is in it."""
+
+    x: float
+    width: float
+    lines: Sequence[str]
+    told: str
+    cells: Sequence[Cell]
+    device: str | None = None
+
+
+def said(text: object) -> str:
+    """Text as markup that says it."""
+    return escape(_UNSAID.sub("\N{REPLACEMENT CHARACTER}", str(text)))
+
+
+def element(tag: str, *content: str, **attributes: object) -> str:
+    """An element. Its content is markup, its attributes are said."""
+    named = ((name.replace("_", "-"), value) for name, value in attributes.items() if value is not None)
+    given = "".join(
+        f' {name}="{f"{value:g}" if isinstance(value, float) else said(value)}"' for name, value in named
+    )
+    return f"<{tag}{given}>{''.join(content)}</{tag}>"
+
+
+def _text(
+    x: float, y: float, line: str, room: float | None = None, size: int = 11, **attributes: object
+) -> str:
+    """A line of text, cut where it has no room."""
+    # Wide letters are wider; most are not.
+    letters = len(line) if room is None else int(room / (0.56 * size))
+    if letters < len(line):
+        line = line[: letters - 1] + "…" if letters > 3 else ""
+    if not line:
+        return ""
+    attributes.setdefault("fill", "currentColor")
+    return element("text", said(line), x=x, y=y, font_size=size, **attributes)
+
+
+def _title(told: str) -> str:
+    return element("title", said(told))
+
+
+def _cell(cell: Cell, box: Box, y: float) -> str:
+    fill, ink = COLOURS[cell.state]
+    x, width = box.x + cell.start * box.width, cell.part * box.width
+    return element(
+        "g",
+        _title(cell.told),
+        element(
+            "rect",
+            x=x,
+            y=y,
+            width=width,
+            height=CELL,
+            fill=fill,
+            stroke="currentColor",
+            stroke_width=0.5,
+            data_share=cell.share,
+            data_state=cell.state,
+        ),
+        _text(x + 5, y + 16, cell.label, width - 8, fill=ink),
+    )
+
+
+def _box(box: Box, y: float) -> str:
+    frame = element(
+        "rect",
+        x=box.x,
+        y=y,
+        width=box.width,
+        height=HEAD + CELL,
+        fill="none",
+        stroke="currentColor",
+        data_device=box.device,
+    )
+    lines = (
+        _text(box.x + 5, y + 14 + 12 * row, line, box.width - 8, 12 if row == 0 else 10)
+        for row, line in enumerate(box.lines)
+    )
+    cells = (_cell(cell, box, y + HEAD) for cell in box.cells)
+    return element("g", _title(box.told), frame, *lines, *cells)
+
+
+def picture(
+    title: str, lines: Sequence[str], rows: Sequence[tuple[str, int, Sequence[Box]]], below: Sequence[str]
+) -> str:
+    """An SVG: lines of text, rows of boxes (with what is over them, and MIG's slots), lines of text."""
+    drawn = [_text(LEFT, 15.0, title, WIDTH, 14, font_weight="bold")]
+    told = list(lines)
+    y = 18.0
+    for line in lines:
+        y += 15
+        drawn.append(_text(LEFT, y, line, WIDTH))
+    for over, slots, boxes in rows:
+        y += 8
+        if over:
+            y += 12
+            drawn.append(_text(LEFT, y, over, WIDTH))
+            told.append(over)
+            y += 5
+        # What no box covers is free, or cannot be used.
+        drawn += (
+            element(
+                "rect",
+                x=LEFT + SLOT * slot,
+                y=y,
+                width=SLOT,
+                height=HEAD + CELL,
+                fill="none",
+                stroke="currentColor",
+                stroke_opacity=0.35,
+                stroke_dasharray="2 3",
+                data_slot=slot,
+            )
+            for slot in range(slots)
+        )
+        drawn += (_box(box, y) for box in boxes)
+        told += (cell.told for box in boxes for cell in box.cells)
+        y += HEAD + CELL
+        if slots:
+            y += 12
+            drawn += (_text(LEFT + SLOT * slot + 5, y, f"{slot}", size=9) for slot in range(slots))
+    y += 4 if below else 0
+    for line in below:
+        y += 15
+        drawn.append(_text(LEFT, y, line, WIDTH))
+    told += below
+    return element(
+        "svg",
+        _title(title),
+        element("desc", said("; ".join(told))),
+        *drawn,
+        xmlns="http://www.w3.org/2000/svg",
+        role="img",
+        aria_label=title,
+        viewBox=f"0 0 {WIDTH + 2 * LEFT:g} {y + 8:g}",
+        width=WIDTH + 2 * LEFT,
+        style="max-width:100%;height:auto;display:block;margin:8px 0",
+        font_family="system-ui, sans-serif",
+    )
