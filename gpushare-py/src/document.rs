@@ -241,4 +241,19 @@ macro_rules! shows_text {
     };
 }
 
-pub(crate) use {document_class, shows_document, shows_text};
+/// Notebooks show the drawing.
+macro_rules! shows_drawing {
+    ($class:ident) => {
+        #[pyo3::pymethods]
+        impl $class {
+            fn _repr_html_<'py>(
+                slf: &pyo3::Bound<'py, Self>,
+            ) -> pyo3::PyResult<pyo3::Bound<'py, pyo3::PyAny>> {
+                use pyo3::types::PyAnyMethods as _;
+                slf.py().import("gpushare._drawing")?.call_method1("draw", (slf,))
+            }
+        }
+    };
+}
+
+pub(crate) use {document_class, shows_document, shows_drawing, shows_text};

@@ -12,7 +12,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::arguments;
 use crate::call::{Call, Listener};
-use crate::document::{document_class, hash, json, repr, shown, shows_text, texts, tuple};
+use crate::document::{
+    document_class, hash, json, repr, shown, shows_drawing, shows_text, texts, tuple,
+};
 use crate::error::{exception, refused_by};
 use crate::event::Teller;
 use crate::mps::Hazard;
@@ -32,6 +34,8 @@ pub(crate) struct Plan {
     /// The node that it was made on; none for one that was a document.
     state: Option<Arc<State>>,
 }
+
+shows_drawing!(Plan);
 
 impl Plan {
     pub(crate) fn new(plan: plan::Plan, state: Arc<State>) -> Self {

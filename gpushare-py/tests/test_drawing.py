@@ -332,6 +332,10 @@ class Plans(Drawn):
 
 
 class Safe(Drawn):
+    def test_notebooks_show_it(self) -> None:
+        for thing in (self.node.status(), self.node.gpus[0], self.node.plan(MODES["mig"])):
+            self.assertEqual(thing._repr_html_(), draw(thing))
+
     def test_what_comes_from_outside_is_only_text(self) -> None:
         self.busy(0)
 

@@ -4,7 +4,7 @@ use gpushare_core::snapshot::{GpuSnapshot, Visibility};
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
-use crate::document::{document_class, texts, tuple};
+use crate::document::{document_class, shows_drawing, texts, tuple};
 use crate::snapshot::parts::{GpuProcess, MigDevice, MpsDaemon, Share};
 use crate::words;
 
@@ -13,6 +13,7 @@ document_class!(
     Gpu,
     GpuSnapshot
 );
+shows_drawing!(Gpu);
 
 #[pymethods]
 impl Gpu {

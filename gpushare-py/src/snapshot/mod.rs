@@ -8,7 +8,7 @@ use std::sync::Arc;
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
-use crate::document::{document_class, shows_text, tuple};
+use crate::document::{document_class, shows_drawing, shows_text, tuple};
 use gpu::Gpu;
 use parts::Share;
 
@@ -18,6 +18,7 @@ document_class!(
     gpushare_core::Snapshot
 );
 shows_text!(Snapshot);
+shows_drawing!(Snapshot);
 
 #[pymethods]
 impl Snapshot {
