@@ -17,6 +17,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/types.h>
 #include <unistd.h>
 
@@ -240,19 +241,47 @@ static int within(const char *numbers, const char *devices, char *visible, char 
     return 0;
 }
 
-/* Whether a process is the slurmstepd of a step of this job. */
-static int is_of_job(int32_t pid, uint32_t job) {
+/* Whether a process is the slurmstepd of a step of this job: anybody can take its title, and not its user. */
+static int is_slurmstepd(int32_t pid, uint32_t job) {
     char path[64], title[64], wanted[64];
+    struct stat owner;
     FILE *file;
     size_t length;
 
     snprintf(path, sizeof path, "/proc/%" PRId32 "/cmdline", pid);
-    if (!(file = fopen(path, "r"))) return 0;
+    if (stat(path, &owner) || owner.st_uid != getuid() || !(file = fopen(path, "r"))) return 0;
     length = fread(title, 1, sizeof title - 1, file);
     fclose(file);
     title[length] = '\0';
     snprintf(wanted, sizeof wanted, "slurmstepd: [%" PRIu32 ".", job);
     return !strncmp(title, wanted, strlen(wanted));
+}
+
+/* The parent of a process; 0 where it is not to be seen. */
+static int32_t parent_of(int32_t pid) {
+    char path[64], text[512], *end;
+    FILE *file;
+    size_t length;
+    int32_t parent = 0;
+
+    snprintf(path, sizeof path, "/proc/%" PRId32 "/stat", pid);
+    if (!(file = fopen(path, "r"))) return 0;
+    length = fread(text, 1, sizeof text - 1, file);
+    fclose(file);
+    text[length] = '\0';
+    /* The name before it may have any letters. */
+    if (!(end = strrchr(text, ')')) || sscanf(end + 1, " %*c %" SCNd32, &parent) != 1) return 0;
+    return parent;
+}
+
+/* Whether a process is of a step of this job. An ordinary user sees that a task has the lease, and not
+ * that slurmstepd has it too. */
+static int is_of_job(int32_t pid, uint32_t job) {
+    int depth;
+
+    for (depth = 0; pid > 1 && depth < 64; depth++, pid = parent_of(pid))
+        if (is_slurmstepd(pid, job)) return 1;
+    return 0;
 }
 
 /* Whether the step was started within a lease of this job on this node, of GPUs that it has too: then

@@ -349,6 +349,24 @@ fn an_ordinary_user_leases_too() {
     ended(&as_nobody("true").output().unwrap(), 125);
     lease.release().unwrap();
     cluster.until_free();
+
+    // Steps of their batch scripts run in the script's lease, of which they see less than root does.
+    let open = std::env::temp_dir().join(format!("gpushare-slurm-{}", std::process::id()));
+    std::fs::create_dir(&open).unwrap();
+    let everybodys = std::os::unix::fs::PermissionsExt::from_mode(0o777);
+    std::fs::set_permissions(&open, everybodys).unwrap();
+    let (out, bin) = (open.join("out"), cluster.slurm("srun").get_program().to_owned());
+    let show = "echo $CUDA_VISIBLE_DEVICES";
+    let mut sbatch = cluster.slurm("sbatch");
+    sbatch.args(["-W", "-D/", "--gres=gpu:2", "--gpushare=mig:3g.40gb"]).arg("-o").arg(&out);
+    let step = format!("{} --overlap /bin/sh -c '{show}' 2>&1", bin.to_str().unwrap());
+    sbatch.arg(format!("--wrap={show}; {step}")).uid(NOBODY).gid(NOBODY);
+    ended(&sbatch.output().unwrap(), 0);
+    let said = std::fs::read_to_string(&out).unwrap();
+    std::fs::remove_dir_all(&open).unwrap();
+    let lines: Vec<&str> = said.lines().collect();
+    assert!(lines.len() == 2 && lines[0].starts_with("MIG-") && lines[0] == lines[1], "{said}");
+    cluster.until_free();
 }
 
 fn kill(pid: i32) {
