@@ -3,19 +3,36 @@
  *     epilog [-e] SAVED
  *
  * SAVED is what prolog wrote, before it changed anything: where it is not there, nothing was changed. What
- * is left of the job on the GPUs is ended. On success the file goes. -e is as of prolog.
+ * is left of the job on the GPUs is ended, and so is whoever else is in the way: it is for jobs that have
+ * whole nodes. On success the file goes. -e is as of prolog.
  */
+#define _POSIX_C_SOURCE 200809L
 #include <errno.h>
+#include <fcntl.h>
 #include <gpushare.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 static int fail(const char *what, gpushare_error *err) {
     fprintf(stderr, "epilog: %s: %s: %s\n", what, gpushare_status_name(gpushare_error_code(err)),
             err ? gpushare_error_message(err) : "out of memory");
     gpushare_error_free(err);
     return 1;
+}
+
+/* Opens a file that prolog wrote: ours, and no link to another. */
+static FILE *opened(const char *path) {
+    struct stat there;
+    int fd = open(path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+
+    if (fd < 0) return NULL;
+    if (!fstat(fd, &there) && S_ISREG(there.st_mode) && there.st_uid == geteuid()) return fdopen(fd, "rb");
+    close(fd);
+    errno = EACCES;
+    return NULL;
 }
 
 /* Brings the GPUs to what was saved. */
@@ -64,7 +81,7 @@ int main(int argc, char **argv) {
         return 1;
     }
     path = argv[1 + ask];
-    saved = fopen(path, "rb");
+    saved = opened(path);
     if (saved) {
         len = fread(spec, 1, sizeof spec, saved);
         failed = ferror(saved);

@@ -124,6 +124,13 @@ fn an_epilog_undoes_what_a_prolog_did() {
         assert!(String::from_utf8_lossy(&again.stderr).contains("is kept"), "{again:?}");
         assert_eq!(std::fs::read_to_string(&saved).unwrap(), previous);
 
+        // What somebody else put in its place is not obeyed.
+        let elsewhere = node.path("elsewhere.json");
+        std::fs::rename(&saved, &elsewhere).unwrap();
+        std::os::unix::fs::symlink(&elsewhere, &saved).unwrap();
+        failed(&epilog().output().unwrap(), 1, "cannot read");
+        std::fs::rename(&elsewhere, &saved).unwrap();
+
         assert_eq!(run(&mut epilog()), "undone\n");
         assert!(!saved.exists());
         // The share counts are of the record that there is now; the rest is as before.
