@@ -245,7 +245,7 @@ impl Observer {
     }
 
     /// Looks at a GPU, and again where something of it went while it was looked at: an instance that
-    /// somebody destroys is no lost GPU.
+    /// somebody destroys is no lost GPU, and one whose MIG mode somebody turns off has instances no more.
     fn look_again(
         &mut self,
         gpu: &mut GpuSnapshot,
@@ -256,7 +256,9 @@ impl Observer {
         let mut seen = self.look(gpu, epoch, scope);
         for _ in 0..AGAIN {
             match &seen {
-                Err(Failure::Driver(failure)) if failure.ret == NvmlReturn::NOT_FOUND => {
+                Err(Failure::Driver(failure))
+                    if matches!(failure.ret, NvmlReturn::NOT_FOUND | NvmlReturn::NOT_SUPPORTED) =>
+                {
                     gpu.clone_from(&unseen);
                     seen = self.look(gpu, epoch, scope);
                 }
