@@ -8,7 +8,7 @@
  *
  * It does not ask the environment where the driver and its own state are, since a scheduler's may be
  * another's; with -e it does. To try it on a simulated node:
- * GPUSHARE_SIM=2xH100-80GB GPUSHARE_STATE_DIR=/tmp/somewhere prolog -e SPEC SAVED
+ * GPUSHARE_SIM=8xH100-80GB GPUSHARE_STATE_DIR=/tmp/somewhere prolog -e SPEC SAVED
  */
 #define _POSIX_C_SOURCE 200809L
 #include <errno.h>
