@@ -7,6 +7,14 @@ use serde::{Deserialize, Serialize};
 use crate::id::Pid;
 use crate::terminal::printable;
 
+/// Whether a process ignores a signal, by what the kernel says in its `/proc/PID/status`.
+pub(crate) fn ignores(status: &str, signal: i32) -> bool {
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
+    let bit = u32::try_from(signal - 1).ok();
+    bit.and_then(|bit| mask.checked_shr(bit)).is_some_and(|mask| mask & 1 == 1)
+}
+
 /// What a holder of a GPU or MIG device is to us. It decides whether and how it can be evicted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

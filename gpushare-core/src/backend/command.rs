@@ -15,6 +15,7 @@ use rustix::process::{Pid, kill_process_group};
 
 use super::trust::distrusted;
 use crate::error::{Error, ErrorCode, Result};
+use crate::process::ignores;
 
 /// The most that is kept of what a program prints. `nvidia-smi` prints a few hundred bytes here.
 const MOST_OUTPUT: usize = 64 * 1024;
@@ -167,10 +168,7 @@ pub(super) fn run_with(
 /// asked to could not be known.
 fn expect_to_hear_of_its_end(program: &Path) -> Result<()> {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
-    let number = rustix::process::Signal::CHILD.as_raw();
-    if mask >> (number - 1) & 1 == 0 {
+    if !ignores(&status, rustix::process::Signal::CHILD.as_raw()) {
         return Ok(());
     }
     Err(Error::new(

@@ -127,6 +127,12 @@ fn program(pid: Pid) -> Option<String> {
     Some(if roots { name } else { format!("{name}, not root's") })
 }
 
+/// The kernel gives the first pid namespace this inode on every machine (`PROC_PID_INIT_INO`).
+pub(super) fn in_first_pid_namespace() -> bool {
+    const FIRST: u64 = 0xEFFF_FFFC;
+    fs::metadata("/proc/self/ns/pid").is_ok_and(|namespace| namespace.ino() == FIRST)
+}
+
 impl Processes for SystemProcesses {
     fn facts(&self, pid: Pid) -> Option<ProcessFacts> {
         let stat = Stat::read(pid)?;
@@ -183,10 +189,8 @@ impl Processes for SystemProcesses {
         Some(pairs.collect())
     }
 
-    /// The kernel gives the first pid namespace this inode on every machine (`PROC_PID_INIT_INO`).
     fn in_first_pid_namespace(&self) -> bool {
-        const FIRST: u64 = 0xEFFF_FFFC;
-        fs::metadata("/proc/self/ns/pid").is_ok_and(|namespace| namespace.ino() == FIRST)
+        in_first_pid_namespace()
     }
 
     /// A pidfd holds the process, so the start time that is read after it was opened is that of

@@ -8,6 +8,7 @@ use signal_hook::SigId;
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::error::{Error, ErrorCode, Result};
+use crate::process::ignores;
 
 /// Listens for SIGINT and SIGTERM, which no longer end the process.
 #[derive(Debug)]
@@ -54,10 +55,7 @@ impl Interrupt {
 /// Whether this process was started with a signal ignored, as nohup and background jobs are.
 pub(super) fn ignored(signal: i32) -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
-    let bit = u32::try_from(signal - 1).ok();
-    bit.and_then(|bit| mask.checked_shr(bit)).is_some_and(|mask| mask & 1 == 1)
+    ignores(&status, signal)
 }
 
 impl Drop for Interrupt {

@@ -16,8 +16,6 @@ mod wire;
 
 use std::path::PathBuf;
 
-use rustix::time::{ClockId, clock_gettime};
-
 pub use self::control::MpsControl;
 
 pub(crate) use self::access::group_number;
@@ -29,12 +27,12 @@ pub(crate) use self::spawn::keep_no_descriptor;
 use super::command::trust;
 use super::directory::Directory;
 use super::files::FileStore;
-use super::system::SystemProcesses;
+use super::system::{SystemClock, SystemProcesses};
 use crate::error::{Error, ErrorCode, Result};
 use crate::mode::MpsHealth;
 use crate::mps::{Command, Dialect, MpsDomain, MpsSettings, Reply};
 use crate::parameters::Access;
-use crate::port::Processes as _;
+use crate::port::{Clock as _, Processes as _};
 use crate::port::{ForeignDaemon, MpsDaemon, MpsHost};
 
 /// Where the driver's packages put the program.
@@ -110,9 +108,7 @@ fn noted_access(leaf: &Leaf) -> Result<Option<Access>> {
 
 /// Clock ticks since boot, as in `/proc/PID/stat`. They are hundredths of a second on every Linux.
 fn ticks() -> u64 {
-    let now = clock_gettime(ClockId::Boottime);
-    let part = |part: i64| u64::try_from(part).unwrap_or(0);
-    part(now.tv_sec) * 100 + part(now.tv_nsec) / 10_000_000
+    SystemClock.ticks()
 }
 
 /// Whether a command changes what clients get.

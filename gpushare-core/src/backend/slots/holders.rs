@@ -8,6 +8,7 @@ use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 
 use super::{Folder, share_of};
+use crate::backend::system::in_first_pid_namespace;
 use crate::error::Result;
 use crate::fork::OwnFile;
 use crate::id::{Pid, ShareId};
@@ -46,14 +47,11 @@ const AT_ONCE: usize = 3_900;
 /// Whether the kernel's list shows every lock of this directory: in the first pid namespace, on a file
 /// system whose files have the device number that the list prints.
 fn sees_all(folder: &Folder) -> bool {
-    /// The kernel gives the first pid namespace this inode on every machine (`PROC_PID_INIT_INO`).
-    const FIRST: u64 = 0xEFFF_FFFC;
     // linux/magic.h: btrfs and overlayfs give each subvolume or layer a number of its own.
     const OTHER_NUMBERS: [u64; 2] = [0x9123_683E, 0x794C_7630];
-    let first = std::fs::metadata("/proc/self/ns/pid").is_ok_and(|space| space.ino() == FIRST);
     let kind = rustix::fs::fstatfs(&folder.directory).map(|kind| kind.f_type);
     let plain = |kind| u64::try_from(kind).is_ok_and(|kind| !OTHER_NUMBERS.contains(&kind));
-    first && kind.is_ok_and(plain)
+    in_first_pid_namespace() && kind.is_ok_and(plain)
 }
 
 /// Device and inode of what flock holds, and who took it.
