@@ -1,14 +1,13 @@
 //! Several processes, signals, other users, and directories that are not to be trusted.
 
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::{BufRead as _, BufReader};
 use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
-use std::os::unix::process::CommandExt as _;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::Child;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::place::{Answer, GPUSHARE, Place};
+use crate::place::{Answer, NOBODY, Place, can_be_nobody};
 
 const OLD: &str = r#"{"version": "gpushare/v1", "gpus": [
     {"select": 0, "mode": "mig", "mig": {"instances": [
@@ -250,36 +249,19 @@ fn state_directories_that_others_could_write_to_are_refused() {
     empty.expect_error("INVALID_ARGUMENT");
 }
 
-/// An ordinary user, who has this user's and group's number.
-const NOBODY: u32 = 65534;
-
 #[test]
 fn an_ordinary_user_has_a_simulated_node_of_their_own() {
-    if !rustix::process::geteuid().is_root() {
-        // Every other test runs as an ordinary user then.
-        // Past the test harness, which would keep it to itself.
-        let _ = writeln!(
-            std::io::stderr(),
-            "SKIPPED: a simulated node of an ordinary user: only root can run a command as another user"
-        );
+    // Every other test runs as an ordinary user then.
+    if !can_be_nobody("a simulated node of an ordinary user") {
         return;
     }
     let place = Place::new("1xH100-80GB");
-    let open = |path: &Path| {
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
-    };
-    open(place.path());
-    // The build's own directory may not be open to others.
-    let program = place.path().join("gpushare");
-    std::fs::copy(GPUSHARE, &program).unwrap();
-    open(&program);
     let runtime = place.path().join("runtime");
     std::fs::create_dir(&runtime).unwrap();
     chown(&runtime, Some(NOBODY), Some(NOBODY)).unwrap();
     let as_nobody = |arguments: &[&str]| {
-        let mut command = Command::new(&program);
-        command.env_clear().env("XDG_RUNTIME_DIR", &runtime).stdin(Stdio::null());
-        command.uid(NOBODY).gid(NOBODY).current_dir("/");
+        let mut command = place.nobodys_command();
+        command.env("XDG_RUNTIME_DIR", &runtime);
         Answer::of(command.args(["--sim", "1xH100-80GB"]).args(arguments).output().unwrap())
     };
     as_nobody(&["mig", "enable"]).expect(0);
@@ -371,21 +353,13 @@ fn a_node_of_sixteen_gpus_takes_little_memory() {
 
 #[test]
 fn who_may_not_write_where_the_state_is_is_told_to_give_a_directory_of_their_own() {
-    if !rustix::process::geteuid().is_root() {
-        let _ = writeln!(
-            std::io::stderr(),
-            "SKIPPED: a state directory of root's: only root can run a command as another user"
-        );
+    if !can_be_nobody("a state directory of root's") {
         return;
     }
     let place = Place::new("1xH200-141GB");
     let mode = |path: &Path, mode| {
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
     };
-    mode(place.path(), 0o755);
-    let program = place.path().join("gpushare");
-    std::fs::copy(GPUSHARE, &program).unwrap();
-    mode(&program, 0o755);
     let (roots, own) = (place.path().join("roots"), place.path().join("own"));
     for directory in [&roots, &own] {
         std::fs::create_dir(directory).unwrap();
@@ -393,8 +367,7 @@ fn who_may_not_write_where_the_state_is_is_told_to_give_a_directory_of_their_own
     }
     chown(&own, Some(NOBODY), Some(NOBODY)).unwrap();
     let enable = |state: &Path| {
-        let mut command = Command::new(&program);
-        command.env_clear().stdin(Stdio::null()).uid(NOBODY).gid(NOBODY).current_dir("/");
+        let mut command = place.nobodys_command();
         command.args(["--sim", "1xH200-141GB", "mps", "enable", "--state-dir"]).arg(state);
         Answer::of(command.output().unwrap())
     };

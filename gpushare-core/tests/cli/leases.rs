@@ -1,8 +1,8 @@
 //! Leases by command, as real processes: who has a share, what it is told, and when it is given back.
 
 use std::fs::File;
-use std::os::unix::fs::{PermissionsExt as _, chown};
-use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::os::unix::fs::chown;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
-use crate::place::{Answer, GPUSHARE, PATIENCE, Place};
+use crate::place::{Answer, GPUSHARE, NOBODY, PATIENCE, Place, can_be_nobody};
 use crate::schema::Schema;
 
 fn send(pid: u32, signal: Signal) {
@@ -672,31 +672,14 @@ fn shares_of_mps_say_what_is_declared() {
     second.expect_error("BUSY");
 }
 
-/// An ordinary user, who has this user's and group's number.
-const NOBODY: u32 = 65534;
-
 #[test]
 fn an_ordinary_user_leases_what_root_has_made_slots_for() {
-    if !rustix::process::geteuid().is_root() {
-        // Past the test harness, which would keep it to itself.
-        use std::io::Write as _;
-        let _ = writeln!(
-            std::io::stderr(),
-            "SKIPPED: leases of an ordinary user: only root can run a command as another user"
-        );
+    if !can_be_nobody("leases of an ordinary user") {
         return;
     }
     let place = Place::new("2xH100-80GB");
-    let open = |path: &Path| {
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
-    };
-    open(place.path());
-    let program = place.path().join("gpushare");
-    std::fs::copy(GPUSHARE, &program).unwrap();
-    open(&program);
     let command = |state: &Path, arguments: &[&str]| {
-        let mut command = Command::new(&program);
-        command.env_clear().stdin(Stdio::null()).uid(NOBODY).gid(NOBODY).current_dir("/");
+        let mut command = place.nobodys_command();
         command.args(["--sim", "2xH100-80GB", "--state-dir"]).arg(state).args(arguments);
         command
     };

@@ -1,5 +1,9 @@
 //! A place to run the command in: a state directory of its own and a fleet.
 
+use std::fs::Permissions;
+use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -8,6 +12,20 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 pub(crate) const GPUSHARE: &str = env!("CARGO_BIN_EXE_gpushare");
+
+/// An ordinary user, who has this user's and group's number.
+pub(crate) const NOBODY: u32 = 65534;
+
+/// Whether a test can run commands as [`NOBODY`]; where it cannot, it is skipped aloud.
+pub(crate) fn can_be_nobody(what: &str) -> bool {
+    let can = rustix::process::geteuid().is_root();
+    if !can {
+        // Past the test harness, which would keep it to itself.
+        let why = "only root can run a command as another user";
+        let _ = writeln!(std::io::stderr(), "SKIPPED: {what}: {why}");
+    }
+    can
+}
 
 /// How long anything may take on a busy machine before a test gives up.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -64,6 +82,22 @@ pub(crate) fn command() -> Command {
 }
 
 impl Place {
+    /// The command as [`NOBODY`], who may read this place from now on.
+    pub(crate) fn nobodys_command(&self) -> Command {
+        // The build's own directory may not be open to others.
+        let program = self.path().join("gpushare");
+        if !program.exists() {
+            std::fs::set_permissions(self.path(), Permissions::from_mode(0o755)).unwrap();
+            // By another process: whatever this one starts meanwhile would have it open to write, and
+            // it could not be run.
+            let copied = Command::new("install").arg(GPUSHARE).arg(&program).status();
+            assert!(copied.unwrap().success());
+        }
+        let mut command = Command::new(&program);
+        command.env_clear().stdin(Stdio::null()).uid(NOBODY).gid(NOBODY).current_dir("/");
+        command
+    }
+
     pub(crate) fn new(fleet: &str) -> Self {
         Self { directory: tempfile::tempdir().unwrap(), fleet: fleet.to_owned() }
     }
