@@ -71,7 +71,21 @@ else
     skipped "stubtest, mypy, basedpyright, ruff, abi3audit, hypothesis" "they could not be installed"
 fi
 
+# Ray and Dask, for the scripts that use them (350 MB). The extension is good for any CPython from 3.11 on.
+echo "== clusters"
+clusters=$target/python-clusters
+if [ ! -e "$clusters/complete" ]; then
+    rm -rf "$clusters"
+    "$python" -m venv "$clusters"
+    if "$clusters/bin/pip" install --quiet --disable-pip-version-check distributed ray; then
+        touch "$clusters/complete"
+    fi
+fi
+# Without them the tests skip aloud.
+export GPUSHARE_CLUSTER_PYTHON="$clusters/bin/python"
 tests "$("$python" --version)" env PYTHONPATH="$site" "$python"
+# Once is enough.
+export GPUSHARE_CLUSTER_PYTHON=
 
 version() { "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null || echo 0.0; }
 done=$(version "$python")

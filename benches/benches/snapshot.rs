@@ -1,5 +1,6 @@
 //! Looking at the GPUs of this machine, or of the node that the environment names: with the driver
-//! open, with the driver opened and closed each time, and by nvidia-smi where it is found.
+//! open, with the driver opened and closed each time, while this process has it open already and
+//! without that, and by nvidia-smi where it is found.
 //!
 //! It needs nothing but itself at run time: build it with `cargo build --release -p
 //! gpushare-benches --bench snapshot` and copy `target/release/deps/snapshot-*` to a machine with
@@ -34,8 +35,7 @@ fn main() -> ExitCode {
 
 fn measure() -> Result<()> {
     let node = Node::open()?;
-    let mut observer = node.observer()?;
-    let first = observer.snapshot(&Scope::all())?;
+    let first = node.snapshot()?;
     println!(
         "{} GPUs, driver {}{}",
         first.gpus.len(),
@@ -45,6 +45,11 @@ fn measure() -> Result<()> {
     for gpu in &first.gpus {
         println!("    {}: {} ({})", gpu.model, gpu.mode, gpu.reason);
     }
+    let mut closed = Times::default();
+    for _ in 0..ROUNDS {
+        closed.time(|| node.snapshot())?;
+    }
+    let mut observer = node.observer()?;
     let (mut warm, mut cold) = (Times::default(), Times::default());
     let (mut list, mut query) = (Times::default(), Times::default());
     for round in 0..ROUNDS {
@@ -57,6 +62,7 @@ fn measure() -> Result<()> {
     }
     println!("snapshot, driver open       {warm}");
     println!("open, snapshot, close       {cold}");
+    println!("the same, driver closed     {closed}");
     println!("nvidia-smi -L, a process    {list}");
     println!("nvidia-smi -q, a process    {query}");
     Ok(())
