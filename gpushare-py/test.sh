@@ -22,7 +22,7 @@ cp "$here/../Cargo.toml" "$root"
 cp -R "$here/python/gpushare" "$site/gpushare"
 cp "$target/debug/lib_gpushare.so" "$site/gpushare/_gpushare.abi3.so"
 # An ordinary user reads them here, and not in somebody's home.
-cp -R "$here/tests" "$here/examples" "$here/TUTORIAL.md" "$here/pyproject.toml" "$site"
+cp -R "$here/tests" "$here/examples" "$here/README.md" "$here/TUTORIAL.md" "$here/pyproject.toml" "$site"
 mkdir "$site/python" && ln -s ../gpushare "$site/python/gpushare"
 export PYTHONDONTWRITEBYTECODE=1
 

@@ -39,7 +39,5 @@ trap 'rm -rf "$venv"' EXIT
 "$venv/bin/pip" check
 "$venv/bin/gpushare" --sim 2xH100-80GB --state-dir "$venv/state" status >/dev/null
 cd "$venv"
-# The first piece of Python in the README, as it stands there.
-sed -n '/^```python$/,/^```$/p' "$here/README.md" | sed -e 1d -e '/^```$/,$d' >quick_start.py
-"$venv/bin/python" -W error quick_start.py
+"$venv/bin/python" -W error "$here/examples/quick_start.py"
 echo "$wheel, $size bytes"

@@ -174,6 +174,19 @@ class OnMig(Examples):
         self.assertIn("rank 1: the sum over the ranks is 3", text)
 
 
+class QuickStart(Examples):
+    def test_quick_start(self) -> None:
+        text = self.said(self.start("quick_start.py"))
+        self.assertRegex(text, r"MIG-[0-9a-f-]+ \d+ 16\nCUDA_VISIBLE_DEVICES = MIG-[0-9a-f-]+\n")
+        self.assertIn("1g.10gb", text)
+        self.assert_all_free()
+
+    def test_the_readme_has_it(self) -> None:
+        script = (EXAMPLES / "quick_start.py").read_text().split('"""\n\n', 1)[1]
+        readme = (EXAMPLES.parent / "README.md").read_text()
+        self.assertIn(f"```python\n{script}```\n", readme)
+
+
 class UnderMps(Examples):
     FLEET = "1xH200-141GB"
 
@@ -233,7 +246,7 @@ class All(unittest.TestCase):
     def test_every_script_is_run(self) -> None:
         tested = set(re.findall(r"\w+\.py(?=\")", Path(__file__).read_text()))
         scripts = {script.name for script in EXAMPLES.glob("*.py")}
-        self.assertGreaterEqual(len(scripts), 6)
+        self.assertGreaterEqual(len(scripts), 7)
         self.assertLessEqual(scripts, tested)
 
 
