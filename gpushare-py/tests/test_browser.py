@@ -56,6 +56,7 @@ FACTS = """
                 box: box(text),
                 ink: getComputedStyle(text).fill.match(/\\d+/g).map(Number),
                 within: box(text.closest("g")?.querySelector(":scope > rect") ?? svg),
+                pointed: at((box(text)[0] + box(text)[2]) / 2, (box(text)[1] + box(text)[3]) / 2),
             })),
         })),
     };
@@ -145,7 +146,7 @@ def _gpus(one):
     yield "a plan that evicts", draw(node.plan(mig(0, **{"1g": 7})))
     for process in node.gpus[0].processes:
         one.command("sim", "idle", str(process.pid))
-    for instances in ({"1g": 7}, {"7g": 1}, {"4g": 1, "3g": 1}):
+    for instances in ({"1g": 7}, {"7g": 1}, {"4g": 1, "3g": 1}, {"1g.10gb+me": 1}):
         layout(node, 0, **instances)
         yield f"{instances}", draw(node.gpus[0])
     for replicas in (1, 4):
@@ -170,7 +171,7 @@ def _gpus(one):
         with node.lease(gpu=0):
             yield f"MPS, {clients} of {percentage} %", draw(node.gpus[0])
         one.command("sim", "idle", str(pid))
-    for replicas in (7, 48):
+    for replicas in (7, 48, 1024):
         change(node.plan(spec({"select": 0, "mode": "time_sliced", "time_sliced": {"replicas": replicas}})))
         with node.lease(gpu=0):
             yield f"{replicas} replicas", draw(node.gpus[0])
@@ -263,9 +264,11 @@ def wrong(facts):
             yield f"{name}: {svg['box']} is wider than the page"
         for rect in svg["rects"]:
             left, top, right, bottom = rect["box"]
-            if right - left < 1 or bottom - top < 1 or not inside(rect["box"], svg["box"]):
+            if right <= left or bottom - top < 10 or not inside(rect["box"], svg["box"]):
                 yield f"{name}: {rect['data']} cannot be seen: {rect['box']}"
-            if "slot" not in rect["data"] and (not rect["told"] or rect["pointed"] != rect["told"]):
+            if "slot" in rect["data"]:
+                continue
+            if not rect["told"] or (right - left > 4 and rect["pointed"] != rect["told"]):
                 yield f"{name}: pointing at {rect['told']!r} tells {rect['pointed']!r}"
         cells = [rect["box"] for rect in svg["rects"] if "state" in rect["data"]]
         for number, text in enumerate(svg["texts"]):
@@ -273,6 +276,8 @@ def wrong(facts):
                 yield f"{name}: {text['said']!r} leaves the drawing: {text['box']} of {svg['box']}"
             elif not inside(text["box"], text["within"]):
                 yield f"{name}: {text['said']!r} leaves its box: {text['box']} of {text['within']}"
+            if text["said"].endswith("…") and not text["pointed"].startswith(text["said"][:-1]):
+                yield f"{name}: pointing at {text['said']!r} tells {text['pointed']!r}"
             for cell in cells:
                 if overlap(text["box"], cell) and cell != text["within"]:
                     yield f"{name}: {text['said']!r} runs into a cell: {text['box']} and {cell}"
@@ -296,7 +301,10 @@ def ill_painted(browser, facts):
     """What is not painted as it should be, in words. The page is left."""
     picture = browser.screenshot()
     rects = [
-        (svg["name"], rect) for svg in facts["svgs"] for rect in svg["rects"] if "state" in rect["data"]
+        (svg["name"], rect)
+        for svg in facts["svgs"]
+        for rect in svg["rects"]
+        if "state" in rect["data"] and rect["box"][2] - rect["box"][0] > 4
     ]
     texts = [(svg["name"], text) for svg in facts["svgs"] for text in svg["texts"]]
     # Above its words.

@@ -221,7 +221,7 @@ class Modes(Drawn):
                 self.assertAlmostEqual(width, wide * WIDTH, 2)
                 self.assertAlmostEqual(x, LEFT + number * wide * WIDTH, 2)
             self.assertTrue(any(f"≤ {percentage} %" in text for text in texts(root)))
-            self.assertTrue(any(text.startswith(f"pid {pid}: ") for text in texts(root)))
+            self.assertTrue(any(text.startswith(f"pid {pid} (") for text in texts(root)))
             self.command("sim", "idle", str(pid))
 
     def test_replicas_share_the_bar(self) -> None:
