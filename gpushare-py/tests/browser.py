@@ -35,10 +35,10 @@ class Browser:
     def __init__(self, program):
         self.folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
         home = self.folder.name
+        options = (*OPTIONS, f"--user-data-dir={home}/profile", "about:blank")
         # It reads from descriptor 3 and writes to 4.
         self.process = subprocess.Popen(
-            ["sh", "-c", 'exec "$@" 3<&0 4>&1 </dev/null >/dev/null', "sh", program, *OPTIONS]
-            + [f"--user-data-dir={home}/profile", "about:blank"],
+            ["sh", "-c", 'exec "$@" 3<&0 4>&1 </dev/null >/dev/null', "sh", program, *options],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -98,9 +98,7 @@ class Browser:
 
     def value(self, expression):
         """What a piece of JavaScript says of the page; a promise is waited for."""
-        answer = self.ask(
-            "Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True
-        )
+        answer = self.ask("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         if "exceptionDetails" in answer:
             raise ValueError(answer["exceptionDetails"])
         return answer["result"].get("value")

@@ -6,15 +6,12 @@ GPUSHARE_BROWSER names a Chromium. GPUSHARE_SCREENSHOTS names a folder for what 
 import base64
 import json
 import os
-import sys
-import tempfile
 import unittest
 from pathlib import Path
 
-import gpushare
 from browser import Browser
 from common import MODES, Shared, layout, mig, spec
-from gpushare import Gpu, Plan, Snapshot, draw
+from gpushare import Gpu, Plan, draw
 from gpushare._svg import COLOURS
 from test_drawing import HOSTILE, luminance
 
@@ -24,7 +21,10 @@ PAGES = {"light": ("#ffffff", "#000000"), "dark": ("#111111", "#e0e0e0")}
 
 # Nothing is allowed but style attributes.
 STRICT = "default-src 'none'; style-src 'unsafe-inline'"
-LONG = "/opt/conda/envs/research/bin/python -m torch.distributed.run --nnodes 4 train.py --config W" + "W" * 200
+LONG = (
+    "/opt/conda/envs/research/bin/python -m torch.distributed.run --nnodes 4 train.py --config W" + "W" * 200
+)
+TAGS = "<img src=x onerror=alert(1)>\"'><svg onload=alert(2)>"
 FOREIGN = "訓練を実行するプロセス" * 20 + "👩🏽‍🔬" * 20 + "مُدَرِّب" * 20 + "e\u0301" * 50
 
 FACTS = """
@@ -74,7 +74,10 @@ PIXELS = """
     canvas.height = image.height;
     const context = canvas.getContext("2d", { willReadFrequently: true });
     context.drawImage(image, 0, 0);
-    const rgb = (x, y) => [...context.getImageData(Math.round(x - 0.5), Math.round(y - 0.5), 1, 1).data].slice(0, 3);
+    const rgb = (x, y) => {
+        const { data } = context.getImageData(Math.floor(x), Math.floor(y), 1, 1);
+        return [...data].slice(0, 3);
+    };
     return {
         size: [image.width, image.height],
         points: points.map(([x, y]) => rgb(x, y)),
@@ -207,7 +210,7 @@ def _hostile(eight):
     change(node.plan(mig(0, **{"1g": 2})))
     eight.busy(node.gpus[0].mig_devices[0].uuid)
 
-    for name in (HOSTILE, "<img src=x onerror=alert(1)>\"'><svg onload=alert(2)>", FOREIGN, LONG):
+    for name in (HOSTILE, TAGS, FOREIGN, LONG):
 
         def spoil(value, key=None, name=name):
             """Every free text of a document, replaced."""
@@ -230,9 +233,10 @@ def page(shown, colours, policy=STRICT):
     """A page like a notebook's."""
     paper, ink = colours
     rule = f'<meta http-equiv="Content-Security-Policy" content="{policy}">' if policy else ""
+    style = f"margin:16px;background:{paper};color:{ink};font:13px/1.3 sans-serif"
     return (
         f'<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">{rule}<title>notebook</title></head>'
-        f'<body style="margin:16px;background:{paper};color:{ink};font:13px/1.3 sans-serif">{shown}</body></html>'
+        f'<body style="{style}">{shown}</body></html>'
     )
 
 
@@ -323,6 +327,26 @@ def ill_painted(browser, facts):
             yield f"{name}: {text['said']!r} is not painted"
 
 
+# A drawing with something wrong in it: (what is replaced, by what, what is said about it).
+FAULTS = (
+    ('font-size="12"', 'font-size="24"', "leaves its box"),
+    ('font-size="10"', 'font-size="13"', "leaves its box"),
+    (" · ", "WWWWWWWWWWWWWWWW" * 5, "leaves the drawing"),
+    ('y="82"', 'y="72"', "overlap"),
+    ('height="24"', 'height="24" display="none"', "cannot be seen"),
+    ('height="24"', 'height="40" transform="translate(0 -20)"', "runs into a cell"),
+    ("<title>share", "<desc>share", "pointing at"),
+    (' pointer-events="all"', "", "pointing at"),
+    ("max-width:100%", "max-width:2000px;width:2000px", "scrolls sideways"),
+)
+PAINTED_FAULTS = (
+    (COLOURS["free"][0], "#dbe7f0", "is painted"),
+    (COLOURS["free"][1], "#8899aa", "can hardly be read"),
+    ("currentColor", "#999999", "can hardly be read"),
+    ("<text ", '<text opacity="0.1" ', "is not painted"),
+)
+
+
 @unittest.skipUnless(PROGRAM, "GPUSHARE_BROWSER names no browser")
 class InABrowser(unittest.TestCase):
     maxDiff = None
@@ -336,20 +360,53 @@ class InABrowser(unittest.TestCase):
 
     def keep(self, name):
         if folder := os.environ.get("GPUSHARE_SCREENSHOTS"):
-            path = Path(folder) / f"{name}.png"
-            path.write_bytes(base64.b64decode(self.browser.screenshot()))
+            (Path(folder) / f"{name}.png").write_bytes(base64.b64decode(self.browser.screenshot()))
 
     def test_everything_is_where_it_belongs_and_can_be_read(self) -> None:
-        for light, colours in PAGES.items():
+        for paper, colours in PAGES.items():
             for width in (WIDE, NARROW):
-                with self.subTest(page=light, width=width):
+                with self.subTest(paper=paper, width=width):
                     self.assertEqual(self.browser.show(page(self.all, colours), width), [])
                     facts = self.browser.value(FACTS)
-                    self.keep(f"{light}-{width}")
+                    self.keep(f"{paper}-{width}")
                     self.assertEqual(len(facts["svgs"]), self.all.count("<svg"))
                     self.assertEqual("\n".join(wrong(facts)), "")
                     if width == WIDE:
                         self.assertEqual("\n".join(ill_painted(self.browser, facts)), "")
+
+    def test_names_are_only_text_where_scripts_may_run(self) -> None:
+        self.assertEqual(self.browser.show(page(self.all, PAGES["light"], policy=None), WIDE), [])
+        tags = self.browser.value(FACTS)["tags"]
+        self.assertEqual(tags, ["desc", "div", "g", "p", "rect", "svg", "text", "title"])
+        for name in (HOSTILE[:20], TAGS):
+            self.assertTrue(self.browser.value(f"document.body.textContent.includes({json.dumps(name)})"))
+
+    def test_what_would_be_wrong_is_seen(self) -> None:
+        shown = self.drawings["leased and busy MIG devices"]
+        for was, is_now, said in FAULTS:
+            with self.subTest(was, is_now=is_now):
+                self.assertIn(was, shown)
+                self.browser.show(page(shown.replace(was, is_now), PAGES["light"]), WIDE)
+                self.assertIn(said, "\n".join(wrong(self.browser.value(FACTS))))
+        for was, is_now, said in PAINTED_FAULTS:
+            with self.subTest(was, is_now=is_now):
+                self.browser.show(page(shown.replace(was, is_now), PAGES["light"]), WIDE)
+                facts = self.browser.value(FACTS)
+                self.assertIn(said, "\n".join(ill_painted(self.browser, facts)))
+
+    def test_what_would_happen_is_seen(self) -> None:
+        for policy in (STRICT, None):
+            for fault in (
+                "<script>alert(1)</script>",
+                "<script>console.log(1)</script>",
+                "<script>nothing.at.all</script>",
+                "<svg onload=alert(1)></svg>",
+                "<img src='http://127.0.0.1:9/it.png'>",
+                "<style>@import url('http://127.0.0.1:9/it.css')</style>",
+            ):
+                with self.subTest(fault, policy=policy):
+                    self.assertNotEqual(self.browser.show(page(fault, PAGES["light"], policy), WIDE), [])
+            self.assertEqual(self.browser.show(page("<p>nothing</p>", PAGES["light"], policy), WIDE), [])
 
 
 if __name__ == "__main__":

@@ -160,7 +160,7 @@ def _gpu(gpu: Gpu) -> str:
         clients = f"clients: {len(daemon.clients)}" if daemon is not None else None
         health = f"MPS daemon: {daemon.health or 'not ours'}" if daemon is not None else None
         leased = sum(share.leased is True for share in whole)
-        counted = _joined(_counted(len(whole)), f"{leased} leased" if len(whole) > 1 else None)
+        counted = _joined(_counted(len(whole)), f"{leased} leased" if leased and len(whole) > 1 else None)
         head = (gpu.mode.value, _joined(counted, _at_most(daemon), clients), health or "")
         cells = list(_shares(whole, daemon))
         rows.append(("", 0, [Box(LEFT, WIDTH, head, f"{gpu.uuid}: {gpu.mode.value}", cells, gpu.uuid)]))
@@ -219,7 +219,11 @@ def _planned(gpu: Mapping[str, Any], holders: int) -> str:
             rows.append((f"{over}: {mode}", 0, [_whole(gpu, over, mode)]))
     return picture(
         f"{_name(gpu['index'], gpu['model'])} · {gpu['from']} → {gpu['to']}",
-        [_joined(gpu["uuid"], f"{holders} process{'es' * (holders != 1)} would have to go" if holders else None)],
+        [
+            _joined(
+                gpu["uuid"], f"{holders} process{'es' * (holders != 1)} would have to go" if holders else None
+            )
+        ],
         rows,
         [*gpu["notes"]],
     )
@@ -263,7 +267,9 @@ class _Sharing(NamedTuple):
         )
         return cls(count, part, each)
 
-    def cells(self, state: str, label: str, told: str, start: float = 0.0, width: float = 1.0) -> Iterator[Cell]:
+    def cells(
+        self, state: str, label: str, told: str, start: float = 0.0, width: float = 1.0
+    ) -> Iterator[Cell]:
         for number in range(self.count):
             yield Cell(state, label, told, start + number * self.part * width, self.part * width)
 
@@ -306,10 +312,12 @@ def _instances(gpu: Mapping[str, Any], over: str, verb: str) -> Iterator[Box]:
             start, size = part["placement"]["start"] / whole, part["placement"]["size"] / whole
             cells += sharing.cells(changed, label, told, start, size)
         daemon = _mps_on(gpu, place, verb)
+        known = " ".join(uuid[:12] for uuid in uuids)
         if not parts:
             # Its shares may change where it stays.
             other = _shared(gpu, "after" if over == "before" else "before", place)
             shares = changed if daemon or kinds != other else state
+            known = _joined(state if shares != state else None, known)
             told = _joined(f"{profile} {at}: {state}", f"its shares: {shares}", sharing.each)
             # How the compute instances of one that stays stand in it, the plan does not tell.
             drawn = sharing if len(uuids) < 2 else _Sharing.of({})
@@ -320,7 +328,6 @@ def _instances(gpu: Mapping[str, Any], over: str, verb: str) -> Iterator[Box]:
             sharing.each,
             "in use" if busy else None,
         )
-        known = " ".join(uuid[:12] for uuid in uuids)
         told = _joined(f"{profile} {at}: {state}", ", ".join(uuids), use)
         yield Box(LEFT + SLOT * place["start"], SLOT * place["size"], (profile, known, use), told, cells)
 

@@ -86,10 +86,12 @@ def element(tag: str, *content: str, **attributes: object) -> str:
 
 
 def _wide(line: str) -> float:
-    """How wide a line is at most, in ems. Of letters that no table has there are wider ones; they are rare."""
+    """How wide a line is at most, in ems. A few letters of rare scripts are wider."""
     ems = 0.0
     for letter in line:
-        other = (0.7 if letter.isupper() else 0.64) if letter.isascii() else 1.3 if letter > "\uffff" else 1.05
+        other = (
+            (0.7 if letter.isupper() else 0.64) if letter.isascii() else 1.3 if letter > "\uffff" else 1.05
+        )
         ems += _EMS.get(letter, other)
     return ems
 
