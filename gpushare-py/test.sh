@@ -26,6 +26,10 @@ cp -R "$here/tests" "$here/examples" "$here/TUTORIAL.md" "$here/pyproject.toml" 
 mkdir "$site/python" && ln -s ../gpushare "$site/python/gpushare"
 export PYTHONDONTWRITEBYTECODE=1
 
+# It takes a while; what is next does not need it.
+"$here/tests/fetch-browser" "$target/browser" >"$root/browser" 2>"$root/no-browser" &
+fetching=$!
+
 # Starts the tests with one interpreter, behind the words that come after its name.
 runs=0
 tests() {
@@ -71,7 +75,16 @@ else
     skipped "stubtest, mypy, basedpyright, ruff, abi3audit, hypothesis" "they could not be installed"
 fi
 
-tests "$("$python" --version)" env PYTHONPATH="$site" "$python"
+echo "== browser"
+if wait "$fetching"; then
+    # One interpreter looks at the drawings in it: they are the same with all of them.
+    browser=$(cat "$root/browser")
+    "$browser" --version
+else
+    browser=
+    skipped "drawings in a browser" "$(tail -n 1 "$root/no-browser")"
+fi
+tests "$("$python" --version)" env PYTHONPATH="$site" GPUSHARE_BROWSER="$browser" "$python"
 
 version() { "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null || echo 0.0; }
 done=$(version "$python")

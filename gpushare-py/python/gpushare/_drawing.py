@@ -250,7 +250,7 @@ def _record(gpu: Mapping[str, Any], over: str) -> Mapping[str, Any]:
 class _Sharing(NamedTuple):
     """How many share something, and what each gets."""
 
-    count: int
+    shares: int
     part: float
     """Of its width, for each."""
     each: str
@@ -270,7 +270,7 @@ class _Sharing(NamedTuple):
     def cells(
         self, state: str, label: str, told: str, start: float = 0.0, width: float = 1.0
     ) -> Iterator[Cell]:
-        for number in range(self.count):
+        for number in range(self.shares):
             yield Cell(state, label, told, start + number * self.part * width, self.part * width)
 
 
@@ -324,7 +324,7 @@ def _instances(gpu: Mapping[str, Any], over: str, verb: str) -> Iterator[Box]:
             cells += drawn.cells(shares, shares, told)
         use = _joined(
             daemon or ("MPS" if "mps" in kinds else None),
-            _counted(sharing.count),
+            _counted(sharing.shares),
             sharing.each,
             "in use" if busy else None,
         )
@@ -351,4 +351,4 @@ def _whole(gpu: Mapping[str, Any], over: str, mode: str) -> Box:
     state = ("goes" if over == "before" else "new") if gpu["steps"] else "stays"
     told = _joined(f"{over}: {mode}", state, sharing.each)
     cells = list(sharing.cells(state, _joined(state, sharing.each), told))
-    return Box(LEFT, WIDTH, (mode, _joined(_counted(sharing.count), sharing.each)), told, cells, gpu["uuid"])
+    return Box(LEFT, WIDTH, (mode, _joined(_counted(sharing.shares), sharing.each)), told, cells, gpu["uuid"])
