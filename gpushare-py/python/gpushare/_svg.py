@@ -145,9 +145,10 @@ def _cell(cell: Cell, box: Box, y: float) -> str:
             width=width,
             height=CELL,
             fill=fill,
-            # Between the narrowest ones there would be nothing but lines.
-            stroke="currentColor" if width >= 4 else None,
-            stroke_width=0.5,
+            # The page's colour may be that of the box. Between the narrowest ones there would be nothing but
+            # lines; theirs only keep the page from shining through.
+            stroke=ink if width >= 4 else fill,
+            stroke_width=0.5 if width >= 4 else 1.0,
             data_share=cell.share,
             data_state=cell.state,
         ),
