@@ -26,6 +26,10 @@ cp -R "$here/tests" "$here/examples" "$here/README.md" "$here/TUTORIAL.md" "$her
 mkdir "$site/python" && ln -s ../gpushare "$site/python/gpushare"
 export PYTHONDONTWRITEBYTECODE=1
 
+# It takes a while; what is next does not need it.
+"$here/tests/fetch-browser" "$target/browser" >"$root/browser" 2>"$root/no-browser" &
+fetching=$!
+
 # Starts the tests with one interpreter, behind the words that come after its name.
 runs=0
 tests() {
@@ -81,10 +85,20 @@ if [ ! -e "$clusters/complete" ]; then
         touch "$clusters/complete"
     fi
 fi
-# Without them the tests skip aloud.
-export GPUSHARE_CLUSTER_PYTHON="$clusters/bin/python"
-tests "$("$python" --version)" env PYTHONPATH="$site" "$python"
-# Once is enough.
+
+echo "== browser"
+if wait "$fetching"; then
+    browser=$(cat "$root/browser")
+    "$browser" --version
+else
+    browser=
+    skipped "drawings in a browser" "$(tail -n 1 "$root/no-browser")"
+fi
+
+# One interpreter looks at the drawings, and drives the clusters: they are the same with all of them. Where
+# there are none its tests skip aloud.
+tests "$("$python" --version)" env PYTHONPATH="$site" GPUSHARE_BROWSER="$browser" \
+    GPUSHARE_CLUSTER_PYTHON="$clusters/bin/python" "$python"
 export GPUSHARE_CLUSTER_PYTHON=
 
 version() { "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null || echo 0.0; }

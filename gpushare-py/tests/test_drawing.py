@@ -221,7 +221,7 @@ class Modes(Drawn):
                 self.assertAlmostEqual(width, wide * WIDTH, 2)
                 self.assertAlmostEqual(x, LEFT + number * wide * WIDTH, 2)
             self.assertTrue(any(f"≤ {percentage} %" in text for text in texts(root)))
-            self.assertTrue(any(text.startswith(f"pid {pid}: ") for text in texts(root)))
+            self.assertTrue(any(text.startswith(f"pid {pid} (") for text in texts(root)))
             self.command("sim", "idle", str(pid))
 
     def test_replicas_share_the_bar(self) -> None:
@@ -313,6 +313,41 @@ class Plans(Drawn):
             plan.apply()
             drawn = sorted(rects(read(draw(self.node.gpus[0])), "share").values())
             self.assertEqual(sorted(cell[:2] for cell in after), drawn)
+
+    def test_shares_of_mig_devices(self) -> None:
+        """Each share where apply makes it; what stays has its shares exchanged."""
+
+        def wanted(sharing):
+            apart = {"profile": "3g.40gb", "start": 4, "compute": ["1c", "2c"], **sharing}
+            shared = [{"profile": "1g.10gb", "start": start, **sharing} for start in (0, 1)]
+            return spec({"select": 0, "mode": "mig", "mig": {"instances": [apart, *shared]}})
+
+        before = [({}, 1), ({"time_sliced": {"replicas": 4}}, 4), ({"mps": {"max_clients": 2}}, 2)]
+        for number, (sharing, count) in enumerate(before):
+            layout(self.node, 0, **{"7g": 1})
+            plan = self.node.plan(wanted(sharing))
+            [(_, after)] = self.rows(plan)
+            self.assertEqual([cell[2] for cell in after], ["new"] * 4 * count)
+            plan.apply(allow_hazards=[hazard.name for hazard in plan.needs.hazards])
+            drawn = sorted(rects(read(draw(self.node.gpus[0])), "share").values())
+            for cell, (x, width) in zip(sorted(after), drawn, strict=True):
+                self.assertAlmostEqual(cell[0], x, 2)
+                self.assertAlmostEqual(cell[1], width, 2)
+            for following, others in before[:number] + before[number + 1 :]:
+                plan = self.node.plan(wanted(following))
+                [(was, will_be)] = self.rows(plan)
+                # How the compute instances stand in what stays the plan does not tell.
+                self.assertEqual([cell[2] for cell in was], ["goes"] * (2 * count + 1))
+                self.assertEqual([cell[2] for cell in will_be], ["new"] * (2 * others + 1))
+                self.assertIn("stays · MIG-", "".join(texts(read(draw(plan)))))
+
+    def test_processes_that_would_have_to_go_are_counted(self) -> None:
+        layout(self.node, 0, **{"3g": 1, "1g": 2})
+        first, *_, last = self.node.gpus[0].mig_devices
+        for device in (first, last, last):
+            self.busy(device.uuid)
+        drawing = draw(self.node.plan(mig(0, **{"7g": 1})))
+        self.assertTrue(any("3 processes would have to go" in text for text in texts(read(drawing))))
 
     def test_nothing_to_do_and_what_is_needed(self) -> None:
         self.node.plan(MODES["time_sliced"]).apply()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from gpushare._gpushare import Gpu, GpuProcess, MigDevice, MpsDaemon, Plan, Share, Snapshot
 from gpushare._svg import LEFT, SLOT, WIDTH, Box, Cell, element, picture, said
@@ -26,11 +26,16 @@ def draw(thing: Snapshot | Gpu | Plan) -> str:
         parts = _plan(thing)
     else:
         raise TypeError(f"draw: wants a Snapshot, Gpu or Plan, and not {type(thing).__name__}")
-    return element("div", *parts)
+    # A name without a space in it would make the page as wide as it is.
+    return element("div", *parts, style="overflow-wrap:anywhere")
 
 
 def _bytes(size: int | None) -> str | None:
     return None if size is None else f"{size / (1 << 30):.1f} GiB"
+
+
+def _counted(shares: int) -> str | None:
+    return f"{shares} shares" if shares > 1 else None
 
 
 def _joined(*parts: str | None, by: str = " · ") -> str:
@@ -48,7 +53,8 @@ def _process(process: GpuProcess, devices: Iterable[MigDevice]) -> str:
         None if where is None else f"on GPU instance {where}",
         by=", ",
     )
-    return f"pid {process.pid}: {process.command} ({told})"
+    # The command last: anybody makes it as long as they like.
+    return f"pid {process.pid} ({told}): {process.command}"
 
 
 def _is_on(process: GpuProcess, device: MigDevice) -> bool:
@@ -76,7 +82,7 @@ def _shares(shares: Sequence[Share], daemon: MpsDaemon | None) -> Iterator[Cell]
         other = None if share.for_pid is None else f"for pid {share.for_pid}"
         gets = _joined(_at_most(daemon), limit and f"≤ {limit}", by=", ")
         told = _joined(f"share {share.id}: {state}", who, name, other, gets and f"({gets})", by=" ")
-        label = _joined(state, _at_most(daemon), pid)
+        label = _joined(state, pid, _at_most(daemon))
         yield Cell(state, label, told, number * part, part, share.id)
 
 
@@ -153,7 +159,9 @@ def _gpu(gpu: Gpu) -> str:
     if whole or not rows:
         clients = f"clients: {len(daemon.clients)}" if daemon is not None else None
         health = f"MPS daemon: {daemon.health or 'not ours'}" if daemon is not None else None
-        head = (gpu.mode.value, _joined(_at_most(daemon), clients), health or "")
+        leased = sum(share.leased is True for share in whole)
+        counted = _joined(_counted(len(whole)), f"{leased} leased" if leased and len(whole) > 1 else None)
+        head = (gpu.mode.value, _joined(counted, _at_most(daemon), clients), health or "")
         cells = list(_shares(whole, daemon))
         rows.append(("", 0, [Box(LEFT, WIDTH, head, f"{gpu.uuid}: {gpu.mode.value}", cells, gpu.uuid)]))
     below = [_process(process, gpu.mig_devices) for process in gpu.processes[:LISTED]]
@@ -185,7 +193,7 @@ def _plan(plan: Plan) -> Iterator[str]:
     needs = plan.needs
     yield _paragraph(
         "SIMULATED" if plan.simulated else None,
-        "nothing to do" if plan.is_noop else f"{len(plan.steps)} steps",
+        "nothing to do" if plan.is_noop else f"{len(plan.steps)} step{'s' * (len(plan.steps) != 1)}",
     )
     for eviction in needs.evict:
         pids = ", ".join(f"pid {holder.pid} {holder.command}" for holder in eviction.holders)
@@ -195,22 +203,27 @@ def _plan(plan: Plan) -> Iterator[str]:
     for hazard in needs.hazards:
         yield _paragraph(f"needs allow_hazards {hazard.name.value}", hazard.message)
     for gpu in document["gpus"]:
-        yield _planned(gpu)
+        holders = [eviction.holders for eviction in needs.evict if eviction.gpu == gpu["uuid"]]
+        yield _planned(gpu, sum(map(len, holders)))
 
 
-def _planned(gpu: Mapping[str, Any]) -> str:
+def _planned(gpu: Mapping[str, Any], holders: int) -> str:
     """Before and after, as far as the plan tells: what it does not touch, it does not describe."""
     slots = _slots(gpu)
     rows = []
     for over, mode, verb in (("before", gpu["from"], "destroy"), ("after", gpu["to"], "create")):
-        boxes = list(_instances(gpu, verb))
+        boxes = list(_instances(gpu, over, verb))
         if mode == "mig" or boxes:
             rows.append((f"{over}: {mode}", slots, boxes))
         else:
             rows.append((f"{over}: {mode}", 0, [_whole(gpu, over, mode)]))
     return picture(
         f"{_name(gpu['index'], gpu['model'])} · {gpu['from']} → {gpu['to']}",
-        [gpu["uuid"]],
+        [
+            _joined(
+                gpu["uuid"], f"{holders} process{'es' * (holders != 1)} would have to go" if holders else None
+            )
+        ],
         rows,
         [*gpu["notes"]],
     )
@@ -225,16 +238,62 @@ def _slots(gpu: Mapping[str, Any]) -> int:
     return max(ends, default=0)
 
 
-def _instances(gpu: Mapping[str, Any], verb: str) -> Iterator[Box]:
+def _record(gpu: Mapping[str, Any], over: str) -> Mapping[str, Any]:
+    """What is written down of the GPU before or after, where the plan tells."""
+    written = (step for step in gpu["steps"] if step["step"] == "write_record")
+    record = next((step["from" if over == "before" else "to"] for step in written), None) or {}
+    mode = gpu["from" if over == "before" else "to"]
+    # A record of another mode is out of date, and does not describe this one.
+    return record if record.get("parameters", {}).get("mode") == mode else {}
+
+
+class _Sharing(NamedTuple):
+    """How many share something, and what each gets."""
+
+    shares: int
+    part: float
+    """Of its width, for each."""
+    each: str
+
+    @classmethod
+    def of(cls, parameters: Mapping[str, Any]) -> _Sharing:
+        """As a record's parameters of time-slicing or MPS say; one, where they say nothing."""
+        count = parameters.get("replicas") or parameters.get("max_clients") or 1
+        percentage, limit = parameters.get("thread_percentage"), parameters.get("pinned_memory_limit_bytes")
+        part = 1 / count if percentage is None else min(1 / count, percentage / 100)
+        each = _joined(
+            None if percentage is None else f"≤ {percentage:g} %",
+            None if limit is None else f"≤ {_bytes(limit)}",
+        )
+        return cls(count, part, each)
+
+    def cells(
+        self, state: str, label: str, told: str, start: float = 0.0, width: float = 1.0
+    ) -> Iterator[Cell]:
+        for number in range(self.shares):
+            yield Cell(state, label, told, start + number * self.part * width, self.part * width)
+
+
+def _shared(gpu: Mapping[str, Any], over: str, place: Mapping[str, int]) -> Mapping[str, Any]:
+    """How an instance is shared before or after: nothing, or the kind and its parameters."""
+    for instance in _record(gpu, over).get("instances", ()):
+        if instance["placement"] == place:
+            return instance["sharing"] or {}
+    return {}
+
+
+def _instances(gpu: Mapping[str, Any], over: str, verb: str) -> Iterator[Box]:
     """The GPU instances before (verb `destroy`) or after (`create`), each with its compute instances."""
     changed = "goes" if verb == "destroy" else "new"
-    instances = [(kept["placement"], kept["profile"], kept["uuids"], "stays") for kept in gpu["keep"]]
+    instances = [
+        (kept["placement"], kept["profile"], kept["uuids"], "stays", kept["busy"]) for kept in gpu["keep"]
+    ]
     instances += (
-        (step["placement"], step["name"], [], changed)
+        (step["placement"], step["name"], [], changed, False)
         for step in gpu["steps"]
         if step["step"] == f"{verb}_gpu_instance"
     )
-    for place, profile, uuids, state in sorted(instances, key=lambda instance: instance[0]["start"]):
+    for place, profile, uuids, state, busy in sorted(instances, key=lambda instance: instance[0]["start"]):
         parts = [
             step
             for step in gpu["steps"]
@@ -244,26 +303,33 @@ def _instances(gpu: Mapping[str, Any], verb: str) -> Iterator[Box]:
         slices = re.match(r"\d+", profile)
         whole = int(slices[0]) if slices else max((_end(part["placement"]) for part in parts), default=1)
         at = f"at {place['start']}"
-        cells = [
-            Cell(
-                changed,
-                changed if part["name"] == profile else f"{changed} {part['name']}",
-                f"{part['name']} {at}: {changed}",
-                part["placement"]["start"] / whole,
-                part["placement"]["size"] / whole,
-            )
-            for part in parts
-        ]
+        kinds = _shared(gpu, over, place)
+        sharing = _Sharing.of(next(iter(kinds.values()), {}))
+        cells: list[Cell] = []
+        for part in parts:
+            label = _joined(changed, part["name"] if part["name"] != profile else None)
+            told = _joined(f"{part['name']} {at}: {changed}", sharing.each)
+            start, size = part["placement"]["start"] / whole, part["placement"]["size"] / whole
+            cells += sharing.cells(changed, label, told, start, size)
+        daemon = _mps_on(gpu, place, verb)
+        known = " ".join(uuid[:12] for uuid in uuids)
         if not parts:
-            cells = [Cell(state, state, f"{profile} {at}: {state}", 0.0, 1.0)]
-        known = ", ".join(uuids)
-        yield Box(
-            LEFT + SLOT * place["start"],
-            SLOT * place["size"],
-            (profile, _joined(*(uuid[:12] for uuid in uuids), by=" "), _mps_on(gpu, place, verb) or ""),
-            _joined(f"{profile} {at}: {state}", known, _mps_on(gpu, place, verb)),
-            cells,
+            # Its shares may change where it stays.
+            other = _shared(gpu, "after" if over == "before" else "before", place)
+            shares = changed if daemon or kinds != other else state
+            known = _joined(state if shares != state else None, known)
+            told = _joined(f"{profile} {at}: {state}", f"its shares: {shares}", sharing.each)
+            # How the compute instances of one that stays stand in it, the plan does not tell.
+            drawn = sharing if len(uuids) < 2 else _Sharing.of({})
+            cells += drawn.cells(shares, shares, told)
+        use = _joined(
+            daemon or ("MPS" if "mps" in kinds else None),
+            _counted(sharing.shares),
+            sharing.each,
+            "in use" if busy else None,
         )
+        told = _joined(f"{profile} {at}: {state}", ", ".join(uuids), use)
+        yield Box(LEFT + SLOT * place["start"], SLOT * place["size"], (profile, known, use), told, cells)
 
 
 def _end(place: Mapping[str, int]) -> int:
@@ -281,21 +347,8 @@ def _mps_on(gpu: Mapping[str, Any], place: Mapping[str, int], verb: str) -> str 
 
 def _whole(gpu: Mapping[str, Any], over: str, mode: str) -> Box:
     """A GPU that is not partitioned, with the shares of which a plan's record tells."""
-    written = (step for step in gpu["steps"] if step["step"] == "write_record")
-    record = next((step["from" if over == "before" else "to"] for step in written), None) or {}
-    parameters = record.get("parameters", {})
-    # A record of another mode is out of date, and does not describe this one.
-    parameters = parameters if parameters.get("mode") == mode else {}
-    count = parameters.get("replicas") or parameters.get("max_clients") or 1
-    percentage, limit = parameters.get("thread_percentage"), parameters.get("pinned_memory_limit_bytes")
-    part = 1 / count if percentage is None else min(1 / count, percentage / 100)
+    sharing = _Sharing.of(_record(gpu, over).get("parameters", {}))
     state = ("goes" if over == "before" else "new") if gpu["steps"] else "stays"
-    each = _joined(
-        None if percentage is None else f"≤ {percentage:g} %",
-        None if limit is None else f"≤ {_bytes(limit)}",
-    )
-    told = _joined(f"{over}: {mode}", state, each)
-    label = _joined(state, None if percentage is None else f"≤ {percentage:g} %")
-    cells = [Cell(state, label, told, number * part, part) for number in range(count)]
-    counted = None if count == 1 else f"{count} shares"
-    return Box(LEFT, WIDTH, (mode, _joined(counted, each)), told, cells, gpu["uuid"])
+    told = _joined(f"{over}: {mode}", state, sharing.each)
+    cells = list(sharing.cells(state, _joined(state, sharing.each), told))
+    return Box(LEFT, WIDTH, (mode, _joined(_counted(sharing.shares), sharing.each)), told, cells, gpu["uuid"])

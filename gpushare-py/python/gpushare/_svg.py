@@ -26,6 +26,21 @@ COLOURS = {
 }
 """A box and the text in it, by the word that is written into it."""
 
+# How wide letters are, in ems: DejaVu Sans has them, the widest of the fonts that systems show.
+_EMS = {
+    letter: ems
+    for ems, letters in (
+        (0.34, " ',./:;I\\ijl|·"),
+        (0.42, "!()-[]`frt"),
+        (0.79, "&DGHNOQU"),
+        (0.87, "#+<=>M^w~≤→"),
+        (1.0, "%@Wm…"),
+    )
+    for letter in letters
+}
+_BOLD = 1.2
+"""Bold letters are wider by this at most."""
+
 # XML has no place for these, and the last ones let a name reorder the text around it.
 _UNSAID = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff\u202a-\u202e\u2066-\u2069]")
 
@@ -70,18 +85,47 @@ def element(tag: str, *content: str, **attributes: object) -> str:
     return f"<{tag}{given}>{''.join(content)}</{tag}>"
 
 
-def _text(
-    x: float, y: float, line: str, room: float | None = None, size: int = 11, **attributes: object
-) -> str:
-    """A line of text, cut where it has no room."""
-    # Wide letters are wider; most are not.
-    letters = len(line) if room is None else int(room / (0.56 * size))
-    if letters < len(line):
-        line = line[: letters - 1] + "…" if letters > 3 else ""
+def _wide(line: str) -> float:
+    """How wide a line is at most, in ems. A few letters of rare scripts are wider."""
+    ems = 0.0
+    for letter in line:
+        other = (
+            (0.7 if letter.isupper() else 0.64) if letter.isascii() else 1.3 if letter > "\uffff" else 1.05
+        )
+        ems += _EMS.get(letter, other)
+    return ems
+
+
+def _parts(line: str, ems: float) -> str:
+    """As many whole parts of a line as have room."""
+    parts = line.split(" · ")
+    while parts and _wide(" · ".join(parts)) > ems:
+        parts.pop()
+    return " · ".join(parts)
+
+
+def _letters(line: str, ems: float) -> str:
+    """As many letters of a line as have room."""
+    if _wide(line) <= ems:
+        return line
+    kept = line[: int(ems / 0.34)]
+    while kept and _wide(kept) > ems - _EMS["…"]:
+        kept = kept[:-1]
+    return f"{kept}…" if len(kept) > 2 else ""
+
+
+def _text(x: float, y: float, line: str, size: int = 11, **attributes: object) -> str:
     if not line:
         return ""
     attributes.setdefault("fill", "currentColor")
     return element("text", said(line), x=x, y=y, font_size=size, **attributes)
+
+
+def _line(y: float, line: str, size: int = 11, **attributes: object) -> str:
+    """A line over the whole width. Where it is cut, pointing at it tells the rest."""
+    shown = _letters(line, WIDTH / size / (_BOLD if "font_weight" in attributes else 1))
+    text = _text(LEFT, y, shown, size, **attributes)
+    return text if shown == line else element("g", _title(line), text)
 
 
 def _title(told: str) -> str:
@@ -101,12 +145,14 @@ def _cell(cell: Cell, box: Box, y: float) -> str:
             width=width,
             height=CELL,
             fill=fill,
-            stroke="currentColor",
-            stroke_width=0.5,
+            # The page's colour may be that of the box. Between the narrowest ones there would be nothing but
+            # lines; theirs only keep the page from shining through.
+            stroke=ink if width >= 4 else fill,
+            stroke_width=0.5 if width >= 4 else 1.0,
             data_share=cell.share,
             data_state=cell.state,
         ),
-        _text(x + 5, y + 16, cell.label, width - 8, fill=ink),
+        _text(x + 5, y + 16, _parts(cell.label, (width - 8) / 11), fill=ink),
     )
 
 
@@ -119,34 +165,43 @@ def _box(box: Box, y: float) -> str:
         height=HEAD + CELL,
         fill="none",
         stroke="currentColor",
+        # Pointing at its inside tells what it is, too.
+        pointer_events="all",
         data_device=box.device,
     )
-    lines = (
-        _text(box.x + 5, y + 14 + 12 * row, line, box.width - 8, 12 if row == 0 else 10)
-        for row, line in enumerate(box.lines)
-    )
+    room = box.width - 8
+    lines = []
+    for row, line in enumerate(line for line in box.lines if line):
+        size = 12 if row == 0 and _wide(line) <= room / 12 else 10
+        shown = _parts(line, room / size) or _letters(line, room / size)
+        lines.append(_text(box.x + 5, y + 14 + 12 * row, shown, size))
     cells = (_cell(cell, box, y + HEAD) for cell in box.cells)
     return element("g", _title(box.told), frame, *lines, *cells)
+
+
+def _covers(box: Box, slot: int) -> bool:
+    start = LEFT + SLOT * slot
+    return box.x < start + SLOT - 0.5 and start + 0.5 < box.x + box.width
 
 
 def picture(
     title: str, lines: Sequence[str], rows: Sequence[tuple[str, int, Sequence[Box]]], below: Sequence[str]
 ) -> str:
     """An SVG: lines of text, rows of boxes (with what is over them, and MIG's slots), lines of text."""
-    drawn = [_text(LEFT, 15.0, title, WIDTH, 14, font_weight="bold")]
+    drawn = [_line(15.0, title, 14, font_weight="bold")]
     told = list(lines)
     y = 18.0
     for line in lines:
         y += 15
-        drawn.append(_text(LEFT, y, line, WIDTH))
+        drawn.append(_line(y, line))
     for over, slots, boxes in rows:
         y += 8
         if over:
             y += 12
-            drawn.append(_text(LEFT, y, over, WIDTH))
+            drawn.append(_line(y, over))
             told.append(over)
             y += 5
-        # What no box covers is free, or cannot be used.
+        # What no box covers is free, or cannot be used. Lines behind words would only make them hard to read.
         drawn += (
             element(
                 "rect",
@@ -155,7 +210,7 @@ def picture(
                 width=SLOT,
                 height=HEAD + CELL,
                 fill="none",
-                stroke="currentColor",
+                stroke="none" if any(_covers(box, slot) for box in boxes) else "currentColor",
                 stroke_opacity=0.35,
                 stroke_dasharray="2 3",
                 data_slot=slot,
@@ -171,7 +226,7 @@ def picture(
     y += 4 if below else 0
     for line in below:
         y += 15
-        drawn.append(_text(LEFT, y, line, WIDTH))
+        drawn.append(_line(y, line))
     told += below
     return element(
         "svg",
