@@ -78,7 +78,7 @@ fn expect_accepted(plan: &Plan, options: &ApplyOptions) -> Result<()> {
         return Err(Error::new(
             ErrorCode::ResetRequired,
             format!(
-                "MIG mode of {} can only be changed with a reset, which ends everything on the GPU; allow it (--allow-reset) when nothing of value runs there",
+                "MIG mode of {} can only be changed with a reset, which ends everything on the GPU; allow the reset when nothing of value runs there",
                 names.join(", ")
             ),
         )
