@@ -31,6 +31,14 @@ esac
 size=$(wc -c <"$wheel")
 [ "$profile" != release ] || [ "$size" -le 5000000 ] || { echo "$wheel has $size bytes; at most 5 MB" && exit 1; }
 "$tools/bin/abi3audit" --strict "$wheel"
+"$python" - "$wheel" "$here/../LICENSE-APACHE" "$here/../LICENSE-MIT" <<'EOF'
+import pathlib, sys, zipfile
+wheel = zipfile.ZipFile(sys.argv[1])
+for path in map(pathlib.Path, sys.argv[2:]):
+    there = [name for name in wheel.namelist() if name.endswith(f".dist-info/licenses/{path.name}")]
+    if [wheel.read(name) for name in there] != [path.read_bytes()]:
+        sys.exit(f"the wheel has no {path.name}, or another")
+EOF
 
 venv=$(mktemp -d)
 trap 'rm -rf "$venv"' EXIT

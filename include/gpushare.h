@@ -823,7 +823,8 @@ typedef struct gpushare_node_options {
    */
   const char *sim;
   /**
-   * Where records, journals, locks and leases are, instead of /var/lib/gpushare and /run/gpushare.
+   * Where records, journals, locks and leases are, instead of /var/lib/gpushare and /run/gpushare. A
+   * relative path counts from the directory that the process is in now.
    */
   const char *state_dir;
   /**

@@ -25,7 +25,7 @@ allowed, does them one by one with a journal, and undoes them when one fails.
 | a process that was killed while it applied | the GPUs to be in one state or the other | [`Node::recover`] |
 | tests, and no GPU | all of the above | [`NodeBuilder::sim`](node::NodeBuilder::sim) |
 
-Everything else is in these or below them. The modules from the ground up are [`units`], [`id`], [`error`], [`fork`]; [`mode`],
+Everything else is in these or below them. The modules from the ground up are [`units`], [`id`], [`error`], [`fork`], [`log`]; [`mode`],
 [`parameters`]; [`mig`], [`mps`]; [`spec`], [`snapshot`], [`hazard`], [`visible`], [`plan`], [`doctor`], [`advise`]: values without I/O. Then [`port`], the traits to the outside;
 [`observe`], [`apply`]; and [`node`], [`gpu`] and [`lease`], which programs use.
 [`_documentation::design`] says why.
@@ -382,6 +382,7 @@ pub mod gpu;
 pub mod hazard;
 pub mod id;
 pub mod lease;
+pub mod log;
 pub mod mig;
 pub mod mode;
 pub mod mps;

@@ -87,7 +87,8 @@ impl NodeBuilder {
     /// `run/sim-FLEET`, and itself in `run/sim-FLEET.json`.
     ///
     /// It must be no symbolic link, belong to root or to this user, and be writable by nobody else;
-    /// who could change what is above it is not looked at. It is made where it is not there.
+    /// who could change what is above it is not looked at. It is made where it is not there. A relative path
+    /// counts from the directory that the process is in when it opens the node, and no other later.
     #[must_use]
     pub fn state_dir(mut self, directory: impl Into<PathBuf>) -> Self {
         self.state_dir = Some(directory.into());
@@ -550,6 +551,18 @@ mod tests {
     use std::os::unix::fs::chown;
 
     use super::*;
+
+    #[test]
+    fn a_node_stays_where_it_was_opened_when_its_process_goes_elsewhere() {
+        let here = std::env::current_dir().unwrap();
+        for name in ["state", "./state", "a/../state"] {
+            let builder = Node::builder().ignore_environment(true).state_dir(name);
+            let place = builder.open().unwrap().ports().store.place().to_owned();
+            assert!(place.starts_with(&here) && place.ends_with("state/lib"), "{place:?}");
+        }
+        let nameless = Node::builder().ignore_environment(true).state_dir("").open();
+        assert_eq!(nameless.unwrap_err().code(), ErrorCode::InvalidArgument);
+    }
 
     #[test]
     fn root_uses_nothing_from_a_folder_of_somebody_elses() {

@@ -2,14 +2,9 @@
 
 use std::cell::Cell;
 use std::ffi::{c_char, c_void};
-use std::fmt::{Debug, Write as _};
 
+use gpushare_core::log::{self, Dispatch, Level, Message, with_default};
 use gpushare_core::{Error, ErrorCode, Result};
-use tracing::dispatcher::with_default;
-use tracing::field::{Field, Visit};
-use tracing::level_filters::LevelFilter;
-use tracing::span::{Attributes, Id, Record};
-use tracing::{Dispatch, Event, Level, Metadata, Subscriber};
 
 use crate::text::nul_terminated;
 
@@ -50,16 +45,16 @@ pub type gpushare_log_fn = Option<
     ),
 >;
 
-struct Sink {
+/// Who hears it.
+struct Listener {
     log: unsafe extern "C" fn(u32, *const c_char, *const c_char, *mut c_void),
     user: *mut c_void,
-    level: Level,
 }
 
 // SAFETY: the header says that the function is called from every thread that calls the library.
-unsafe impl Send for Sink {}
+unsafe impl Send for Listener {}
 // SAFETY: as above.
-unsafe impl Sync for Sink {}
+unsafe impl Sync for Listener {}
 
 /// The log of a node, if one is wanted.
 pub(crate) fn dispatch(
@@ -80,48 +75,25 @@ pub(crate) fn dispatch(
             ));
         }
     };
-    Ok(log.map(|log| Dispatch::new(Sink { log, user, level })))
+    Ok(log.map(|log| {
+        let listener = Listener { log, user };
+        log::dispatch(level, move |message| listener.tell(message))
+    }))
 }
 
-impl Subscriber for Sink {
-    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        *metadata.level() <= self.level
-    }
-
-    fn max_level_hint(&self) -> Option<LevelFilter> {
-        Some(LevelFilter::from_level(self.level))
-    }
-
-    fn new_span(&self, _: &Attributes<'_>) -> Id {
-        Id::from_u64(1)
-    }
-
-    fn record(&self, _: &Id, _: &Record<'_>) {}
-
-    fn record_follows_from(&self, _: &Id, _: &Id) {}
-
-    fn enter(&self, _: &Id) {}
-
-    fn exit(&self, _: &Id) {}
-
-    fn event(&self, event: &Event<'_>) {
-        let metadata = event.metadata();
-        let level = match *metadata.level() {
+impl Listener {
+    fn tell(&self, message: &Message<'_>) {
+        let level = match message.level {
             Level::ERROR => gpushare_log_level::Error,
             Level::WARN => gpushare_log_level::Warn,
             Level::INFO => gpushare_log_level::Info,
             Level::DEBUG => gpushare_log_level::Debug,
             Level::TRACE => gpushare_log_level::Trace,
         };
-        let mut line = Line::default();
-        event.record(&mut line);
-        let target = nul_terminated(metadata.target());
-        let message = line.message + &line.fields;
-        // Some consist of fields alone.
-        let message = nul_terminated(message.trim_start());
+        let (target, text) = (nul_terminated(message.target), nul_terminated(message.text));
         let _within = Within::enter(Where::LogFunction);
         // SAFETY: the caller gave it for this, with what it points to.
-        unsafe { (self.log)(level as u32, target.as_ptr(), message.as_ptr(), self.user) };
+        unsafe { (self.log)(level as u32, target.as_ptr(), text.as_ptr(), self.user) };
     }
 }
 
@@ -168,30 +140,5 @@ pub(crate) fn with_log<R>(log: Option<&Dispatch>, body: impl FnOnce() -> R) -> R
             let _within = Within::enter(Where::Unlogged);
             with_default(&Dispatch::none(), body)
         }
-    }
-}
-
-/// A message, and its fields after it.
-#[derive(Default)]
-struct Line {
-    message: String,
-    fields: String,
-}
-
-impl Visit for Line {
-    fn record_str(&mut self, field: &Field, value: &str) {
-        if field.name() == "message" {
-            self.message.push_str(value);
-        } else {
-            self.record_debug(field, &value);
-        }
-    }
-
-    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
-        // Writing to a string cannot fail.
-        let _ = match field.name() {
-            "message" => write!(self.message, "{value:?}"),
-            name => write!(self.fields, " {name}={value:?}"),
-        };
     }
 }

@@ -5,9 +5,9 @@ use std::mem::MaybeUninit;
 use std::ptr;
 use std::sync::{Arc, PoisonError, RwLock, TryLockError};
 
+use gpushare_core::log::Dispatch;
 use gpushare_core::{Error, ErrorCode, Node, Result, Snapshot};
 use serde::Serialize;
-use tracing::Dispatch;
 
 use crate::call::{Call, answer, given};
 use crate::error::gpushare_error;

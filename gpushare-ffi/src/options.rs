@@ -26,7 +26,8 @@ pub struct gpushare_node_options {
     /// state directory it is in memory and this handle's own, but for its leases, which are files in a
     /// directory of its own below TMPDIR or /tmp, gpushare-PID-..., that goes with the node.
     pub sim: *const c_char,
-    /// Where records, journals, locks and leases are, instead of /var/lib/gpushare and /run/gpushare.
+    /// Where records, journals, locks and leases are, instead of /var/lib/gpushare and /run/gpushare. A
+    /// relative path counts from the directory that the process is in now.
     pub state_dir: *const c_char,
     /// The driver's library instead of the system's libnvidia-ml.so.1: an absolute path.
     pub nvml_path: *const c_char,

@@ -67,7 +67,7 @@ impl<'a> Call<'a> {
 
     fn caught<T>(self, body: impl FnOnce() -> Result<T>) -> Result<T> {
         let logged = || match self.state.and_then(State::log) {
-            Some(log) => tracing::dispatcher::with_default(log, body),
+            Some(log) => gpushare_core::log::with_default(log, body),
             None => body(),
         };
         let caught = catch_unwind(AssertUnwindSafe(|| {

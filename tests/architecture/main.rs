@@ -13,7 +13,7 @@ use source::{Source, code_of, sources, without_tests};
 
 /// The modules of gpushare-core, from the ground up. A module may use those of the layers below its own.
 const LAYERS: &[&[&str]] = &[
-    &["units", "id", "process", "error", "terminal", "fork"],
+    &["units", "id", "process", "error", "terminal", "fork", "log"],
     &["mode", "parameters"],
     &["mig", "mps"],
     &["spec"],

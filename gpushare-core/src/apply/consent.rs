@@ -25,10 +25,10 @@ pub(super) fn obtain(
     options: &ApplyOptions,
     progress: &mut Progress<'_>,
 ) -> Result<(Plan, Snapshot)> {
-    let start = ports.clock.now();
+    let start = ports.clock.time_of_others();
     loop {
         expect_accepted(&plan, options)?;
-        let waited = ports.clock.now().saturating_sub(start);
+        let waited = ports.clock.time_of_others().saturating_sub(start);
         if plan.needs.evict.is_empty() || waited >= options.drain {
             break;
         }
@@ -39,7 +39,7 @@ pub(super) fn obtain(
                 "stopped while waiting for tenants to go",
             ));
         }
-        ports.clock.sleep(POLL);
+        ports.clock.wait_for_others(POLL);
         snapshot = observer.snapshot(scope)?;
         let again = plan::plan_request(&snapshot, &plan.request)?;
         if again.basis != plan.basis || (pinned && again.digest != plan.digest) {
@@ -78,7 +78,7 @@ fn expect_accepted(plan: &Plan, options: &ApplyOptions) -> Result<()> {
         return Err(Error::new(
             ErrorCode::ResetRequired,
             format!(
-                "MIG mode of {} can only be changed with a reset, which ends everything on the GPU; allow it (--allow-reset) when nothing of value runs there",
+                "MIG mode of {} can only be changed with a reset, which ends everything on the GPU; allow the reset when nothing of value runs there",
                 names.join(", ")
             ),
         )

@@ -76,17 +76,18 @@ impl Reserved {
     /// # Errors
     /// BUSY when somebody holds on to one.
     pub(super) fn take_the_rest(&mut self, ports: &Ports) -> Result<()> {
-        let start = ports.clock.now();
+        let start = ports.clock.time_of_others();
         while let Some((gpu, share)) = self.leased.pop() {
             loop {
                 match ports.slots.try_take(&share)? {
                     Taken::Slot(slot) => self.slots.push(slot),
                     Taken::Missing => {}
                     Taken::Held => {
-                        if ports.clock.now().saturating_sub(start) >= AFTER_EVICTION {
+                        let waited = ports.clock.time_of_others().saturating_sub(start);
+                        if waited >= AFTER_EVICTION {
                             return Err(held(ports, &gpu, &share));
                         }
-                        ports.clock.sleep(POLL);
+                        ports.clock.wait_for_others(POLL);
                         continue;
                     }
                 }

@@ -131,7 +131,7 @@ fn not_ours(doing: &str, path: &Path, errno: Errno) -> Error {
     let owner = if owner == 0 { "root".to_owned() } else { format!("user {owner}") };
     let (path, there) = (path.display(), there.display());
     error.with_message(format!(
-        "cannot {doing} {path}: {there} belongs to {owner}; give a directory of your own with --state-dir DIR (or GPUSHARE_STATE_DIR)"
+        "cannot {doing} {path}: {there} belongs to {owner}; give a state directory of your own (GPUSHARE_STATE_DIR)"
     ))
 }
 
@@ -258,7 +258,7 @@ fn distrusted(path: &Path, why: &str) -> Error {
     Error::new(
         ErrorCode::PermissionDenied,
         format!(
-            "the state directory {} is not used: {why}; remove it, or give another with --state-dir",
+            "the state directory {} is not used: {why}; remove it, or give another state directory (GPUSHARE_STATE_DIR)",
             path.display()
         ),
     )

@@ -83,7 +83,8 @@ impl Output {
     pub(super) fn error(&self, error: &Error, known: Known) {
         let text = error.to_string();
         let after = aftermath(error.outcome(), &text, known);
-        self.failure(error, known, &format!("{}: {text}{after}", error.code()));
+        let option = option(&text);
+        self.failure(error, known, &format!("{}: {text}{option}{after}", error.code()));
     }
 
     /// An error with its lines for people.
@@ -113,6 +114,17 @@ pub(super) struct Known {
 /// A line on standard error. Nothing can be done where it is closed.
 pub(super) fn say(line: &str) {
     let _ = writeln!(std::io::stderr().lock(), "{}", printable(line.trim_end()));
+}
+
+/// The option for what an error advises: the library has other callers, and names none.
+fn option(text: &str) -> &'static str {
+    if text.contains("state directory") && text.contains("(GPUSHARE_STATE_DIR)") {
+        "; --state-dir DIR names one, too"
+    } else if text.contains("allow the reset") {
+        "; --allow-reset does"
+    } else {
+        ""
+    }
 }
 
 /// What people must know of an error beside its text.

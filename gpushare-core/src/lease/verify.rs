@@ -7,6 +7,7 @@ use crate::id::Pid;
 use crate::lease::{Grant, Lease};
 use crate::mode::Verdict;
 use crate::mps::Attachment;
+use crate::observe::Scope;
 use crate::snapshot::{GpuProcess, GpuSnapshot, Snapshot};
 use crate::units::Bytes;
 
@@ -62,7 +63,8 @@ impl Lease {
         if processes.facts(pid).is_none() {
             return Err(Error::new(ErrorCode::NotFound, format!("there is no process {pid}")));
         }
-        let snapshot = self.node.snapshot()?;
+        let mut observer = self.node.observer()?;
+        let snapshot = observer.snapshot(&Scope::all())?;
         let seen = look(&snapshot, pid);
         if seen.is_empty() {
             let hidden = snapshot.gpus.iter().any(|gpu| gpu.processes_hidden);
@@ -93,7 +95,7 @@ impl Lease {
             let why = "it is on the devices of its lease and on no other".to_owned();
             return Ok(Verification::new(Verdict::Attached, why));
         }
-        let attachment = self.node.verify_mps(pid)?;
+        let attachment = observer.verify_mps(pid)?;
         let domain = attachment.domain.as_ref().map(|domain| domain.as_str().to_owned());
         let elsewhere = domain.as_deref().is_some_and(|domain| !leased.contains(&domain));
         if elsewhere {

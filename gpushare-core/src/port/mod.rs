@@ -170,6 +170,15 @@ pub trait Clock: Send + Sync + fmt::Debug {
     }
     /// Waits.
     fn sleep(&self, duration: Duration);
+    /// Time since some fixed moment, never going back, as it passes for other processes and threads: how
+    /// long they are waited for is measured by it. It is [`now`](Self::now) unless a node has a time of its own.
+    fn time_of_others(&self) -> Duration {
+        self.now()
+    }
+    /// Waits for another process or thread, which needs the time to act.
+    fn wait_for_others(&self, duration: Duration) {
+        self.sleep(duration);
+    }
     /// The kernel's boot id.
     fn boot_id(&self) -> Result<String>;
     /// A number that differs for every load of the driver's module, where it can be told.

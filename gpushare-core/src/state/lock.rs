@@ -40,7 +40,7 @@ pub(crate) fn acquire(
     timeout: Option<Duration>,
     waiting: &mut dyn FnMut(&GpuUuid) -> ControlFlow<()>,
 ) -> Result<Locks> {
-    let start = clock.now();
+    let start = clock.time_of_others();
     let mut guards = Vec::with_capacity(gpus.len());
     for gpu in gpus {
         let name = format!("lock/{gpu}.lock");
@@ -48,7 +48,7 @@ pub(crate) fn acquire(
             if let Some(guard) = store.try_lock(&name)? {
                 break guard;
             }
-            let waited = clock.now().saturating_sub(start);
+            let waited = clock.time_of_others().saturating_sub(start);
             if timeout.is_some_and(|timeout| waited >= timeout) {
                 let by = holder(store, &name);
                 let (code, how) = match timeout {
@@ -68,7 +68,7 @@ pub(crate) fn acquire(
                 )
                 .of_gpu(gpu));
             }
-            clock.sleep(POLL);
+            clock.wait_for_others(POLL);
         };
         guards.push((gpu.clone(), guard));
     }

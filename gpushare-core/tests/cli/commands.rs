@@ -228,7 +228,8 @@ fn what_is_in_use_is_not_destroyed_without_consent() {
 #[test]
 fn ampere_asks_for_a_reset() {
     let place = Place::new("1xA100-40GB");
-    place.run(&["mig", "enable"]).expect_error("RESET_REQUIRED");
+    let refused = place.run(&["mig", "enable"]).expect_error("RESET_REQUIRED");
+    assert!(refused.stderr.contains("allow the reset") && refused.stderr.contains("--allow-reset"));
     let plan = place.run(&["mig", "enable", "--dry-run", "--json"]).expect(2).document();
     assert_eq!(plan["needs"]["reset"].as_array().unwrap().len(), 1);
     place.done(&["mig", "enable", "--allow-reset"]);

@@ -371,7 +371,7 @@ fn who_may_not_write_where_the_state_is_is_told_to_give_a_directory_of_their_own
         command.args(["--sim", "1xH200-141GB", "mps", "enable", "--state-dir"]).arg(state);
         Answer::of(command.output().unwrap())
     };
-    let advice = "belongs to root; give a directory of your own with --state-dir DIR (or GPUSHARE_STATE_DIR)";
+    let advice = "belongs to root; give a state directory of your own (GPUSHARE_STATE_DIR); --state-dir DIR names one, too";
     // What is to be made in it, and what is there and for root alone.
     for doing in ["make the directory", "open"] {
         let error = enable(&roots).expect_error("PERMISSION_DENIED");

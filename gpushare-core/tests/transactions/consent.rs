@@ -293,7 +293,7 @@ fn a_lock_is_not_waited_for_unless_asked() {
     let target = mig(r#"{"1g": 1}"#);
     let error = refused(&world, &target);
     assert_eq!(error.code(), ErrorCode::Locked);
-    let options = nothing().timeout(Some(Duration::from_secs(3)));
+    let options = nothing().timeout(Some(Duration::from_millis(250)));
     let error = world.node.apply(&parse(&target), &options).unwrap_err();
     assert_eq!(error.code(), ErrorCode::Timeout);
 

@@ -12,4 +12,5 @@ mod observation;
 mod recovery;
 mod scenario;
 mod strays;
+mod threads;
 mod typed;

@@ -1145,7 +1145,7 @@ class Node:
     :param sim: a simulated node: ``"8xH100-80GB"``, ``"2xA100-40GB,1xA30-24GB"``. Without a state
         directory it is in memory and this object's own.
     :param state_dir: where records, journals, locks and leases are, instead of ``/var/lib/gpushare``
-        and ``/run/gpushare``.
+        and ``/run/gpushare``. A relative path counts from the directory that the process is in now.
     :param nvml_path: the driver's library instead of the system's ``libnvidia-ml.so.1``, an absolute path;
         ``nvidia_smi`` and ``mps_control`` likewise.
     :param log_level: forwards what happens within the calls of this node to ``logging``, from that level

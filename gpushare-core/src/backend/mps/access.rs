@@ -201,8 +201,8 @@ fn no_single_ones(path: &Path) -> Error {
         ErrorCode::Unsupported,
         format!(
             "the file system of {} keeps no rights of single users and groups (ACLs), so others \
-             cannot be let in alone; let in everybody with --any-user, or give a directory on \
-             another file system with --state-dir",
+             cannot be let in alone; let in every user, or give a state \
+             directory on another file system (GPUSHARE_STATE_DIR)",
             path.display()
         ),
     )

@@ -116,7 +116,7 @@ impl Place {
             ErrorCode::InvalidArgument,
             format!(
                 "{} has {length} bytes, and an MPS daemon takes a directory of {LONGEST_PATH} at \
-                 most; give a shorter one with --state-dir",
+                 most; give a shorter state directory (GPUSHARE_STATE_DIR)",
                 path.display()
             ),
         ))

@@ -75,7 +75,8 @@ struct Inner {
 }
 
 impl Simulator {
-    /// A node in memory, whose clock stands still except while somebody sleeps on it.
+    /// A node in memory, whose clock stands still except while a simulated call takes its time. What
+    /// waits for others, be it for a lock, a lease or tenants that leave, waits in real time.
     ///
     /// # Errors
     /// None for a fleet that parses.

@@ -7,6 +7,7 @@
 
 mod holders;
 mod queue;
+mod temporary;
 mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,7 +17,7 @@ use std::io::{Read as _, Write as _};
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags};
@@ -27,6 +28,7 @@ use crate::error::{Error, ErrorCode, Result};
 use crate::fork::OwnFile;
 use crate::id::{Pid, ShareId};
 use crate::port::{HeldSlot, LeaseScope, Note, Slot, Slots, Taken, Ticket};
+use temporary::Temporary;
 
 /// The files that are held.
 const SLOTS: &str = "slots";
@@ -66,8 +68,8 @@ pub struct FileSlots {
 enum Place {
     /// A directory of ours.
     Given(Directory),
-    /// A directory that is made when it is first needed and goes with us: of a node in memory.
-    Temporary { pid: u32, made: OnceLock<PathBuf> },
+    /// One of a node in memory.
+    Temporary(Temporary),
 }
 
 impl FileSlots {
@@ -82,16 +84,17 @@ impl FileSlots {
     }
 
     /// Slots of this process and its children alone, in a directory that is made when it is first
-    /// needed and is removed with the handle.
+    /// needed and is removed with the handle. One that a process left that was killed is removed by the next
+    /// process of the same user that makes one.
     pub fn temporary() -> Self {
-        let place = Place::Temporary { pid: std::process::id(), made: OnceLock::new() };
+        let place = Place::Temporary(Temporary::new());
         Self { place, scope: LeaseScope::Private, known: Mutex::default() }
     }
 
     fn path(&self) -> PathBuf {
         match &self.place {
             Place::Given(directory) => directory.path(),
-            Place::Temporary { made, .. } => made.get().cloned().unwrap_or_default(),
+            Place::Temporary(temporary) => temporary.path().map(Path::to_owned).unwrap_or_default(),
         }
     }
 
@@ -99,15 +102,11 @@ impl FileSlots {
     fn above(&self, make: bool) -> Result<Option<OwnedFd>> {
         match &self.place {
             Place::Given(directory) => directory.open(make),
-            Place::Temporary { made, .. } => {
-                if made.get().is_none() && make {
-                    let path = temporary_directory()?;
-                    // Another thread may have been quicker.
-                    if let Err(path) = made.set(path) {
-                        let _ = std::fs::remove_dir(path);
-                    }
+            Place::Temporary(temporary) => {
+                if make {
+                    temporary.make()?;
                 }
-                match made.get() {
+                match temporary.path() {
                     Some(path) => Directory::new(path)?.private().open(false),
                     None => Ok(None),
                 }
@@ -166,35 +165,6 @@ impl FileSlots {
         let above = self.above(true)?.ok_or_else(gone)?;
         self.folder_in(&above, name, Some(admitted(self.scope).1))?.ok_or_else(gone)
     }
-}
-
-impl Drop for FileSlots {
-    fn drop(&mut self) {
-        if let Place::Temporary { pid, made } = &self.place {
-            // A forked child must not take it from its parent.
-            if let Some(path) = made.get().filter(|_| *pid == std::process::id()) {
-                let _ = std::fs::remove_dir_all(path);
-            }
-        }
-    }
-}
-
-fn temporary_directory() -> Result<PathBuf> {
-    static NUMBER: AtomicU64 = AtomicU64::new(0);
-    let above = std::env::temp_dir();
-    let mut last = None;
-    for _ in 0..MOST_TRIES {
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let salt = rustix::time::clock_gettime(rustix::time::ClockId::Realtime).tv_nsec;
-        let path = above.join(format!("gpushare-{}-{number}-{salt:08x}", std::process::id()));
-        match rustix::fs::mkdirat(rustix::fs::CWD, &path, Mode::from_raw_mode(PRIVATE)) {
-            Ok(()) => return Ok(path),
-            Err(Errno::EXIST) => last = Some(Errno::EXIST),
-            Err(errno) => return Err(Error::io("make the directory", &path, errno.into())),
-        }
-    }
-    let errno = last.unwrap_or(Errno::EXIST);
-    Err(Error::io("make a directory in", &above, errno.into()))
 }
 
 fn no_slots(path: &Path) -> Error {
@@ -580,7 +550,7 @@ impl Slots for FileSlots {
     }
 
     fn openers(&self) -> Vec<(ShareId, Pid)> {
-        if matches!(&self.place, Place::Temporary { made, .. } if made.get().is_none()) {
+        if matches!(&self.place, Place::Temporary(temporary) if temporary.path().is_none()) {
             return Vec::new();
         }
         let folder = self.folder(SLOTS).ok().flatten();

@@ -402,6 +402,14 @@ impl Clock for Faulty {
         self.ports.clock.sleep(duration);
     }
 
+    fn time_of_others(&self) -> Duration {
+        self.ports.clock.time_of_others()
+    }
+
+    fn wait_for_others(&self, duration: Duration) {
+        self.ports.clock.wait_for_others(duration);
+    }
+
     fn boot_id(&self) -> Result<String> {
         self.call("clock.boot_id", LOOK, || self.ports.clock.boot_id())
     }
