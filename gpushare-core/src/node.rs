@@ -19,10 +19,12 @@ use crate::backend::system::{SystemClock, SystemProcesses, environment};
 use crate::backend::trust::distrusted;
 use crate::doctor::{self, Diagnosis, MachineFacts};
 use crate::error::{Error, ErrorCode, Result};
+use crate::hazard::{self, MpsTarget};
 use crate::id::Pid;
 use crate::mps::Attachment;
 use crate::observe::{Observer, Scope};
-use crate::plan::{self, Plan, Request, previous, select};
+use crate::parameters::MpsConfig;
+use crate::plan::{self, GpuHazard, Plan, Request, previous, select};
 use crate::port::Ports;
 use crate::snapshot::Snapshot;
 use crate::spec::Spec;
@@ -519,6 +521,26 @@ impl Node {
     /// NOT_FOUND, LOCKED, IO.
     pub fn discard(&self, journal: &str) -> Result<String> {
         apply::discard(&self.inner.ports, journal)
+    }
+
+    /// What an MPS configuration would harm on the GPUs that a selector means, whether it is in force
+    /// there or not. Changes nothing.
+    ///
+    /// # Errors
+    /// As [`select`](Self::select); INVALID_ARGUMENT, INSUFFICIENT and UNSUPPORTED for a configuration
+    /// that is not possible there.
+    pub fn mps_hazards(&self, selector: &str, config: &MpsConfig) -> Result<Vec<GpuHazard>> {
+        let snapshot = self.snapshot()?;
+        let mut found = Vec::new();
+        for position in select::one(&snapshot, &select::parse(selector)?)? {
+            let Some(gpu) = snapshot.gpus.get(position) else { continue };
+            let target = MpsTarget::of_gpu(gpu);
+            hazard::expect_possible(&target, &snapshot.driver, config)
+                .map_err(|error| error.of_gpu(&gpu.uuid))?;
+            let hazards = hazard::of_mps_on(&target, config).into_iter();
+            found.extend(hazards.map(|hazard| GpuHazard { gpu: gpu.uuid.clone(), hazard }));
+        }
+        Ok(found)
     }
 
     /// The uuids of the GPUs that a selector means on this node: an index, `all`, a uuid or the

@@ -4,7 +4,7 @@ use std::ffi::c_char;
 use std::mem::MaybeUninit;
 use std::ptr;
 
-use gpushare_core::hazard::{MpsTarget, split};
+use gpushare_core::hazard::split_gpus;
 use gpushare_core::id::Pid;
 use gpushare_core::mode::Verdict;
 use gpushare_core::mps::Attachment;
@@ -148,8 +148,8 @@ pub extern "C" fn gpushare_mps_verify_json(
 /// Equal parts of a GPU for that many MPS clients, with percentages that corrupt nothing: a document of
 /// schema `gpushare.split/v1`. Speaks of the snapshot that gpushare_node_gpu_info() speaks of.
 ///
-/// `gpu` is NVML's index, a uuid or the beginning of one, or a PCI address; NULL where the node has one
-/// GPU. `*json` is the caller's, to be freed with gpushare_string_free().
+/// `gpu` is NVML's index, a uuid or the beginning of one, or a PCI address; `all` or NULL where
+/// all GPUs of the node have one answer. `*json` is the caller's, to be freed with gpushare_string_free().
 ///
 /// Returns INVALID_ARGUMENT for 0 parts or more than a daemon serves; UNSUPPORTED where no percentage is
 /// known to be right; INSUFFICIENT for more than fit, with the most that do; NOT_FOUND.
@@ -167,14 +167,9 @@ pub unsafe extern "C" fn gpushare_mps_split(
         // SAFETY: C's strings end in NUL.
         let selector = unsafe { text(gpu, "gpu") }?.unwrap_or("all");
         let snapshot = &view.snapshot;
-        let [position] = select::one(snapshot, &select::parse(selector)?)?[..] else {
-            return Err(Error::new(
-                ErrorCode::InvalidArgument,
-                format!("{selector} is not one GPU of this node: say which one to split"),
-            ));
-        };
-        let parts = split(&MpsTarget::of_gpu(&snapshot.gpus[position]), &snapshot.driver, parts)?;
-        *place = document(&parts.simulated(snapshot.simulated))?;
+        let positions = select::one(snapshot, &select::parse(selector)?)?;
+        let gpus = positions.iter().filter_map(|&position| snapshot.gpus.get(position));
+        *place = document(&split_gpus(snapshot, gpus, parts)?)?;
         Ok(())
     })
 }

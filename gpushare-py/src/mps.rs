@@ -1,11 +1,12 @@
 //! MPS: who is a client, equal parts, hazards.
 
-use gpushare_core::hazard::{self, MpsTarget};
+use gpushare_core::Result;
+use gpushare_core::hazard;
 use gpushare_core::mode::Verdict;
 use gpushare_core::parameters::MpsConfig;
 use gpushare_core::plan::GpuHazard;
-use gpushare_core::spec::{Selector, Spec, Want};
-use gpushare_core::{Error, ErrorCode, Result};
+use gpushare_core::snapshot::GpuSnapshot;
+use gpushare_core::spec::Want;
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
@@ -169,27 +170,8 @@ pub(crate) fn split(
 ) -> Result<hazard::Split> {
     let chosen = gpu.map(|gpu| node.select(&gpu)).transpose()?;
     let snapshot = node.snapshot()?;
-    let gpus = snapshot.gpus.iter();
-    let gpus = gpus.filter(|gpu| chosen.as_ref().is_none_or(|chosen| chosen.contains(&gpu.uuid)));
-    let mut answer: Option<hazard::Split> = None;
-    for gpu in gpus {
-        let split = hazard::split(&MpsTarget::of_gpu(gpu), &snapshot.driver, parts)?;
-        let split = split.simulated(snapshot.simulated);
-        match &answer {
-            None => answer = Some(split),
-            Some(there) => {
-                let mut same = split;
-                same.gpu = there.gpu.clone();
-                if same != *there {
-                    return Err(Error::new(
-                        ErrorCode::InvalidArgument,
-                        "gpu: the GPUs of this node differ: say which one to split",
-                    ));
-                }
-            }
-        }
-    }
-    answer.ok_or_else(|| Error::new(ErrorCode::NotFound, "this node has no GPU"))
+    let is_chosen = |gpu: &&GpuSnapshot| chosen.as_ref().is_none_or(|all| all.contains(&gpu.uuid));
+    hazard::split_gpus(&snapshot, snapshot.gpus.iter().filter(is_chosen), parts)
 }
 
 /// What a spec says at `mps`.
@@ -205,15 +187,4 @@ pub(crate) fn config(mps: &Bound<'_, PyAny>) -> PyResult<MpsConfig> {
         Some(Want::Mps(config)) => Ok(config),
         _ => Err(refused(py, "mps", "no parameters of mps")),
     }
-}
-
-/// The hazards of that configuration on these GPUs.
-pub(crate) fn hazards(
-    node: &gpushare_core::Node,
-    config: MpsConfig,
-    gpu: &str,
-) -> Result<Vec<GpuHazard>> {
-    let select: Selector = gpu.parse()?;
-    let plan = node.plan(&Spec::new().gpu([select], Want::Mps(config)))?;
-    Ok(plan.needs.hazards)
 }

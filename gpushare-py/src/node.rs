@@ -352,7 +352,7 @@ impl Node {
         let config = mps::config(mps)?;
         let gpu = arguments::selector("gpu", gpu)?;
         let found =
-            self.call("mps.hazards").run(py, || mps::hazards(self.0.node(), config, &gpu))?;
+            self.call("mps.hazards").run(py, || self.0.node().mps_hazards(&gpu, &config))?;
         tuple(py, found.iter().map(Hazard::from))
     }
 

@@ -53,6 +53,12 @@ class Mps(Shared):
     def test_hazards(self) -> None:
         self.assertEqual(gpushare.mps.hazards({"thread_percentage": 25}, gpu=0, node=self.node), ())
         [hazard] = gpushare.mps.hazards({"thread_percentage": 40}, gpu=0, node=self.node)
+        # In force, too: that it was allowed makes it no better.
+        in_force = {"select": 0, "mode": "mps", "mps": {"thread_percentage": 40}}
+        self.node.plan(spec(in_force)).apply(allow_hazards=["hopper-partial-sm"])
+        self.assertEqual(gpushare.mps.hazards(in_force["mps"], gpu=0, node=self.node), (hazard,))
+        with self.assertRaises(gpushare.InsufficientError):
+            gpushare.mps.hazards({"thread_percentage": 25, "max_clients": 1000}, gpu=0, node=self.node)
         self.assertIs(hazard.name, HazardName.HOPPER_PARTIAL_SM)
         self.assertEqual(hazard.gpu, self.node.gpus[0].uuid)
         names = {

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use crate::error::{Error, ErrorCode, Outcome, Result};
-use crate::hazard::{MpsTarget, Split, split};
+use crate::hazard::split_gpus;
 use crate::id::{GpuUuid, Pid};
 use crate::mode::Verdict;
 use crate::node::Node;
@@ -153,29 +153,13 @@ pub(super) fn split_into(
 ) -> Result<Answer> {
     let mut shown = snapshot.clone();
     select.to_show(&mut shown)?;
-    let mut answer = None;
     for gpu in shown.gpus.iter().filter(|gpu| gpu.mig.as_ref().is_some_and(|mig| mig.enabled)) {
         say(&format!(
             "gpushare: note: GPU {}: MIG is on; the parts are those of the whole GPU, where `mps enable` turns MIG off, and not of a MIG device",
             name(gpu)
         ));
     }
-    for gpu in &shown.gpus {
-        let split: Split = split(&MpsTarget::of_gpu(gpu), &snapshot.driver, parts)
-            .map_err(|error| error.of_gpu(&gpu.uuid))?
-            .simulated(snapshot.simulated);
-        match &answer {
-            None => answer = Some(split),
-            Some(there) if (Split { gpu: there.gpu.clone(), ..split }) == *there => {}
-            Some(_) => {
-                return Err(Error::new(
-                    ErrorCode::InvalidArgument,
-                    "the GPUs of this node differ: say which one to split with --gpu",
-                ));
-            }
-        }
-    }
-    let split = answer.ok_or_else(|| Error::new(ErrorCode::NotFound, "this node has no GPU"))?;
+    let split = split_gpus(snapshot, &shown.gpus, parts)?;
     output.show(&split)?;
     if let (false, [_, _, ..]) = (output.json, &shown.gpus[..]) {
         let names: Vec<_> = shown.gpus.iter().map(|gpu| format!("GPU {}", name(gpu))).collect();

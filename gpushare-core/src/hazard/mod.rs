@@ -19,7 +19,7 @@ use crate::units::{Bytes, ThreadPercentage};
 
 pub use crate::mps::{MINIMUM_SM, sm_count};
 pub use limits::{expect_possible, most_clients, notes};
-pub use split::{PlainShare, SPLIT_SCHEMA, Split, split};
+pub use split::{PlainShare, SPLIT_SCHEMA, Split, split, split_gpus};
 pub use target::MpsTarget;
 
 /// A hazard of a setting on a GPU.

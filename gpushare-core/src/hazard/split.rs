@@ -10,7 +10,7 @@ use crate::hazard::{
     sm_count, whole_percentages,
 };
 use crate::id::GpuUuid;
-use crate::snapshot::Driver;
+use crate::snapshot::{Driver, GpuSnapshot, Snapshot};
 use crate::terminal::{count, printable};
 use crate::units::{Bytes, ThreadPercentage};
 
@@ -103,6 +103,34 @@ fn memory_suffices(target: &MpsTarget, parts: u32) -> bool {
 /// more parts than there are times 8 SMs or GiB of memory, with the most that fit.
 pub fn split(target: &MpsTarget, driver: &Driver, parts: u32) -> Result<Split> {
     split_target(target, driver, parts).map_err(|error| error.of_gpu(&target.gpu))
+}
+
+/// Splits GPUs of a snapshot, each into so many parts: the one answer that they all have.
+///
+/// # Errors
+/// As [`split`], of the first GPU that has one; INVALID_ARGUMENT where the GPUs differ, NOT_FOUND where
+/// there are none.
+pub fn split_gpus<'a>(
+    snapshot: &Snapshot,
+    gpus: impl IntoIterator<Item = &'a GpuSnapshot>,
+    parts: u32,
+) -> Result<Split> {
+    let mut answer = None;
+    for gpu in gpus {
+        let split = split(&MpsTarget::of_gpu(gpu), &snapshot.driver, parts)?;
+        let split = split.simulated(snapshot.simulated);
+        match &answer {
+            None => answer = Some(split),
+            Some(there) if (Split { gpu: there.gpu.clone(), ..split }) == *there => {}
+            Some(_) => {
+                return Err(Error::new(
+                    ErrorCode::InvalidArgument,
+                    "the GPUs of this node differ: say which one to split",
+                ));
+            }
+        }
+    }
+    answer.ok_or_else(|| Error::new(ErrorCode::NotFound, "this node has no GPU"))
 }
 
 fn split_target(target: &MpsTarget, driver: &Driver, parts: u32) -> Result<Split> {
