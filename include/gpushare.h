@@ -1247,8 +1247,8 @@ int32_t gpushare_mps_verify_json(const struct gpushare_node *node,
  * Equal parts of a GPU for that many MPS clients, with percentages that corrupt nothing: a document of
  * schema `gpushare.split/v1`. Speaks of the snapshot that gpushare_node_gpu_info() speaks of.
  *
- * `gpu` is NVML's index, a uuid or the beginning of one, or a PCI address; NULL where the node has one
- * GPU. `*json` is the caller's, to be freed with gpushare_string_free().
+ * `gpu` is NVML's index, a uuid or the beginning of one, or a PCI address; `all` or NULL where
+ * all GPUs of the node have one answer. `*json` is the caller's, to be freed with gpushare_string_free().
  *
  * Returns INVALID_ARGUMENT for 0 parts or more than a daemon serves; UNSUPPORTED where no percentage is
  * known to be right; INSUFFICIENT for more than fit, with the most that do; NOT_FOUND.
