@@ -2,6 +2,7 @@
 
 use gpushare_core::apply::report::{ReportOutcome, Settled};
 use gpushare_core::backend::sim::{Death, Fault, ProcessSpec};
+use gpushare_core::plan::state::GpuState;
 use gpushare_core::{ApplyOptions, ErrorCode, Outcome, Spec};
 
 use crate::scenario::{World, options, spec};
@@ -306,4 +307,36 @@ fn what_another_tool_put_in_our_place_is_not_destroyed_by_a_live_rollback() {
     assert_eq!(error.outcome(), Outcome::Indeterminate, "{error:?}");
     let theirs = theirs.unwrap();
     assert!(world.snapshot().gpus[0].mig_devices.iter().any(|device| device.uuid == theirs));
+}
+
+#[test]
+fn the_way_back_gives_a_gpu_that_nobody_managed_its_shares() {
+    let modes = [
+        spec("exclusive", ""),
+        spec("time_sliced", r#"{"replicas": 4}"#),
+        spec("time_sliced", ""),
+        spec("mps", r#"{"thread_percentage": 25, "max_clients": 3}"#),
+        spec("mig", r#"{"instances": {"1g": 2}}"#),
+    ];
+    for mode in modes {
+        let world = World::new("1xH100-80GB");
+        let seen = |world: &World| {
+            let gpu = &world.snapshot().gpus[0];
+            let shares: Vec<_> = gpu.shares.iter().map(|share| share.id.clone()).collect();
+            (gpu.mode, gpu.compute_mode, shares)
+        };
+        // Only that somebody manages it now is new.
+        let hardware = |world: &World| {
+            let mut states = world.states();
+            states.iter_mut().for_each(|state| state.record = None);
+            states
+        };
+        let (before, state) = (seen(&world), hardware(&world));
+        let report = world.apply(&mode).unwrap();
+        assert_eq!(report.not_in_previous, [""; 0]);
+        assert_ne!(seen(&world), before, "{mode}");
+        world.node.apply(&report.previous, &options()).unwrap();
+        assert_eq!(seen(&world), before, "{mode}");
+        assert_eq!(hardware(&world), state, "{mode}");
+    }
 }
