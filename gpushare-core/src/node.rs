@@ -3,11 +3,13 @@
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
-use crate::apply::{self, ApplyOptions, Event, Report, Source};
+use crate::apply::{self, ApplyOptions, Event, Hooks, Moment, Report, Source};
 use crate::backend::devices::SystemDevices;
 use crate::backend::directory::{self, Directory};
 use crate::backend::files::FileStore;
+use crate::backend::hooks::HookDirectory;
 use crate::backend::machine::RealMachine;
 use crate::backend::mps::RealMps;
 use crate::backend::nvidia_smi::NvidiaSmi;
@@ -478,6 +480,24 @@ impl Node {
         mut progress: impl FnMut(&Event) -> ControlFlow<()>,
     ) -> Result<Report> {
         apply::apply(&self.inner.ports, self.inner.simulated, source, options, &mut progress)
+    }
+
+    /// Hooks that are programs in a directory, for [`ApplyOptions::hooks`]: `pre-apply`, `pre-mode`,
+    /// `post-apply` and `failure`, as far as they are there; see [`Moment`].
+    ///
+    /// Each reads the plan as JSON ([`Plan::to_json`]) and is given that long, after which it is killed
+    /// with all that it started, and has failed. It stands in `/` with `PATH`, `LC_ALL=C` and what
+    /// [`Moment::environment`] says. What it prints is in the error where it fails. For root all of
+    /// them, and the folders above, must be root's and writable by nobody else.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT where there is no such directory, none of them in it, or a program of another
+    /// name, which would never be called; PERMISSION_DENIED where root should not run one of them.
+    pub fn hooks(&self, directory: impl AsRef<Path>, limit: Duration) -> Result<Hooks> {
+        let directory = HookDirectory::open(directory.as_ref(), &Moment::WORDS, limit)?;
+        Ok(Hooks::new(move |moment, plan| {
+            directory.call(moment.as_str(), &moment.environment(plan), &plan.to_json())
+        }))
     }
 
     /// Settles what dead appliers left on these GPUs alone.

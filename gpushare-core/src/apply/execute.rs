@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use crate::apply::hooks::AtSteps;
 use crate::apply::report::Evicted;
 use crate::apply::{Event, Progress};
 use crate::error::{Error, ErrorCode, Result};
@@ -40,6 +41,8 @@ pub(super) struct Executor<'a> {
     undoing: bool,
     /// Shares that we hold ourselves.
     held_back: Vec<ShareId>,
+    /// Who is told before a mode changes.
+    hooks: Option<AtSteps<'a>>,
 }
 
 /// Steps that failed on the way.
@@ -82,6 +85,7 @@ impl<'a> Executor<'a> {
             evicted: Vec::new(),
             undoing: false,
             held_back: Vec::new(),
+            hooks: None,
         };
         snapshot.gpus.iter().for_each(|gpu| executor.learn(gpu));
         executor
@@ -94,6 +98,11 @@ impl<'a> Executor<'a> {
             observer
         });
         Self { observer, held_back: shares, ..self }
+    }
+
+    /// The same, which tells hooks before a mode changes.
+    pub(super) fn telling(self, hooks: Option<AtSteps<'a>>) -> Self {
+        Self { hooks, ..self }
     }
 
     /// The same, which may end the clients of MPS daemons that stop.
@@ -164,6 +173,12 @@ impl<'a> Executor<'a> {
                         ErrorCode::Interrupted,
                         format!("stopped before step {number} of {of}, {step}"),
                     );
+                    return Err(Failed { error: error.of_gpu(&gpu.uuid), reached });
+                }
+                let earlier = gpu.steps.get(..step_number).unwrap_or_default();
+                let hooks = self.hooks.filter(|_| !self.undoing);
+                if let Some(Err(error)) = hooks.map(|hooks| hooks.before(&gpu.uuid, step, earlier))
+                {
                     return Err(Failed { error: error.of_gpu(&gpu.uuid), reached });
                 }
                 if let Err(error) = journal.write(&Entry::Begin(position, step_number)) {

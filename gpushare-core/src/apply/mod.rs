@@ -9,6 +9,7 @@ mod consent;
 mod daemon;
 mod evict;
 mod execute;
+mod hooks;
 mod leases;
 mod options;
 mod recover;
@@ -32,6 +33,7 @@ use crate::spec::{Entry, Sharing, Want};
 use crate::state::journal::{self, Device, GpuChange, Header, Journal};
 use crate::state::lock::{self, Locks};
 
+pub use hooks::{Hooks, Moment};
 pub use options::{ApplyOptions, Event};
 pub(crate) use recover::{discard, recover};
 pub use report::Report;
@@ -39,6 +41,7 @@ pub use report::Report;
 use report::Recovered;
 
 use execute::{Executor, Failed};
+use hooks::AtSteps;
 use leases::Reserved;
 use settle::RolledBack;
 
@@ -148,11 +151,50 @@ impl UnderLock<'_> {
         if plan.noop {
             return Ok(Report::unchanged(&snapshot, &plan));
         }
+        let Some(hooks) = &options.hooks else {
+            return self.carry_out(observer, &scope, plan, snapshot, progress);
+        };
+        // A hook may end what holds the driver, or reload it.
+        drop(observer);
+        let done = hooks.call(&Moment::PreApply, &plan).and_then(|()| {
+            let mut observer = Observer::open(ports, simulated)?;
+            let snapshot = observer.snapshot(&scope)?;
+            let fresh = plan::plan_request(&snapshot, request)?;
+            let plan = check(&self.source, &snapshot, fresh, options)?;
+            if plan.noop {
+                return Ok(Report::unchanged(&snapshot, &plan));
+            }
+            self.carry_out(observer, &scope, plan, snapshot, progress)
+        });
+        match done {
+            Ok(mut report) => {
+                if let Err(error) = hooks.call(&Moment::PostApply, &plan) {
+                    report.failed_hooks.push(error.to_string());
+                }
+                Ok(report)
+            }
+            Err(error) => Err(match hooks.call(&Moment::Failure(&error), &plan) {
+                Ok(()) => error,
+                Err(hook) => error.context(format!("and then {hook}")),
+            }),
+        }
+    }
+
+    /// Asks for consent, and then for the work.
+    fn carry_out(
+        &self,
+        mut observer: Observer,
+        scope: &Scope,
+        plan: Plan,
+        snapshot: Snapshot,
+        progress: &mut Progress<'_>,
+    ) -> Result<Report> {
+        let Self { ports, simulated, options, .. } = *self;
         let pinned = matches!(self.source, Source::Plan(_)) || options.expect.is_some();
         let (plan, snapshot) = consent::obtain(
             ports,
             &mut observer,
-            &scope,
+            scope,
             plan,
             snapshot,
             pinned,
@@ -170,7 +212,8 @@ impl UnderLock<'_> {
         let executor =
             Executor::new(ports, simulated, self.locks, observer, &plan.digest, &snapshot)
                 .holding_back(reserved.shares())
-                .evicting(options.allow_evict);
+                .evicting(options.allow_evict)
+                .telling(options.hooks.as_ref().map(|hooks| AtSteps { hooks, plan: &plan }));
         transact(executor, &plan, &snapshot, reserved, options, progress)
     }
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::apply::Hooks;
 use crate::hazard::HazardName;
 use crate::id::GpuUuid;
 use crate::plan::Plan;
@@ -25,6 +26,8 @@ pub struct ApplyOptions {
     pub drain: Duration,
     /// How long an evicted process has between SIGTERM and SIGKILL.
     pub grace: Duration,
+    /// What is called around a change; by default nothing.
+    pub hooks: Option<Hooks>,
 }
 
 impl Default for ApplyOptions {
@@ -44,6 +47,7 @@ impl ApplyOptions {
             timeout: Some(Duration::ZERO),
             drain: Duration::ZERO,
             grace: Duration::from_secs(30),
+            hooks: None,
         }
     }
 
@@ -93,6 +97,13 @@ impl ApplyOptions {
     #[must_use]
     pub const fn grace(mut self, grace: Duration) -> Self {
         self.grace = grace;
+        self
+    }
+
+    /// What is called around a change.
+    #[must_use]
+    pub fn hooks(mut self, hooks: Hooks) -> Self {
+        self.hooks = Some(hooks);
         self
     }
 }

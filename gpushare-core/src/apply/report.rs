@@ -44,6 +44,9 @@ pub struct Report {
     /// MPS daemons of ours whose devices were gone: of a recovery.
     #[serde(default, rename = "stray_mps")]
     pub strays: Vec<Stray>,
+    /// What hooks said that failed after the change was done.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub failed_hooks: Vec<String>,
 }
 
 /// What came of it.
@@ -138,6 +141,7 @@ impl Report {
             evicted: Vec::new(),
             recovered: Vec::new(),
             strays: Vec::new(),
+            failed_hooks: Vec::new(),
         }
     }
 
@@ -168,6 +172,7 @@ impl Report {
             evicted: Vec::new(),
             recovered,
             strays,
+            failed_hooks: Vec::new(),
         }
     }
 
@@ -214,6 +219,8 @@ impl fmt::Display for Report {
             ReportOutcome::Unchanged => writeln!(f, "Nothing to do."),
             ReportOutcome::Applied => writeln!(f, "Applied: {}.", count(self.steps, "step")),
             ReportOutcome::Recovered => writeln!(f, "Recovered."),
-        }
+        }?;
+        let mut failed = self.failed_hooks.iter();
+        failed.try_for_each(|hook| writeln!(f, "Done, and yet: {}", printable(hook)))
     }
 }

@@ -4,6 +4,7 @@ mod command;
 pub mod devices;
 pub(crate) mod directory;
 pub mod files;
+pub(crate) mod hooks;
 pub mod machine;
 pub mod mps;
 pub mod nvidia_smi;

@@ -401,6 +401,12 @@ pub(super) struct Consent {
     /// Seconds between SIGTERM and SIGKILL of an evicted process [default: 30]
     #[arg(long, value_name = "S", value_parser = seconds)]
     pub(super) grace: Option<Duration>,
+    /// Run the programs pre-apply, pre-mode, post-apply and failure of that directory around the change
+    #[arg(long, value_name = "DIR")]
+    pub(super) hooks: Option<PathBuf>,
+    /// Seconds that each of them may take
+    #[arg(long, value_name = "S", default_value = "60", value_parser = seconds, requires = "hooks")]
+    pub(super) hook_timeout: Duration,
 }
 
 impl Consent {

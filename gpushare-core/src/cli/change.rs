@@ -14,12 +14,12 @@ use crate::snapshot::draw::slices;
 use crate::spec::{Entry, Selector, Spec, Want};
 use crate::terminal::printable_lines;
 
-use super::Answer;
 use super::arguments::Consent;
 use super::colour;
 use super::interrupt::Interrupt;
 use super::output::{Output, say};
 use super::progress::Progress;
+use super::{Answer, FAILED};
 
 /// A spec is refused above 1 MiB; one byte more tells.
 const MOST_SPEC_BYTES: u64 = (1 << 20) + 1;
@@ -169,9 +169,16 @@ struct Running<'a> {
 
 impl<'a> Running<'a> {
     fn begin(change: &'a Change<'a>) -> Result<Self> {
+        let consent = change.consent;
+        let options = match &consent.hooks {
+            Some(directory) => {
+                consent.options().hooks(change.node.hooks(directory, consent.hook_timeout)?)
+            }
+            None => consent.options(),
+        };
         Ok(Self {
             change,
-            options: change.consent.options(),
+            options,
             interrupt: Interrupt::listen()?,
             progress: Progress::new(change.node),
             recovered: Vec::new(),
@@ -206,21 +213,22 @@ impl<'a> Running<'a> {
             self.interrupt.flow()
         })?;
         report.recovered.splice(0..0, self.recovered.drain(..));
-        if !self.shows {
+        if self.shows {
+            let text = report.to_string();
+            match planned {
+                // The plan has said already that the node is simulated.
+                Some(_) => output.text(&text.replacen("SIMULATED\n", "\n", 1))?,
+                None => output.text(&text)?,
+            };
+            self.show_gpus(source)?;
+        } else {
             output.show(&report)?;
             if !output.json {
                 output.text(&printable_lines(&notes.concat()))?;
             }
-            return Ok(Answer::Yes);
         }
-        let text = report.to_string();
-        match planned {
-            // The plan has said already that the node is simulated.
-            Some(_) => output.text(&text.replacen("SIMULATED\n", "\n", 1))?,
-            None => output.text(&text)?,
-        };
-        self.show_gpus(source)?;
-        Ok(Answer::Yes)
+        // What a hook was to start again may stand still.
+        Ok(if report.failed_hooks.is_empty() { Answer::Yes } else { Answer::Of(FAILED) })
     }
 
     /// The GPUs of what was applied. The change is done: that they cannot be shown is no error.

@@ -398,3 +398,116 @@ fn every_call_that_changes_something_is_audited() {
     place.run(&["mig", "destroy", &device]).expect_error("BUSY");
     assert!(audit().iter().skip(lines.len()).any(|line| line["result"] == "IN_USE"));
 }
+
+/// A directory with one shell script for each name.
+fn hooks(place: &Place, scripts: &[(&str, &str)]) -> String {
+    use std::os::unix::fs::PermissionsExt as _;
+    let directory = place.path().join("hooks");
+    // Afresh.
+    let _ = std::fs::remove_dir_all(&directory);
+    std::fs::create_dir(&directory).unwrap();
+    for (name, text) in scripts {
+        let path = directory.join(name);
+        std::fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    directory.to_str().unwrap().to_owned()
+}
+
+#[test]
+fn hooks_read_the_plan_and_are_called_in_order() {
+    let place = Place::new("1xH100-80GB");
+    let log = place.path().join("log");
+    let note = format!(
+        "echo \"$GPUSHARE_HOOK $GPUSHARE_SIMULATED $GPUSHARE_GPU $GPUSHARE_ERROR_CODE $GPUSHARE_OUTCOME $PWD\" >> {0}; cat >> {0}; echo >> {0}",
+        log.display()
+    );
+    let all = ["pre-apply", "pre-mode", "post-apply", "failure"].map(|name| (name, note.as_str()));
+    let directory = hooks(&place, &all);
+    let uuid = place.json(&["status"])["gpus"][0]["uuid"].as_str().unwrap().to_owned();
+    let digest =
+        place.run(&["plan", &place.spec("mig.json", MIG), "--json"]).document()["digest"].clone();
+    let spec = place.spec("mig.json", MIG);
+    place.done(&["apply", &spec, "--hooks", &directory]);
+    let said = std::fs::read_to_string(&log).unwrap();
+    let lines: Vec<_> = said.lines().collect();
+    assert_eq!(lines.len(), 6, "{said}");
+    assert_eq!(lines[0], "pre-apply 1    /");
+    assert_eq!(lines[2], format!("pre-mode 1 {uuid}   /"));
+    assert_eq!(lines[4], "post-apply 1    /");
+    for line in [1, 3, 5] {
+        let plan: serde_json::Value = serde_json::from_str(lines[line]).unwrap();
+        assert_eq!((&plan["schema"], &plan["digest"]), (&"gpushare.plan/v1".into(), &digest));
+    }
+    // Nothing to do, nothing called; --dry-run neither.
+    std::fs::remove_file(&log).unwrap();
+    place.done(&["apply", &spec, "--hooks", &directory]);
+    place.run(&["exclusive", "--hooks", &directory, "--dry-run"]).expect(2);
+    assert!(!log.exists());
+}
+
+#[test]
+fn a_hook_that_fails_is_named_with_what_it_said() {
+    let place = Place::new("1xH100-80GB");
+    let spec = place.spec("mig.json", MIG);
+    let log = place.path().join("log");
+    let note = format!(
+        "echo \"$GPUSHARE_ERROR_CODE $GPUSHARE_OUTCOME $GPUSHARE_ERROR\" > {}",
+        log.display()
+    );
+    let no = "echo the kubelet does not stop >&2; exit 3";
+    let directory = hooks(&place, &[("pre-apply", no), ("failure", &note)]);
+    let answer = place.run(&["apply", &spec, "--hooks", &directory]).expect_error("IO");
+    assert!(answer.stderr.contains("the kubelet does not stop"), "{}", answer.stderr);
+    assert_eq!(place.layout(0).0, "time_sliced");
+    let said = std::fs::read_to_string(&log).unwrap();
+    assert!(said.starts_with("IO untouched hook pre-apply: "), "{said}");
+
+    let directory = hooks(&place, &[("pre-mode", no)]);
+    let answer = place.run(&["apply", &spec, "--hooks", &directory, "--json"]).expect(1);
+    assert_eq!(answer.document()["outcome"], "untouched");
+
+    let directory = hooks(&place, &[("pre-apply", "sleep 60")]);
+    let began = std::time::Instant::now();
+    place
+        .run(&["apply", &spec, "--hooks", &directory, "--hook-timeout", "0.2"])
+        .expect_error("TIMEOUT");
+    assert!(began.elapsed() < std::time::Duration::from_secs(20));
+
+    // Done, and the last hook fails: it is said, and the exit status is that of a failure.
+    let directory = hooks(&place, &[("post-apply", no)]);
+    let answer = place.run(&["apply", &spec, "--hooks", &directory]).expect(1);
+    assert!(answer.stdout.contains("the kubelet does not stop"), "{answer:?}");
+    assert_eq!(place.layout(0).0, "mig");
+    place.done(&["exclusive"]);
+    let report = place.run(&["apply", &spec, "--hooks", &directory, "--json"]).expect(1).document();
+    assert_eq!(report["outcome"], "applied");
+    assert!(report["failed_hooks"][0].as_str().unwrap().contains("post-apply"), "{report}");
+}
+
+#[test]
+fn hooks_that_would_never_be_called_are_refused_before_anything_is_touched() {
+    let place = Place::new("1xH100-80GB");
+    let spec = place.spec("mig.json", MIG);
+    for (scripts, said) in [
+        (&[("preapply", "true")][..], "preapply"),
+        (&[("pre-apply", "true"), ("post-apply.sh", "true")][..], "post-apply.sh"),
+        (&[][..], "there is none"),
+    ] {
+        let directory = hooks(&place, scripts);
+        let answer =
+            place.run(&["apply", &spec, "--hooks", &directory]).expect_error("INVALID_ARGUMENT");
+        assert!(answer.stderr.contains(said), "{}", answer.stderr);
+    }
+    place.run(&["apply", &spec, "--hooks", "/nonexistent"]).expect_error("INVALID_ARGUMENT");
+    // A file beside them that is no program is left alone.
+    let directory = hooks(&place, &[("pre-apply", "true")]);
+    std::fs::write(format!("{directory}/README"), "about them").unwrap();
+    place.done(&["apply", &spec, "--hooks", &directory]);
+    if rustix::process::geteuid().is_root() {
+        std::os::unix::fs::chown(format!("{directory}/pre-apply"), Some(65534), None).unwrap();
+        let answer =
+            place.run(&["exclusive", "--hooks", &directory]).expect_error("PERMISSION_DENIED");
+        assert!(answer.stderr.contains("belongs to user 65534"), "{}", answer.stderr);
+    }
+}

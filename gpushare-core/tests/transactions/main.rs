@@ -6,6 +6,7 @@
 mod attach;
 mod consent;
 mod crash;
+mod hooks;
 mod leases;
 mod mps;
 mod observation;
