@@ -3,7 +3,8 @@
     sudo python mps_workers.py --gpu 0 --workers 4
     sudo python mps_workers.py --gpu 0 --workers 4 --mode time_sliced     # to compare: they take turns
 
-It shares the GPU out in parts that harm nothing, starts the workers, and puts the GPU back as it was.
+It shares the GPU out in parts that harm nothing, starts the workers, and puts the GPU back as it was, also
+when it is interrupted or asked to end. After a SIGKILL ``gpushare mps disable --grace 5`` does.
 ``GPUSHARE_SIM=1xH200-141GB`` with ``GPUSHARE_STATE_DIR`` (a directory) runs it on a simulated node: there no
 process is really a client, and nothing is verified. Without torch or a GPU it computes in plain Python.
 """
@@ -11,6 +12,7 @@ process is really a client, and nothing is verified. Without torch or a GPU it c
 import argparse
 import multiprocessing
 import os
+import signal
 import sys
 import time
 
@@ -69,6 +71,11 @@ def work(number, gpu, seconds, ready, answers) -> None:
         answers.put((number, lease.share, os.getpid(), batches, verified))
 
 
+def on_signals(handler, *numbers) -> None:
+    for number in numbers:
+        signal.signal(number, handler)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--gpu", default="0", help="NVML's index, a uuid or the beginning of one")
@@ -82,6 +89,7 @@ def main() -> int:
     )
     options = parser.parse_args()
 
+    on_signals(lambda *_: sys.exit(1), signal.SIGTERM, signal.SIGHUP)
     node = gpushare.Node()
     hazards = []
     if options.mode == "mps":
@@ -98,10 +106,11 @@ def main() -> int:
         settings = {"replicas": options.workers}
     entry = {"select": options.gpu, "mode": options.mode, options.mode: settings}
     report = node.plan({"version": "gpushare/v1", "gpus": [entry]}).apply(allow_hazards=hazards)
+    workers = []
     try:
         spawn = multiprocessing.get_context("spawn")
         ready, answers = spawn.Barrier(options.workers), spawn.Queue()
-        workers = [
+        workers += [
             spawn.Process(target=work, args=(number, options.gpu, options.seconds, ready, answers))
             for number in range(options.workers)
         ]
@@ -120,7 +129,13 @@ def main() -> int:
         print(f"{options.mode}: {total / options.seconds:.0f} batches per second")
         return 0 if verified else 1
     finally:
-        node.plan(report.previous).apply()
+        # Nothing stops this half-way.
+        on_signals(signal.SIG_IGN, signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        for worker in workers:
+            if worker.pid is not None:
+                worker.terminate()
+                worker.join()
+        node.plan(report.previous).apply(timeout=60, drain=10)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,8 @@ import gpushare
 
 
 def main() -> None:
+    if "RANK" not in os.environ:
+        raise SystemExit(__doc__)
     rank, ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     with gpushare.Node().lease(timeout=60) as lease:
         # Before CUDA begins. This rank's share is then its cuda:0, and not cuda:LOCAL_RANK.

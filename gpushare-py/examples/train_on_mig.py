@@ -3,11 +3,14 @@
     python train_on_mig.py --mig 1g.10gb
     sudo python train_on_mig.py --mig 1g.10gb --create     # where MIG is on, and none is free
 
-``GPUSHARE_SIM=1xH100-80GB`` runs it on a simulated node. Without torch or a GPU it computes in plain Python.
+``GPUSHARE_SIM=1xH100-80GB`` with ``GPUSHARE_STATE_DIR`` (a directory) runs it on a simulated node, where
+``gpushare mig enable`` turns MIG on. Without torch or a GPU it computes in plain Python.
 """
 
 import argparse
 import random
+import signal
+import sys
 
 import gpushare
 
@@ -47,6 +50,8 @@ def main() -> None:
     parser.add_argument("--create", action="store_true", help="create one where none is free; takes root")
     options = parser.parse_args()
 
+    # What was created is destroyed when this is asked to end, too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     node = gpushare.Node()
     with node.lease(
         mig=options.mig, timeout=options.timeout, create=options.create, give_back=options.create

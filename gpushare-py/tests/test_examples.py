@@ -6,6 +6,7 @@ another run's.
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import textwrap
@@ -65,7 +66,7 @@ def destroy_process_group(): pass
 class Examples(Shared):
     FLEET = "1xH100-80GB"
 
-    def start(self, name, *words, python=sys.executable, **variables):
+    def start(self, name, *words, python=sys.executable, start_new_session=False, **variables):
         environment = {
             **os.environ,
             "GPUSHARE_SIM": self.FLEET,
@@ -85,6 +86,7 @@ class Examples(Shared):
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            start_new_session=start_new_session,
         )
         self.addCleanup(process.wait)
         self.addCleanup(process.stdout.close)
@@ -165,6 +167,12 @@ class OnMig(Examples):
             self.assertIn(f"rank {rank}: the sum over the ranks is 6", text)
         self.assert_all_free()
 
+    def test_torchrun_shares_alone_says_how_it_is_started(self) -> None:
+        process = self.start("torchrun_shares.py")
+        text, _ = process.communicate(timeout=60)
+        self.assertEqual(process.returncode, 1)
+        self.assertIn("torchrun --nproc-per-node=4", text)
+
     def test_torchrun_shares_without_torch(self) -> None:
         layout(self.node, 0, **{"1g": 1})
         # The one that is imported first, and is none.
@@ -204,6 +212,27 @@ class UnderMps(Examples):
         # As it was before.
         self.assertEqual(self.node.gpus[0].mode, before.mode)
         self.assertEqual(self.node.gpus[0].compute_mode, before.compute_mode)
+
+    def test_mps_workers_put_the_gpu_back_when_they_are_stopped(self) -> None:
+        self.node.plan(spec({"select": 0, "mode": "exclusive"})).apply()
+        for number, everybody in ((signal.SIGTERM, False), (signal.SIGINT, False), (signal.SIGINT, True)):
+            with self.subTest(signal=number, everybody=everybody):
+                process = self.start(
+                    "mps_workers.py", "--seconds", "60", PYTHONUNBUFFERED="1", start_new_session=True
+                )
+                until = time.monotonic() + 60
+                while sum(share.leased for share in self.node.leases().shares) < 4:
+                    self.assertLess(time.monotonic(), until)
+                    time.sleep(0.02)
+                self.assertEqual(self.node.gpus[0].mode, gpushare.SharingMode.MPS)
+                signalled = -process.pid if everybody else process.pid
+                for _ in range(2):
+                    os.kill(signalled, number)
+                    time.sleep(0.05)
+                text, _ = process.communicate(timeout=60)
+                self.assertNotEqual(process.returncode, 0, text)
+                self.assertEqual(self.node.gpus[0].mode, gpushare.SharingMode.EXCLUSIVE, text)
+                self.assert_all_free()
 
 
 class InClusters(Examples):
