@@ -377,6 +377,7 @@ pub mod backend;
 pub mod cli;
 pub mod doctor;
 pub mod error;
+pub mod export;
 pub mod fork;
 pub mod gpu;
 pub mod hazard;

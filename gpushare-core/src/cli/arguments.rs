@@ -20,6 +20,7 @@ use crate::units::{Bytes, ThreadPercentage};
 use crate::visible::DeviceOrder;
 
 use super::advise::Advise;
+use super::handover::Export;
 use super::simulate::SimCommand;
 
 /// Share NVIDIA GPUs by time-slicing, MPS and MIG, as transactions.
@@ -189,6 +190,8 @@ pub(super) enum Command {
     },
     /// Which way to share suits a workload here, and the spec for it; exit status 2 when none does
     Advise(Advise),
+    /// Say how the GPUs are shared in the words of another tool
+    Export(Export),
     /// Make things happen on a simulated node
     Sim {
         #[command(subcommand)]

@@ -9,6 +9,7 @@ mod audit;
 mod change;
 mod colour;
 mod doctor;
+mod handover;
 mod interrupt;
 mod lease;
 mod mig;
@@ -224,6 +225,7 @@ fn command(
         }
         Command::Doctor { select } => doctor::doctor(node, output, select),
         Command::Advise(arguments) => advise::advise(node, output, arguments),
+        Command::Export(arguments) => handover::export(node, output, arguments),
         Command::Sim { command } => simulate::run(node, output, command),
     }
 }

@@ -28,6 +28,7 @@ fn help_and_version_are_answers() {
         "resolve",
         "doctor",
         "advise",
+        "export",
         "run",
         "lease",
         "hold",
