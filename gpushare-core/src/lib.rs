@@ -382,6 +382,7 @@ pub mod fork;
 pub mod gpu;
 pub mod hazard;
 pub mod id;
+pub mod import;
 pub mod lease;
 pub mod mig;
 pub mod mode;

@@ -18,7 +18,7 @@ const LAYERS: &[&[&str]] = &[
     &["mig", "mps"],
     &["spec"],
     &["snapshot"],
-    &["hazard", "visible", "plan", "doctor", "advise", "export"],
+    &["hazard", "visible", "plan", "doctor", "advise", "export", "import"],
     &["port"],
     &["state", "backend", "observe", "apply"],
     &["node"],
@@ -37,6 +37,7 @@ const BESIDE: &[(&str, &[&str])] = &[
     ("doctor", &["hazard"]),
     ("advise", &["hazard", "plan"]),
     ("export", &["plan"]),
+    ("import", &["plan"]),
     ("observe", &["state"]),
     ("apply", &["state", "observe"]),
 ];

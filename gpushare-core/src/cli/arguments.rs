@@ -20,7 +20,7 @@ use crate::units::{Bytes, ThreadPercentage};
 use crate::visible::DeviceOrder;
 
 use super::advise::Advise;
-use super::handover::Export;
+use super::handover::{Export, Import};
 use super::simulate::SimCommand;
 
 /// Share NVIDIA GPUs by time-slicing, MPS and MIG, as transactions.
@@ -192,6 +192,12 @@ pub(super) enum Command {
     Advise(Advise),
     /// Say how the GPUs are shared in the words of another tool
     Export(Export),
+    /// Print the spec that was written for another tool
+    ///
+    /// To apply it: gpushare import mig-parted FILE --config NAME | gpushare apply -
+    /// To ask whether it is so (exit status 2 when not): the same to gpushare plan -
+    #[command(verbatim_doc_comment)]
+    Import(Import),
     /// Make things happen on a simulated node
     Sim {
         #[command(subcommand)]

@@ -7,9 +7,11 @@ use clap::Args;
 
 use crate::error::{Error, ErrorCode, Result};
 use crate::export::{self, Exported, Kind, Options};
+use crate::import;
 use crate::node::Node;
 
 use super::Answer;
+use super::change;
 use super::output::{Output, say};
 
 /// What is exported, and where to.
@@ -32,6 +34,42 @@ impl Export {
         options.config.clone_from(&self.config);
         options
     }
+}
+
+/// What is imported, and from where.
+#[derive(Debug, Args)]
+pub(super) struct Import {
+    /// For which tool it was written: mig-parted
+    #[arg(value_name = "KIND")]
+    kind: import::Kind,
+    /// A config file or a checkpoint; - for standard input
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    /// mig-parted: the config that is meant; needed unless the file has one alone
+    #[arg(long, value_name = "NAME")]
+    config: Option<String>,
+}
+
+/// `import`. The spec goes to standard output, so that it can be piped; notes go to standard error.
+pub(super) fn import(node: &Node, output: &Output, arguments: &Import) -> Result<Answer> {
+    let (name, bytes) = change::read(&arguments.file)?;
+    let snapshot = node.snapshot()?;
+    let mut options = import::Options::default();
+    options.config.clone_from(&arguments.config);
+    let imported = import::import(&bytes, arguments.kind, &options, &snapshot)
+        .map_err(|error| error.context(name))?;
+    if snapshot.simulated {
+        say("gpushare: SIMULATED");
+    }
+    for note in &imported.notes {
+        say(&format!("gpushare: {note}"));
+    }
+    if output.json {
+        output.document(&imported.spec)?;
+    } else {
+        output.text(&imported.spec.to_string())?;
+    }
+    Ok(Answer::Yes)
 }
 
 /// `export`. What the words cannot say goes to standard error, so that the text can be piped.

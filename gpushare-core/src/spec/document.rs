@@ -87,7 +87,7 @@ impl fmt::Display for Value {
 }
 
 /// A text of the user's in an error: quoted, escaped, and cut where it is long.
-pub(super) struct Quoted<'a>(pub(super) &'a str);
+pub(crate) struct Quoted<'a>(pub(crate) &'a str);
 
 impl fmt::Display for Quoted<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -100,7 +100,7 @@ impl fmt::Display for Quoted<'_> {
 }
 
 /// INVALID_ARGUMENT, with the place before it: `spec line 7, gpus[0].mig: …`.
-pub(super) fn refuse(line: Option<usize>, key: &str, why: impl fmt::Display) -> Error {
+pub(crate) fn refuse(line: Option<usize>, key: &str, why: impl fmt::Display) -> Error {
     let place = match (line, key) {
         (Some(line), "") => format!("spec line {line}"),
         (Some(line), key) => format!("spec line {line}, {key}"),

@@ -29,6 +29,7 @@ fn help_and_version_are_answers() {
         "doctor",
         "advise",
         "export",
+        "import",
         "run",
         "lease",
         "hold",
