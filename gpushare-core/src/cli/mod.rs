@@ -14,6 +14,7 @@ mod interrupt;
 mod lease;
 mod mig;
 mod mps;
+mod new_instance;
 mod output;
 mod progress;
 mod resolve;
