@@ -10,8 +10,9 @@ use crate::error::{Error, ErrorCode, Result};
 use crate::id::GpuIndex;
 use crate::mig::ProfileName;
 use crate::mode::SharingMode;
-use crate::plan::select;
+use crate::plan::{previous, select};
 use crate::snapshot::{GpuSnapshot, MigStatus, Snapshot, Visibility};
+use crate::spec::Sharing;
 use crate::spec::tree::{Node, yaml_text};
 
 /// The name of the config where none is given.
@@ -38,7 +39,7 @@ pub(super) fn export(snapshot: &Snapshot, options: &Options) -> Result<(String, 
             continue;
         };
         let devices = match &gpu.mig {
-            Some(mig) if mig.enabled => Some(devices(gpu, mig, &mut say)),
+            Some(mig) if mig.enabled => Some(devices(snapshot, gpu, mig, &mut say)),
             _ => None,
         };
         sharing(gpu, &mut say);
@@ -75,6 +76,7 @@ fn entry(gpus: &[GpuIndex], devices: Devices) -> Node {
 
 /// The MIG devices by profile. mig-parted counts compute instances, as it sees no others.
 fn devices(
+    snapshot: &Snapshot,
     gpu: &GpuSnapshot,
     mig: &MigStatus,
     say: &mut impl FnMut(&str),
@@ -91,36 +93,37 @@ fn devices(
     }
     let mut starts = Vec::new();
     for gi in &mig.gpu_instances {
-        starts.push(format!("{} at {}", gi.name, gi.placement.start));
+        let place = format!("{} at {}", gi.name, gi.placement.start);
+        let as_spec = previous::instance(snapshot, gpu, gi);
+        if let Some(name) = as_spec.name {
+            say(&format!("that {place} is called {name}"));
+        }
+        match as_spec.sharing {
+            Some(Sharing::Mps(_)) => say(&format!("the MPS daemon on {place}")),
+            Some(Sharing::TimeSliced(slicing)) => {
+                say(&format!("time slicing with {} replicas on {place}", slicing.replicas));
+            }
+            None => {}
+        }
         let sizes: Vec<u8> = gi.compute_instances.iter().map(|ci| ci.slices).collect();
         sizes.iter().for_each(|&slices| count(gi.name.with_compute(slices)));
         match sizes.as_slice() {
             [] => say(&format!(
-                "{} at {} has no compute instance: mig-parted does not see it and would remove it; left out",
-                gi.name, gi.placement.start
+                "{place} has no compute instance: mig-parted does not see it and would remove it; left out"
             )),
             [one] if *one == gi.name.slices => {}
             _ => say(&format!(
-                "which compute instances stand in one GPU instance ({} at {} has {}): mig-parted counts them",
-                gi.name,
-                gi.placement.start,
+                "which compute instances stand in one GPU instance ({place} has {}): mig-parted counts them",
                 listed(&sizes)
             )),
         }
+        starts.push(place);
     }
     if !starts.is_empty() {
         say(&format!(
             "where the instances stand ({}): mig-parted leaves that to the driver",
             starts.join(", ")
         ));
-    }
-    for device in gpu.mig_devices.iter().filter(|device| device.mps.is_some()) {
-        say(&format!("the MPS daemon of {} ({})", device.uuid, device.profile));
-    }
-    for device in &gpu.mig_devices {
-        if let Some(name) = &device.name {
-            say(&format!("that {} ({}) is called {name}", device.uuid, device.profile));
-        }
     }
     counts
 }
