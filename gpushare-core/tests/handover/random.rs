@@ -39,7 +39,7 @@ fn layout(product: &Product, dice: &[(usize, usize, u8)]) -> Vec<String> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(if cfg!(debug_assertions) { 60 } else { 600 }))]
+    #![proptest_config(ProptestConfig::with_cases(if cfg!(debug_assertions) { 300 } else { 1_000 }))]
 
     #[test]
     fn what_stands_on_a_gpu_goes_out_and_comes_back(
@@ -58,5 +58,45 @@ proptest! {
         }
         let text = place.export().text;
         place.goes_round(&fleet, &text, Some("current"));
+    }
+
+    /// A file with a piece put in or left out is read or refused, and what is read can be planned.
+    #[test]
+    fn a_file_with_a_mistake_is_read_or_refused(
+        which in 0usize..4,
+        at in 0usize..2_000,
+        gone in 0usize..40,
+        piece in prop_oneof![
+            "\\PC{0,12}",
+            "[\\[\\]{}:,&*\"'<>|!#~\n -]{0,6}",
+            "&a|\\*a|<<: |1c\\.|\\+me|-|0x|: -1|\n  |\t|null|all|\u{0}|\u{feff}",
+        ],
+    ) {
+        const CONFIG: &str = include_str!("../../../examples/mig-parted.yaml");
+        const CHECKPOINT: &str = r#"{"Version": "v1", "MigState": {"Devices": [{"UUID":
+            "GPU-0e181955-8d4f-785c-8e47-9702e69bba3a", "MigMode": 1, "GpuInstances": [{"ProfileID": 2,
+            "Placement": {"Start": 4, "Size": 4}, "ComputeInstances": [{"ProfileID": 2, "EngProfileID": 0}]}]}]}}"#;
+        let (text, config) =
+            [(CONFIG, Some("notebooks")), (CONFIG, Some("whole")), (CONFIG, None), (CHECKPOINT, None)][which];
+        let start = at % text.len();
+        let end = (start + gone).min(text.len());
+        let text = format!("{}{piece}{}", &text[..start], &text[end..]);
+        let place = Place::new("2xA100-40GB,1xH100-80GB");
+        match place.import(&text, config) {
+            Ok(imported) => {
+                let printed: gpushare_core::Spec = imported.spec.to_string().parse().unwrap();
+                prop_assert_eq!(&printed, &imported.spec);
+                let planned = place.node.plan(&printed);
+                prop_assert!(planned.is_ok(), "{:?} of {}", planned, text);
+            }
+            Err(error) => prop_assert!(!error.message().is_empty()),
+        }
+    }
+
+    #[test]
+    fn any_bytes_are_read_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        let snapshot = Place::new("1xT4").snapshot();
+        let kind = gpushare_core::import::Kind::MigParted;
+        prop_assert!(gpushare_core::import::import(&bytes, kind, &Default::default(), &snapshot).is_err());
     }
 }
