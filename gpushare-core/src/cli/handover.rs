@@ -1,6 +1,6 @@
 //! `export` and `import`: hand-over to and from other tools.
 
-use std::io::Write as _;
+use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -99,9 +99,19 @@ fn unsaid(exported: &Exported) {
     }
 }
 
-/// Puts a file in the place of another: readers see the old one or the new one, whole.
+/// Puts a file in the place of another, with that one's permissions: readers see the old one or the
+/// new one, whole. A link stays, and what it leads to is replaced. What is no file, such as
+/// /dev/stdout, is written to: nothing may take its place.
 fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
     let failed = |error| Error::io("write", path, error);
+    let there = std::fs::metadata(path).ok();
+    if there.as_ref().is_some_and(|there| !there.is_file()) {
+        return std::fs::write(path, bytes).map_err(failed);
+    }
+    let path = match there {
+        Some(_) => &std::fs::canonicalize(path).map_err(failed)?,
+        None => path,
+    };
     let name = path.file_name().ok_or_else(|| {
         Error::new(ErrorCode::InvalidArgument, format!("{} is no file's name", path.display()))
     })?;
@@ -110,13 +120,16 @@ fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
     beside.push(format!(".{}", std::process::id()));
     let beside = path.with_file_name(beside);
     let written = std::fs::File::create_new(&beside).and_then(|mut file| {
+        if let Some(there) = &there {
+            file.set_permissions(there.permissions())?;
+        }
         file.write_all(bytes)?;
-        file.sync_all()
+        file.sync_all()?;
+        std::fs::rename(&beside, path)
     });
-    let placed = written.and_then(|()| std::fs::rename(&beside, path));
-    if placed.is_err() {
+    if written.as_ref().is_err_and(|error| error.kind() != ErrorKind::AlreadyExists) {
         // What is half written is of use to nobody; why it failed is said below.
         let _ = std::fs::remove_file(&beside);
     }
-    placed.map_err(failed)
+    written.map_err(failed)
 }

@@ -58,7 +58,9 @@ pub(super) fn export(snapshot: &Snapshot, options: &Options) -> Result<(String, 
     let entries = entries.into_iter().map(|(gpus, devices)| entry(&gpus, devices));
     let configs = Node::map([(config, Node::list(entries))]);
     let file = Node::map([("version", Node::text("v1")), ("mig-configs", configs)]);
-    Ok((yaml_text(&file), cannot_say))
+    // Whoever finds the file later is told too.
+    let simulated = if snapshot.simulated { "# SIMULATED\n" } else { "" };
+    Ok((format!("{simulated}{}", yaml_text(&file)), cannot_say))
 }
 
 fn entry(gpus: &[GpuIndex], devices: Devices) -> Node {

@@ -1,7 +1,8 @@
 //! `import`, `export`, and nvidia-smi's words in `mig create`.
 
+use std::fs::Permissions;
 use std::io::Write as _;
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::process::Stdio;
 
 use crate::place::{Answer, Place};
@@ -82,6 +83,7 @@ fn an_export_is_text_or_a_document_or_a_file() {
     fed(&place, &["apply", "-", "--allow-reset"], &spec).expect(0);
     let answer = place.done(&["export", "mig-parted"]);
     assert!(answer.stderr.contains("gpushare: mig-parted cannot say: GPU 0 (GPU-"), "{answer:?}");
+    assert!(answer.stdout.starts_with("# SIMULATED\nversion: v1\n"), "{answer:?}");
     let document = place.json(&["export", "mig-parted"]);
     Schema::of(&document).expect(&document);
     assert_eq!(document["text"].as_str().unwrap(), answer.stdout);
@@ -101,7 +103,18 @@ fn an_export_is_text_or_a_document_or_a_file() {
     assert_eq!(std::fs::read_to_string(&path).unwrap(), answer.stdout);
     assert_ne!(std::fs::metadata(&path).unwrap().ino(), before);
     place.run(&["export", "mig-parted", "-o", "/no/such/directory/file"]).expect_error("IO");
-    place.run(&["export", "mig-parted", "-o", "/"]).expect_error("INVALID_ARGUMENT");
+    place.run(&["export", "mig-parted", "-o", "/"]).expect_error("IO");
+    // A link leads where it led, permissions stay, and what is no file is written to.
+    let (link, mode) = (place.path().join("link"), Permissions::from_mode(0o640));
+    std::os::unix::fs::symlink(&path, &link).unwrap();
+    std::fs::write(&path, "old").unwrap();
+    std::fs::set_permissions(&path, mode).unwrap();
+    place.done(&["export", "mig-parted", "-o", link.to_str().unwrap()]);
+    assert!(std::fs::symlink_metadata(&link).unwrap().is_symlink());
+    assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o777, 0o640);
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), answer.stdout);
+    let to_pipe = place.done(&["export", "mig-parted", "-o", "/dev/stdout"]);
+    assert_eq!(to_pipe.stdout, answer.stdout);
     let left = std::fs::read_dir(place.path()).unwrap().map(|entry| entry.unwrap().file_name());
     assert_eq!(left.filter(|name| name.to_str().unwrap().contains("exported")).count(), 1);
 }
