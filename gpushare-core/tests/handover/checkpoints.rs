@@ -35,7 +35,7 @@ fn checkpoint(snapshot: &Snapshot) -> Value {
 }
 
 /// Layouts, with placements that a driver would not choose by itself.
-const LAYOUTS: [(&str, &str); 6] = [
+const LAYOUTS: [(&str, &str); 7] = [
     (
         "A100-40GB",
         "[{profile: 3g.20gb, start: 0}, {profile: 1g.5gb, start: 6}, {profile: 1g.5gb+me, start: 4}]",
@@ -53,6 +53,7 @@ const LAYOUTS: [(&str, &str); 6] = [
         "RTX-PRO-6000",
         "[{profile: 1g.24gb-me, start: 9}, {profile: 2g.48gb+gfx, start: 0}, {profile: 1g.24gb+gfx, start: 6}]",
     ),
+    ("GB200", "[{profile: 7g.186gb, start: 0}]"),
     ("B200", "{}"),
 ];
 
