@@ -21,12 +21,13 @@ allowed, does them one by one with a journal, and undoes them when one fails.
 | a process that is to have a part of a GPU | a share that nobody else is given | [`Node::lease`] |
 | a value of `CUDA_VISIBLE_DEVICES` | the devices that CUDA shows with it, without CUDA | [`Node::resolve_visible_devices`], [`visible::resolve`] |
 | a workload | the mode that suits it here, and its spec | [`advise::advise`] |
+| a file of mig-parted's | the spec that it means here, and the way back | [`import::import`], [`export::export`] |
 | a machine where something does not work | what it is, and what mends it | [`Node::doctor`] |
 | a process that was killed while it applied | the GPUs to be in one state or the other | [`Node::recover`] |
 | tests, and no GPU | all of the above | [`NodeBuilder::sim`](node::NodeBuilder::sim) |
 
 Everything else is in these or below them. The modules from the ground up are [`units`], [`id`], [`error`], [`fork`], [`log`]; [`mode`],
-[`parameters`]; [`mig`], [`mps`]; [`spec`], [`snapshot`], [`hazard`], [`visible`], [`plan`], [`doctor`], [`advise`]: values without I/O. Then [`port`], the traits to the outside;
+[`parameters`]; [`mig`], [`mps`]; [`spec`], [`snapshot`], [`hazard`], [`visible`], [`plan`], [`doctor`], [`advise`], [`import`], [`export`]: values without I/O. Then [`port`], the traits to the outside;
 [`observe`], [`apply`]; and [`node`], [`gpu`] and [`lease`], which programs use.
 [`_documentation::design`] says why.
 
@@ -377,10 +378,12 @@ pub mod backend;
 pub mod cli;
 pub mod doctor;
 pub mod error;
+pub mod export;
 pub mod fork;
 pub mod gpu;
 pub mod hazard;
 pub mod id;
+pub mod import;
 pub mod lease;
 pub mod log;
 pub mod mig;

@@ -18,7 +18,7 @@ const LAYERS: &[&[&str]] = &[
     &["mig", "mps"],
     &["spec"],
     &["snapshot"],
-    &["hazard", "visible", "plan", "doctor", "advise"],
+    &["hazard", "visible", "plan", "doctor", "advise", "export", "import"],
     &["port"],
     &["state", "backend", "observe", "apply"],
     &["node"],
@@ -36,6 +36,8 @@ const BESIDE: &[(&str, &[&str])] = &[
     ("plan", &["hazard", "visible"]),
     ("doctor", &["hazard"]),
     ("advise", &["hazard", "plan"]),
+    ("export", &["plan"]),
+    ("import", &["plan"]),
     ("observe", &["state"]),
     ("apply", &["state", "observe"]),
 ];

@@ -12,7 +12,6 @@ use crate::apply::ApplyOptions;
 use crate::error::{Error, ErrorCode};
 use crate::hazard::HazardName;
 use crate::id::{Pid, ShareId};
-use crate::mig::ProfileName;
 use crate::mode::{Interval, Priority};
 use crate::parameters::MpsComputeMode;
 use crate::plan::explain::Given;
@@ -20,6 +19,8 @@ use crate::units::{Bytes, ThreadPercentage};
 use crate::visible::DeviceOrder;
 
 use super::advise::Advise;
+use super::handover::{Export, Import};
+use super::new_instance::NewInstance;
 use super::simulate::SimCommand;
 
 /// Share NVIDIA GPUs by time-slicing, MPS and MIG, as transactions.
@@ -189,6 +190,14 @@ pub(super) enum Command {
     },
     /// Which way to share suits a workload here, and the spec for it; exit status 2 when none does
     Advise(Advise),
+    /// Say how the GPUs are shared in the words of another tool
+    Export(Export),
+    /// Print the spec that was written for another tool
+    ///
+    /// To apply it: gpushare import mig-parted FILE --config NAME | gpushare apply -
+    /// To ask whether it is so (exit status 2 when not): the same to gpushare plan -
+    #[command(verbatim_doc_comment)]
+    Import(Import),
     /// Make things happen on a simulated node
     Sim {
         #[command(subcommand)]
@@ -308,8 +317,8 @@ pub(super) enum MigCommand {
     },
     /// Add instances beside those that are there
     Create {
-        /// 1g.10gb, 3g, or with the first slot 3g.40gb@4
-        #[arg(required = true, value_name = "PROFILE[@START]")]
+        /// 1g.10gb, 3g, or with the first slot 3g.40gb@4; nvidia-smi's 19,9:4 and 3g.40gb:4 too
+        #[arg(required = true, value_name = "PROFILE[@START]", value_delimiter = ',')]
         instances: Vec<NewInstance>,
         /// How many of each
         #[arg(long, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u8).range(1..=16))]
@@ -452,42 +461,6 @@ const GRACE: Duration = Duration::from_secs(30);
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Timeout(pub(super) Option<Duration>);
 
-/// The last slot of the largest geometry that the planner takes.
-const LAST_SLOT: u8 = 15;
-
-/// A GPU instance to create.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct NewInstance {
-    pub(super) profile: ProfileName,
-    pub(super) start: Option<u8>,
-}
-
-impl FromStr for NewInstance {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self, Error> {
-        let (profile, start) = match text.split_once('@') {
-            None => (text, None),
-            Some((profile, start)) => {
-                let digits = start.bytes().all(|byte| byte.is_ascii_digit());
-                let number = start.parse().ok().filter(|&slot| digits && slot <= LAST_SLOT);
-                let Some(number) = number else {
-                    return refuse(format!("{start:?} is no slot: write {profile}@4"));
-                };
-                (profile, Some(number))
-            }
-        };
-        let profile: ProfileName = profile.parse()?;
-        if let Some(slices) = profile.compute {
-            return refuse(format!(
-                "{profile} is a compute instance, and GPU instances are created here; for a {} that is cut into {slices}c, apply a spec",
-                profile.gpu_instance()
-            ));
-        }
-        Ok(Self { profile, start })
-    }
-}
-
 /// An instance to destroy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Doomed {
@@ -604,13 +577,7 @@ mod tests {
     }
 
     #[test]
-    fn instances_are_named_by_profile_and_slot() {
-        let new: NewInstance = "3g.40gb@4".parse().unwrap();
-        assert_eq!((new.profile.to_string().as_str(), new.start), ("3g.40gb", Some(4)));
-        assert_eq!("1g+me".parse::<NewInstance>().unwrap().start, None);
-        for text in ["", "3g@", "3g@x", "3g@-1", "3g@+1", "3g@16", "3g@256", "@4", "1c.3g.40gb"] {
-            assert!(text.parse::<NewInstance>().is_err(), "{text}");
-        }
+    fn instances_to_destroy_are_named_by_uuid_or_id() {
         assert_eq!("7".parse::<Doomed>().unwrap(), Doomed::GpuInstance(7));
         for text in ["", "MIG-", "GPU-1", "+7", "7 ", "99999999999"] {
             assert!(text.parse::<Doomed>().is_err(), "{text}");

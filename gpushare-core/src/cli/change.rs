@@ -315,6 +315,13 @@ pub(super) fn recover(
 
 /// The spec in a file, or from standard input.
 pub(super) fn read_spec(path: &Path) -> Result<Spec> {
+    let (name, bytes) = read(path)?;
+    Spec::from_bytes(&bytes).map_err(|error| error.context(name))
+}
+
+/// What stands in a file, or comes from standard input, and what errors call it. Of more than a spec
+/// may have, a byte more is read.
+pub(super) fn read(path: &Path) -> Result<(String, Vec<u8>)> {
     use std::io::Read as _;
     let (name, read) = if path.as_os_str() == "-" {
         let mut bytes = Vec::new();
@@ -333,5 +340,5 @@ pub(super) fn read_spec(path: &Path) -> Result<Spec> {
         }
         _ => Error::io("read", name, error),
     })?;
-    Spec::from_bytes(&bytes).map_err(|error| error.context(name.display().to_string()))
+    Ok((name.display().to_string(), bytes))
 }

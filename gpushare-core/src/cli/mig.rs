@@ -11,8 +11,9 @@ use crate::snapshot::draw::page::{Page, Role, Table, gibibytes, memory};
 use crate::snapshot::{GpuInstance, GpuSnapshot, MigStatus, Snapshot};
 use crate::spec::{Entry, Instance, Selector, Spec, Want};
 
-use super::arguments::{Doomed, NewInstance, Select};
+use super::arguments::{Doomed, Select};
 use super::change::Derived;
+use super::new_instance::NewInstance;
 
 /// The instances that are there stay, and these come.
 pub(super) fn create<'a>(
@@ -33,7 +34,10 @@ pub(super) fn create<'a>(
         let mut layout: Vec<_> =
             mig.gpu_instances.iter().map(|gi| previous::instance(snapshot, gpu, gi)).collect();
         for new in instances {
-            let instance = Instance { start: new.start, ..Instance::new(new.profile) };
+            let name = new.profile.on(&mig.geometry).map_err(|error| {
+                error.of_gpu(&uuid).context(format!("GPU {}", select::name(gpu)))
+            })?;
+            let instance = Instance { start: new.start, ..Instance::new(name) };
             layout.extend(std::iter::repeat_n(instance, count.into()));
         }
         spec.gpus.push(entry(&uuid, layout));

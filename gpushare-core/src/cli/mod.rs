@@ -9,10 +9,12 @@ mod audit;
 mod change;
 mod colour;
 mod doctor;
+mod handover;
 mod interrupt;
 mod lease;
 mod mig;
 mod mps;
+mod new_instance;
 mod output;
 mod progress;
 mod resolve;
@@ -224,6 +226,8 @@ fn command(
         }
         Command::Doctor { select } => doctor::doctor(node, output, select),
         Command::Advise(arguments) => advise::advise(node, output, arguments),
+        Command::Export(arguments) => handover::export(node, output, arguments),
+        Command::Import(arguments) => handover::import(node, output, arguments),
         Command::Sim { command } => simulate::run(node, output, command),
     }
 }

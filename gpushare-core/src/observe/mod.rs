@@ -277,6 +277,7 @@ impl Observer {
         let address = self.address(&gpu.uuid)?;
         gpu.pci = Some(address.pci.address);
         gpu.device_id = Some(address.pci.device_id);
+        gpu.subsystem_id = Some(PciDeviceId::new(address.pci.subsystem_id));
         gpu.minor = address.minor;
         gpu.memory = address.memory;
         let model = self.model(&gpu.uuid, address.pci)?;

@@ -138,6 +138,9 @@ pub struct GpuSnapshot {
     pub pci: Option<PciAddress>,
     /// Its PCI device id.
     pub device_id: Option<PciDeviceId>,
+    /// Its PCI subsystem id, the vendor in its low half too: with the device id, the board.
+    #[serde(default)]
+    pub subsystem_id: Option<PciDeviceId>,
     /// NVML's name without `NVIDIA `.
     pub model: String,
     /// Its memory.
@@ -438,6 +441,7 @@ impl GpuSnapshot {
             minor: None,
             pci: None,
             device_id: None,
+            subsystem_id: None,
             model: String::new(),
             memory: None,
             sm_count: None,

@@ -8,36 +8,36 @@ use super::document::{Key, Node, Quoted, Value, refuse};
 use crate::error::{Error, Result};
 
 /// A value and the path of keys to it.
-pub(super) struct At<'d> {
-    pub(super) node: &'d Node,
-    pub(super) key: String,
+pub(crate) struct At<'d> {
+    pub(crate) node: &'d Node,
+    pub(crate) key: String,
 }
 
 impl<'d> At<'d> {
-    pub(super) const fn root(node: &'d Node) -> Self {
+    pub(crate) const fn root(node: &'d Node) -> Self {
         Self { node, key: String::new() }
     }
 
     /// An error about this value.
-    pub(super) fn refuse(&self, why: impl fmt::Display) -> Error {
+    pub(crate) fn refuse(&self, why: impl fmt::Display) -> Error {
         refuse(self.node.line, &self.key, why)
     }
 
     /// An error that says what should stand here.
-    pub(super) fn wants(&self, what: impl fmt::Display) -> Error {
+    pub(crate) fn wants(&self, what: impl fmt::Display) -> Error {
         self.refuse(format_args!("wants {what}, not {}", self.node.value))
     }
 
     /// The same error of the vocabulary, said of this place.
-    pub(super) fn place<T>(&self, parsed: Result<T>) -> Result<T> {
+    pub(crate) fn place<T>(&self, parsed: Result<T>) -> Result<T> {
         parsed.map_err(|error| self.refuse(error.message()))
     }
 
-    pub(super) fn location(&self) -> Location {
+    pub(crate) fn location(&self) -> Location {
         Location { key: self.key.clone(), line: self.node.line }
     }
 
-    pub(super) fn text(&self, what: impl fmt::Display) -> Result<&'d str> {
+    pub(crate) fn text(&self, what: impl fmt::Display) -> Result<&'d str> {
         match &self.node.value {
             Value::Text(text) => Ok(text),
             _ => Err(self.wants(what)),
@@ -45,7 +45,7 @@ impl<'d> At<'d> {
     }
 
     /// A whole number within those bounds.
-    pub(super) fn whole(&self, bounds: RangeInclusive<u32>) -> Result<u32> {
+    pub(crate) fn whole(&self, bounds: RangeInclusive<u32>) -> Result<u32> {
         let number = match self.node.value {
             Value::Integer(number) => u32::try_from(number).ok(),
             _ => None,
@@ -60,18 +60,18 @@ impl<'d> At<'d> {
     }
 
     /// The items of a list.
-    pub(super) fn items(&self, list: &'d [Node]) -> impl Iterator<Item = At<'d>> {
+    pub(crate) fn items(&self, list: &'d [Node]) -> impl Iterator<Item = At<'d>> {
         let path = self.key.clone();
         list.iter().enumerate().map(move |(i, node)| At { node, key: format!("{path}[{i}]") })
     }
 
     /// What a key of this value holds.
-    pub(super) fn child(&self, key: &str, node: &'d Node) -> Self {
+    pub(crate) fn child(&self, key: &str, node: &'d Node) -> Self {
         Self { node, key: join(&self.key, key) }
     }
 
     /// A map that may have these keys and no others.
-    pub(super) fn fields(self, known: &'static [&'static str]) -> Result<Fields<'d>> {
+    pub(crate) fn fields(self, known: &'static [&'static str]) -> Result<Fields<'d>> {
         let Value::Map(entries) = &self.node.value else {
             return Err(self.wants(format_args!("a map with {}", listed(known))));
         };
@@ -108,7 +108,7 @@ fn refuse_twice(at: &At<'_>, entries: &[(Key, Node)]) -> Result<()> {
     Ok(())
 }
 
-pub(super) fn twice(at: &At<'_>, key: &str, line: Option<usize>, first: Option<usize>) -> Error {
+pub(crate) fn twice(at: &At<'_>, key: &str, line: Option<usize>, first: Option<usize>) -> Error {
     let key = Quoted(key);
     let why = match first {
         Some(first) => format!("key {key} stands twice, first on line {first}"),
@@ -118,28 +118,28 @@ pub(super) fn twice(at: &At<'_>, key: &str, line: Option<usize>, first: Option<u
 }
 
 /// A map whose keys are all known and stand once.
-pub(super) struct Fields<'d> {
-    pub(super) at: At<'d>,
+pub(crate) struct Fields<'d> {
+    pub(crate) at: At<'d>,
     entries: &'d [(Key, Node)],
 }
 
 impl<'d> Fields<'d> {
-    pub(super) fn get(&self, name: &str) -> Option<At<'d>> {
+    pub(crate) fn get(&self, name: &str) -> Option<At<'d>> {
         let (_, node) = self.entries.iter().find(|(key, _)| key.text == name)?;
         Some(self.at.child(name, node))
     }
 
-    pub(super) fn need(&self, name: &str) -> Result<At<'d>> {
+    pub(crate) fn need(&self, name: &str) -> Result<At<'d>> {
         self.get(name).ok_or_else(|| self.at.refuse(format_args!("key \"{name}\" is missing")))
     }
 
     /// The line on which a key stands.
-    pub(super) fn line(&self, name: &str) -> Option<usize> {
+    pub(crate) fn line(&self, name: &str) -> Option<usize> {
         self.entries.iter().find(|(key, _)| key.text == name)?.0.line
     }
 
     /// The one key of a map that must have one.
-    pub(super) fn only(&self) -> Option<&'d str> {
+    pub(crate) fn only(&self) -> Option<&'d str> {
         let mut names = named(self.entries).map(|(key, _)| key.text.as_str());
         names.next().filter(|_| names.next().is_none())
     }
@@ -147,7 +147,7 @@ impl<'d> Fields<'d> {
 
 /// `gpus[0].mig`, and quotes where a key is more than one word.
 fn join(path: &str, key: &str) -> String {
-    let word = key.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+    let word = key.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte));
     let key = if word { key.to_owned() } else { Quoted(key).to_string() };
     if path.is_empty() { key } else { format!("{path}.{key}") }
 }

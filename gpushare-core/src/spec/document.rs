@@ -19,14 +19,14 @@ pub(super) const SIZE: usize = 1 << 20;
 
 /// A value and where it stands.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Node {
-    pub(super) value: Value,
+pub(crate) struct Node {
+    pub(crate) value: Value,
     /// The line, counted from 1; none where there is no text.
-    pub(super) line: Option<usize>,
+    pub(crate) line: Option<usize>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Value {
+pub(crate) enum Value {
     Null,
     Bool(bool),
     Integer(i128),
@@ -38,31 +38,35 @@ pub(super) enum Value {
 
 /// A key of a map.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Key {
-    pub(super) text: String,
-    pub(super) line: Option<usize>,
+pub(crate) struct Key {
+    pub(crate) text: String,
+    pub(crate) line: Option<usize>,
 }
 
 impl Node {
-    pub(super) const fn new(value: Value, line: Option<usize>) -> Self {
+    pub(crate) const fn new(value: Value, line: Option<usize>) -> Self {
         Self { value, line }
     }
 
-    pub(super) fn text(text: impl Into<String>) -> Self {
+    pub(crate) fn text(text: impl Into<String>) -> Self {
         Self::new(Value::Text(text.into()), None)
     }
 
-    pub(super) fn integer(number: impl Into<i128>) -> Self {
+    pub(crate) fn integer(number: impl Into<i128>) -> Self {
         Self::new(Value::Integer(number.into()), None)
     }
 
-    pub(super) fn map<'k>(entries: impl IntoIterator<Item = (&'k str, Self)>) -> Self {
+    pub(crate) fn boolean(value: bool) -> Self {
+        Self::new(Value::Bool(value), None)
+    }
+
+    pub(crate) fn map<'k>(entries: impl IntoIterator<Item = (&'k str, Self)>) -> Self {
         let entries = entries.into_iter();
         let keyed = entries.map(|(key, node)| (Key { text: key.to_owned(), line: None }, node));
         Self::new(Value::Map(keyed.collect()), None)
     }
 
-    pub(super) fn list(items: impl IntoIterator<Item = Self>) -> Self {
+    pub(crate) fn list(items: impl IntoIterator<Item = Self>) -> Self {
         Self::new(Value::List(items.into_iter().collect()), None)
     }
 }
@@ -83,7 +87,7 @@ impl fmt::Display for Value {
 }
 
 /// A text of the user's in an error: quoted, escaped, and cut where it is long.
-pub(super) struct Quoted<'a>(pub(super) &'a str);
+pub(crate) struct Quoted<'a>(pub(crate) &'a str);
 
 impl fmt::Display for Quoted<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -96,7 +100,7 @@ impl fmt::Display for Quoted<'_> {
 }
 
 /// INVALID_ARGUMENT, with the place before it: `spec line 7, gpus[0].mig: …`.
-pub(super) fn refuse(line: Option<usize>, key: &str, why: impl fmt::Display) -> Error {
+pub(crate) fn refuse(line: Option<usize>, key: &str, why: impl fmt::Display) -> Error {
     let place = match (line, key) {
         (Some(line), "") => format!("spec line {line}"),
         (Some(line), key) => format!("spec line {line}, {key}"),

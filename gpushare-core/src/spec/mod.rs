@@ -16,6 +16,7 @@ mod read;
 #[cfg(feature = "yaml")]
 mod tests;
 mod text;
+pub(crate) mod tree;
 mod write;
 #[cfg(feature = "yaml")]
 mod yaml;

@@ -192,7 +192,7 @@ fn refusals_of_the_document_name_line_and_key() {
         ("version: !!str gpushare/v1", "spec line 1: tags (!…) are not allowed"),
         ("a: &a 1\nb: *a", "spec line 1: anchors (&…) are not allowed"),
         ("? [a]\n: 1", "spec line 1: a key must be one word or text, not a list or map"),
-        ("a: 1\n---\nb: 1", "spec line 2: a spec is one YAML document, not several"),
+        ("a: 1\n---\nb: 1", "spec line 2: wants one YAML document, not several"),
     ] {
         assert_eq!(refused(text), message, "{text}");
     }

@@ -5,6 +5,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Deserializer, de};
 
 use super::document::{Node, Quoted, SIZE, refuse};
+use super::tree::Aliases;
 use super::{Selector, Spec, check, json, read};
 use crate::error::{Error, ErrorCode, Result};
 use crate::id::{GpuIndex, PciAddress};
@@ -16,14 +17,7 @@ impl Spec {
     /// INVALID_ARGUMENT, saying on which line and at which key; UNSUPPORTED for YAML without
     /// feature `yaml`.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
-        // The size first: a file that is too large is not worth looking through.
-        check_size(bytes.len())?;
-        let text = std::str::from_utf8(bytes).map_err(|error| {
-            let before = bytes.get(..error.valid_up_to()).unwrap_or_default();
-            let line = before.iter().filter(|&&byte| byte == b'\n').count() + 1;
-            refuse(Some(line), "", "not UTF-8")
-        })?;
-        text.parse()
+        text_of(bytes)?.parse()
     }
 
     /// Reads a spec written in JSON.
@@ -42,7 +36,7 @@ impl Spec {
     #[cfg(feature = "yaml")]
     pub fn from_yaml_str(text: &str) -> Result<Self> {
         check_size(text.len())?;
-        read::spec(&super::yaml::parse(without_mark(text))?)
+        read::spec(&super::yaml::parse(without_mark(text), Aliases::Refused)?)
     }
 }
 
@@ -55,7 +49,7 @@ impl FromStr for Spec {
         check_size(text.len())?;
         let text = without_mark(text);
         if text.trim_start().starts_with('{') {
-            return read::spec(&braced(text)?);
+            return read::spec(&braced(text, Aliases::Refused)?);
         }
         #[cfg(feature = "yaml")]
         return Self::from_yaml_str(text);
@@ -68,15 +62,28 @@ impl FromStr for Spec {
     }
 }
 
-fn braced(text: &str) -> Result<Node> {
+/// The text in the bytes of a file.
+pub(super) fn text_of(bytes: &[u8]) -> Result<&str> {
+    // The size first: a file that is too large is not worth looking through.
+    check_size(bytes.len())?;
+    std::str::from_utf8(bytes).map_err(|error| {
+        let before = bytes.get(..error.valid_up_to()).unwrap_or_default();
+        let line = before.iter().filter(|&&byte| byte == b'\n').count() + 1;
+        refuse(Some(line), "", "not UTF-8")
+    })
+}
+
+/// The tree of a text that begins with `{`.
+#[cfg_attr(not(feature = "yaml"), allow(unused_variables, reason = "JSON has no aliases"))]
+pub(super) fn braced(text: &str, aliases: Aliases) -> Result<Node> {
     let parsed = json::parse(text);
     #[cfg(feature = "yaml")]
-    let parsed = parsed.or_else(|error| super::yaml::parse(text).map_err(|_| error));
+    let parsed = parsed.or_else(|error| super::yaml::parse(text, aliases).map_err(|_| error));
     parsed
 }
 
 /// The text without the byte-order mark that some editors put before it.
-fn without_mark(text: &str) -> &str {
+pub(super) fn without_mark(text: &str) -> &str {
     text.strip_prefix('\u{feff}').unwrap_or(text)
 }
 

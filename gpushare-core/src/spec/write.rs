@@ -113,6 +113,11 @@ impl fmt::Display for Spec {
     }
 }
 
+/// A tree as block YAML.
+pub(crate) fn yaml_text(node: &Node) -> String {
+    Yaml(&node.value, 0, false).to_string()
+}
+
 /// A value as block YAML, at that indent; the flag says that its first line has begun (`- `).
 struct Yaml<'n>(&'n Value, usize, bool);
 

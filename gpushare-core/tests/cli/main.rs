@@ -7,6 +7,7 @@ mod commands;
 mod doctor;
 mod documents;
 mod golden;
+mod handover;
 mod interrupted;
 mod leases;
 mod mps;

@@ -27,6 +27,7 @@ static SCHEMAS: LazyLock<BTreeMap<&str, Schema>> = LazyLock::new(|| {
         ("attachment", include_str!("../../schemas/attachment.v1.json")),
         ("doctor", include_str!("../../schemas/doctor.v1.json")),
         ("advice", include_str!("../../schemas/advice.v1.json")),
+        ("export", include_str!("../../schemas/export.v1.json")),
     ];
     texts.into_iter().map(|(name, text)| (name, Schema::new(text))).collect()
 });

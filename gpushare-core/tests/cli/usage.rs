@@ -28,6 +28,8 @@ fn help_and_version_are_answers() {
         "resolve",
         "doctor",
         "advise",
+        "export",
+        "import",
         "run",
         "lease",
         "hold",

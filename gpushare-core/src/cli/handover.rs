@@ -1,0 +1,135 @@
+//! `export` and `import`: hand-over to and from other tools.
+
+use std::io::{ErrorKind, Write as _};
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+
+use crate::error::{Error, ErrorCode, Result};
+use crate::export::{self, Exported, Kind, Options};
+use crate::import;
+use crate::node::Node;
+
+use super::Answer;
+use super::change;
+use super::output::{Output, say};
+
+/// What is exported, and where to.
+#[derive(Debug, Args)]
+pub(super) struct Export {
+    /// In whose words: mig-parted
+    #[arg(value_name = "KIND")]
+    kind: Kind,
+    /// Write it to that file, whole or not at all, in the place of what is there
+    #[arg(long, short, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// mig-parted: the name of the config [default: current]
+    #[arg(long, value_name = "NAME")]
+    config: Option<String>,
+}
+
+impl Export {
+    fn options(&self) -> Options {
+        let mut options = Options::default();
+        options.config.clone_from(&self.config);
+        options
+    }
+}
+
+/// What is imported, and from where.
+#[derive(Debug, Args)]
+pub(super) struct Import {
+    /// For which tool it was written: mig-parted
+    #[arg(value_name = "KIND")]
+    kind: import::Kind,
+    /// A config file or a checkpoint; - for standard input
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    /// mig-parted: the config that is meant; needed unless the file has one alone
+    #[arg(long, value_name = "NAME")]
+    config: Option<String>,
+}
+
+/// `import`. The spec goes to standard output, so that it can be piped; notes go to standard error.
+pub(super) fn import(node: &Node, output: &Output, arguments: &Import) -> Result<Answer> {
+    let (name, bytes) = change::read(&arguments.file)?;
+    let snapshot = node.snapshot()?;
+    let mut options = import::Options::default();
+    options.config.clone_from(&arguments.config);
+    let imported = import::import(&bytes, arguments.kind, &options, &snapshot)
+        .map_err(|error| error.context(name))?;
+    if snapshot.simulated {
+        say("gpushare: SIMULATED");
+    }
+    for note in &imported.notes {
+        say(&format!("gpushare: {note}"));
+    }
+    if output.json {
+        output.document(&imported.spec)?;
+    } else {
+        output.text(&imported.spec.to_string())?;
+    }
+    Ok(Answer::Yes)
+}
+
+/// `export`. What the words cannot say goes to standard error, so that the text can be piped.
+pub(super) fn export(node: &Node, output: &Output, arguments: &Export) -> Result<Answer> {
+    let snapshot = node.snapshot()?;
+    let exported = export::export(&snapshot, arguments.kind, &arguments.options())?;
+    if let Some(path) = &arguments.output {
+        replace(path, exported.text.as_bytes())?;
+    }
+    if output.json {
+        output.document(&exported)?;
+        return Ok(Answer::Yes);
+    }
+    unsaid(&exported);
+    if arguments.output.is_none() {
+        output.text(&exported.text)?;
+    }
+    Ok(Answer::Yes)
+}
+
+fn unsaid(exported: &Exported) {
+    if exported.simulated {
+        say("gpushare: SIMULATED");
+    }
+    for what in &exported.cannot_say {
+        say(&format!("gpushare: {} cannot say: {what}", exported.kind));
+    }
+}
+
+/// Puts a file in the place of another, with that one's permissions: readers see the old one or the
+/// new one, whole. A link stays, and what it leads to is replaced. What is no file, such as
+/// /dev/stdout, is written to: nothing may take its place.
+fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
+    let failed = |error| Error::io("write", path, error);
+    let there = std::fs::metadata(path).ok();
+    if there.as_ref().is_some_and(|there| !there.is_file()) {
+        return std::fs::write(path, bytes).map_err(failed);
+    }
+    let path = match there {
+        Some(_) => &std::fs::canonicalize(path).map_err(failed)?,
+        None => path,
+    };
+    let name = path.file_name().ok_or_else(|| {
+        Error::new(ErrorCode::InvalidArgument, format!("{} is no file's name", path.display()))
+    })?;
+    let mut beside = std::ffi::OsString::from(".");
+    beside.push(name);
+    beside.push(format!(".{}", std::process::id()));
+    let beside = path.with_file_name(beside);
+    let written = std::fs::File::create_new(&beside).and_then(|mut file| {
+        if let Some(there) = &there {
+            file.set_permissions(there.permissions())?;
+        }
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        std::fs::rename(&beside, path)
+    });
+    if written.as_ref().is_err_and(|error| error.kind() != ErrorKind::AlreadyExists) {
+        // What is half written is of use to nobody; why it failed is said below.
+        let _ = std::fs::remove_file(&beside);
+    }
+    written.map_err(failed)
+}

@@ -1,0 +1,110 @@
+//! Export: the state of a node in the words of another tool.
+//!
+//! What the other tool has no words for is listed in [`Exported::cannot_say`], never dropped in
+//! silence. Everything here is a function of a [`Snapshot`]: nothing is asked and nothing is written.
+//!
+//! Each kind has a file of its own. A new one is a variant of [`Kind`] and an arm of [`export`].
+
+mod mig_parted;
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, ErrorCode, Result};
+use crate::snapshot::Snapshot;
+
+/// The schema that a serialised export names.
+pub const SCHEMA: &str = "gpushare.export/v1";
+
+/// In whose words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Kind {
+    /// A config file of NVIDIA's mig-parted, version v1.
+    MigParted,
+}
+
+impl Kind {
+    /// All of them.
+    pub const ALL: &'static [Self] = &[Self::MigParted];
+
+    /// The word for it on the command line and in documents.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::MigParted => "mig-parted",
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl FromStr for Kind {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        Self::ALL.iter().copied().find(|kind| kind.as_str() == text).ok_or_else(|| {
+            let all: Vec<_> = Self::ALL.iter().map(|kind| kind.as_str()).collect();
+            let why = format!("{text:?} is nothing to export to; there is {}", all.join(", "));
+            Error::new(ErrorCode::InvalidArgument, why)
+        })
+    }
+}
+
+/// What an export may be told beside its kind.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Options {
+    /// mig-parted: the name of the config; `current` where none is given.
+    pub config: Option<String>,
+}
+
+/// What came of an export.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Exported {
+    /// [`SCHEMA`].
+    pub schema: String,
+    /// Whether the node is simulated.
+    pub simulated: bool,
+    /// In whose words.
+    pub kind: Kind,
+    /// The text, which ends with a line feed.
+    pub text: String,
+    /// What is so on this node and cannot be said in these words, in sentences.
+    pub cannot_say: Vec<String>,
+}
+
+/// The state of a node in the words of another tool.
+///
+/// # Errors
+/// INVALID_ARGUMENT for an option that the kind cannot take.
+pub fn export(snapshot: &Snapshot, kind: Kind, options: &Options) -> Result<Exported> {
+    let (text, cannot_say) = match kind {
+        Kind::MigParted => mig_parted::export(snapshot, options)?,
+    };
+    let schema = SCHEMA.to_owned();
+    Ok(Exported { schema, simulated: snapshot.simulated, kind, text, cannot_say })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kind_has_one_word_in_every_surface() {
+        for &kind in Kind::ALL {
+            assert_eq!(kind.as_str().parse::<Kind>().unwrap(), kind);
+            let document = serde_json::to_value(kind).unwrap();
+            assert_eq!(document, kind.as_str());
+        }
+        let error = "mig_parted".parse::<Kind>().unwrap_err();
+        assert!(error.to_string().contains("mig-parted"), "{error}");
+    }
+}
