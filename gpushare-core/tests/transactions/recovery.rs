@@ -2,7 +2,6 @@
 
 use gpushare_core::apply::report::{ReportOutcome, Settled};
 use gpushare_core::backend::sim::{Death, Fault, ProcessSpec};
-use gpushare_core::plan::state::GpuState;
 use gpushare_core::{ApplyOptions, ErrorCode, Outcome, Spec};
 
 use crate::scenario::{World, options, spec};
