@@ -24,10 +24,12 @@ allowed, does them one by one with a journal, and undoes them when one fails.
 | a file of mig-parted's | the spec that it means here, and the way back | [`import::import`], [`export::export`] |
 | a machine where something does not work | what it is, and what mends it | [`Node::doctor`] |
 | a process that was killed while it applied | the GPUs to be in one state or the other | [`Node::recover`] |
+| monitors that hold the GPUs, or a kubelet | them stopped and started around a change | [`ApplyOptions::hooks`], [`Node::hooks`] |
+| a Prometheus | numbers by tenant | [`Node::metrics`] |
 | tests, and no GPU | all of the above | [`NodeBuilder::sim`](node::NodeBuilder::sim) |
 
 Everything else is in these or below them. The modules from the ground up are [`units`], [`id`], [`error`], [`fork`], [`log`]; [`mode`],
-[`parameters`]; [`mig`], [`mps`]; [`spec`], [`snapshot`], [`hazard`], [`visible`], [`plan`], [`doctor`], [`advise`], [`import`], [`export`]: values without I/O. Then [`port`], the traits to the outside;
+[`parameters`]; [`mig`], [`mps`]; [`spec`], [`snapshot`], [`hazard`], [`visible`], [`plan`], [`doctor`], [`advise`], [`import`], [`export`], [`metrics`]: values without I/O. Then [`port`], the traits to the outside;
 [`observe`], [`apply`]; and [`node`], [`gpu`] and [`lease`], which programs use.
 [`_documentation::design`] says why.
 
@@ -386,6 +388,7 @@ pub mod id;
 pub mod import;
 pub mod lease;
 pub mod log;
+pub mod metrics;
 pub mod mig;
 pub mod mode;
 pub mod mps;

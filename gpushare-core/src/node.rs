@@ -23,13 +23,15 @@ use crate::doctor::{self, Diagnosis, MachineFacts};
 use crate::error::{Error, ErrorCode, Result};
 use crate::hazard::{self, MpsTarget};
 use crate::id::Pid;
+use crate::metrics;
 use crate::mps::Attachment;
 use crate::observe::{Observer, Scope};
 use crate::parameters::MpsConfig;
 use crate::plan::{self, GpuHazard, Plan, Request, previous, select};
-use crate::port::Ports;
+use crate::port::{Ports, ancestry};
 use crate::snapshot::Snapshot;
 use crate::spec::Spec;
+use crate::state::transitions;
 use crate::visible::{self, Resolution};
 
 /// The GPUs of one machine.
@@ -541,6 +543,28 @@ impl Node {
     /// NOT_FOUND, LOCKED, IO.
     pub fn discard(&self, journal: &str) -> Result<String> {
         apply::discard(&self.inner.ports, journal)
+    }
+
+    /// The node in Prometheus' text format: modes, MIG devices, shares and leases, who computes with how
+    /// much memory by which lease, MPS daemons, hazards in force, and transitions by what came of them.
+    /// Changes nothing.
+    ///
+    /// What this user may not see is missing: run it as root for all of it.
+    ///
+    /// # Errors
+    /// As [`snapshot`](Self::snapshot); IO.
+    pub fn metrics(&self) -> Result<String> {
+        let snapshot = self.snapshot()?;
+        let ports = self.ports();
+        let pids = snapshot.gpus.iter().flat_map(|gpu| &gpu.processes);
+        let ancestries = pids
+            .map(|process| process.holder.pid)
+            .map(|pid| (pid, ancestry(ports.processes.as_ref(), pid).collect()));
+        let ancestries = ancestries.collect();
+        let tickets = ports.slots.queue()?;
+        let waiting = tickets.iter().filter(|ticket| ports.slots.still_waits(ticket)).count();
+        let transitions = transitions::counted(ports.store.as_ref())?;
+        Ok(metrics::text(&snapshot, &ancestries, waiting, &transitions))
     }
 
     /// What an MPS configuration would harm on the GPUs that a selector means, whether it is in force

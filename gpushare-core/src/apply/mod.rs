@@ -32,13 +32,14 @@ use crate::snapshot::{GpuSnapshot, Snapshot};
 use crate::spec::{Entry, Sharing, Want};
 use crate::state::journal::{self, Device, GpuChange, Header, Journal};
 use crate::state::lock::{self, Locks};
+use crate::state::transitions;
 
 pub use hooks::{Hooks, Moment};
 pub use options::{ApplyOptions, Event};
 pub(crate) use recover::{discard, recover};
 pub use report::Report;
 
-use report::Recovered;
+use report::{Recovered, ReportOutcome};
 
 use execute::{Executor, Failed};
 use hooks::AtSteps;
@@ -117,6 +118,14 @@ pub(crate) fn apply(
         })?;
     let under_lock = UnderLock { ports, simulated, source, options, locks: &locks };
     let done = under_lock.apply(observer, gpus, progress);
+    let outcome = match &done {
+        Ok(report) if report.outcome == ReportOutcome::Unchanged => None,
+        Ok(_) => Some("applied".to_owned()),
+        Err(error) => Some(error.outcome().to_string()),
+    };
+    let store = ports.store.as_ref();
+    outcome.into_iter().for_each(|outcome| transitions::count(store, &outcome));
+    recovered.iter().for_each(|_| transitions::count(store, "recovered"));
     let report = done.map(|report| Report { recovered: recovered.clone(), ..report });
     drop(locks);
     report.map_err(|error| recover::after_settling(error, &recovered))

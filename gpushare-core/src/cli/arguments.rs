@@ -192,6 +192,12 @@ pub(super) enum Command {
     Advise(Advise),
     /// Say how the GPUs are shared in the words of another tool
     Export(Export),
+    /// Print the node in Prometheus' text format
+    Metrics {
+        /// Write it to that file, whole or not at all, in the place of what is there
+        #[arg(long, short, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
     /// Print the spec that was written for another tool
     ///
     /// To apply it: gpushare import mig-parted FILE --config NAME | gpushare apply -

@@ -90,6 +90,23 @@ pub(super) fn export(node: &Node, output: &Output, arguments: &Export) -> Result
     Ok(Answer::Yes)
 }
 
+/// `metrics`. There is no document of it but its own text.
+pub(super) fn metrics(node: &Node, output: &Output, file: Option<&Path>) -> Result<Answer> {
+    if output.json {
+        let why =
+            "metrics has a format of its own; `gpushare status --json` says the same and more";
+        return Err(Error::new(ErrorCode::InvalidArgument, why));
+    }
+    let text = node.metrics()?;
+    match file {
+        Some(path) => replace(path, text.as_bytes())?,
+        None => {
+            output.text(&text)?;
+        }
+    }
+    Ok(Answer::Yes)
+}
+
 fn unsaid(exported: &Exported) {
     if exported.simulated {
         say("gpushare: SIMULATED");

@@ -226,6 +226,7 @@ fn command(
         }
         Command::Doctor { select } => doctor::doctor(node, output, select),
         Command::Advise(arguments) => advise::advise(node, output, arguments),
+        Command::Metrics { output: file } => handover::metrics(node, output, file.as_deref()),
         Command::Export(arguments) => handover::export(node, output, arguments),
         Command::Import(arguments) => handover::import(node, output, arguments),
         Command::Sim { command } => simulate::run(node, output, command),

@@ -4,3 +4,4 @@ pub(crate) mod journal;
 pub(crate) mod lock;
 pub(crate) mod record;
 pub(crate) mod slot;
+pub(crate) mod transitions;

@@ -10,6 +10,7 @@ mod golden;
 mod handover;
 mod interrupted;
 mod leases;
+mod metrics;
 mod mps;
 mod mps_answers;
 mod mps_commands;
