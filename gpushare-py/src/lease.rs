@@ -1,7 +1,7 @@
 //! Leases.
 
 use std::ffi::CString;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use gpushare_core::lease::{self, CudaDevice, Grant};
 use gpushare_core::mode::Verdict;
@@ -27,8 +27,9 @@ use crate::words;
 #[derive(Debug)]
 pub(crate) struct Lease {
     state: Arc<State>,
-    /// None when it was given back.
-    lease: Mutex<Option<lease::Lease>>,
+    /// None when it was given back. It is never locked while something is done with the lease, which can
+    /// call Python; who is the last to do so gives back what was released meanwhile.
+    lease: Mutex<Option<Arc<lease::Lease>>>,
     name: String,
     grants: Vec<Grant>,
     variables: Vec<(String, String)>,
@@ -48,7 +49,7 @@ impl Lease {
             unset: lease.unset().iter().cloned().collect(),
             document: lease.to_json(),
             private: lease.scope() == gpushare_core::port::LeaseScope::Private,
-            lease: Mutex::new(Some(lease)),
+            lease: Mutex::new(Some(Arc::new(lease))),
         }
     }
 
@@ -64,11 +65,17 @@ impl Lease {
         what: impl FnOnce(&lease::Lease) -> Result<T> + Send,
     ) -> PyResult<T> {
         self.call(name).run(py, || {
-            match &*self.lease.lock().unwrap_or_else(PoisonError::into_inner) {
-                Some(lease) => what(lease),
-                None => Err(Error::new(ErrorCode::InvalidState, "the lease was given back")),
-            }
+            let Some(lease) = self.held().clone() else {
+                return Err(Error::new(ErrorCode::InvalidState, "the lease was given back"));
+            };
+            let answer = what(&lease);
+            let released = Arc::into_inner(lease).map_or(Ok(()), lease::Lease::release);
+            answer.and_then(|answer| released.map(|()| answer))
         })
+    }
+
+    fn held(&self) -> MutexGuard<'_, Option<Arc<lease::Lease>>> {
+        self.lease.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The one grant of a lease of one share.
@@ -91,8 +98,8 @@ impl Lease {
             return Ok(());
         }
         self.call("Lease.release").changes().run(py, || {
-            let lease = self.lease.lock().unwrap_or_else(PoisonError::into_inner).take();
-            lease.map_or(Ok(()), lease::Lease::release)
+            let lease = self.held().take();
+            lease.and_then(Arc::into_inner).map_or(Ok(()), lease::Lease::release)
         })
     }
 
@@ -118,9 +125,8 @@ impl Lease {
 
     /// Whether it was given back.
     #[getter]
-    fn released(&self, py: Python<'_>) -> bool {
-        let released = || self.lease.lock().unwrap_or_else(PoisonError::into_inner).is_none();
-        !self.state.is_own() || py.detach(released)
+    fn released(&self) -> bool {
+        !self.state.is_own() || self.held().is_none()
     }
 
     /// Whether it holds for this user's processes alone, because gpushare is not set up on this node.
@@ -263,7 +269,8 @@ impl Lease {
     }
 
     /// Gives it back; again does nothing. Children that have its descriptor keep the share until they are
-    /// gone. What was created for it is destroyed where ``give_back`` said so.
+    /// gone, and a call of another thread that asks the lease something keeps it until that returns. What
+    /// was created for it is destroyed where ``give_back`` said so.
     fn release(&self, py: Python<'_>) -> PyResult<()> {
         self.give_back(py)
     }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use gpushare_core::log::Dispatch;
-use gpushare_core::{Error, ErrorCode, Result};
+use gpushare_core::{Error, ErrorCode, Result, fork};
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
@@ -31,8 +31,10 @@ use crate::spec;
 #[derive(Debug)]
 pub(crate) struct State {
     node: gpushare_core::Node,
-    /// The process that opened it.
+    /// The process that opened it, and which of those that were forked one from the other: a child in a new
+    /// pid namespace can have its parent's pid.
     pid: u32,
+    generation: u64,
     log: Option<Dispatch>,
 }
 
@@ -47,7 +49,7 @@ impl State {
 
     /// Whether this is the process that opened it.
     pub(crate) fn is_own(&self) -> bool {
-        self.pid == std::process::id()
+        self.generation == fork::generation() && self.pid == std::process::id()
     }
 
     /// Refuses a forked child.
@@ -129,7 +131,8 @@ impl Node {
             }
             builder.open()
         })?;
-        Ok(Self(Arc::new(State { node, pid: std::process::id(), log })))
+        let (pid, generation) = (std::process::id(), fork::generation());
+        Ok(Self(Arc::new(State { node, pid, generation, log })))
     }
 
     /// Whether the node is simulated.
