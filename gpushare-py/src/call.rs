@@ -8,6 +8,7 @@ use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use gpushare_core::{Error, ErrorCode, Outcome, Result};
+use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 
 use crate::error::{because_of, exception};
@@ -121,8 +122,13 @@ pub(crate) struct Listener {
 }
 
 impl Listener {
-    pub(crate) fn new(function: Option<Bound<'_, PyAny>>) -> Self {
-        Self { function: function.map(Bound::unbind), raised: None }
+    /// # Errors
+    /// TypeError for what cannot be called, whether or not there will be something to tell it.
+    pub(crate) fn new(function: Option<Bound<'_, PyAny>>) -> PyResult<Self> {
+        if function.as_ref().is_some_and(|function| !function.is_callable()) {
+            return Err(PyTypeError::new_err("progress: it cannot be called"));
+        }
+        Ok(Self { function: function.map(Bound::unbind), raised: None })
     }
 
     /// Tells the function what `event` makes, if there is one.

@@ -7,6 +7,7 @@ use pyo3::exceptions::{PyException, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::types::{PyInt, PyString};
 
+use crate::arguments::{self, as_whole};
 use crate::error::refused;
 
 /// Logging's own number; TRACE is half of DEBUG.
@@ -22,15 +23,17 @@ const fn number(level: Level) -> u32 {
 
 /// What forwards events from a level on: a number of `logging`, or its name.
 pub(crate) fn dispatch(py: Python<'_>, level: &Bound<'_, PyAny>) -> PyResult<Dispatch> {
+    let number_of = |level: &Bound<'_, PyAny>| arguments::number("log_level", level);
     let logging = py.import("logging")?;
     let given = if level.is_instance_of::<PyString>() {
         let found = logging.call_method1("getLevelName", (level.call_method0("upper")?,))?;
         if !found.is_instance_of::<PyInt>() {
             return Err(refused(py, "log_level", format!("{level} is no level of logging")));
         }
-        found.extract::<u32>()?
-    } else if level.is_instance_of::<PyInt>() {
-        crate::arguments::number("log_level", level)?
+        // A name of the program's own can be of any number.
+        number_of(&found)?
+    } else if let Some(level) = as_whole(level)? {
+        number_of(&level)?
     } else {
         return Err(PyTypeError::new_err("log_level: give a level of logging, or its name"));
     };

@@ -2,7 +2,6 @@
 
 import logging
 import unittest
-from pathlib import Path
 
 import gpushare
 from common import MODES, Shared, alone, heard

@@ -84,6 +84,9 @@ class Enumerations(unittest.TestCase):
         for value in [*SharingMode, *ErrorCode, *Outcome]:
             self.assertIs(pickle.loads(pickle.dumps(value)), value)
 
+    def test_only_attached_is_true(self) -> None:
+        self.assertEqual([verdict for verdict in gpushare.Verdict if verdict], [gpushare.Verdict.ATTACHED])
+
 
 class Exceptions(unittest.TestCase):
     def test_every_code_has_one_class(self) -> None:
@@ -120,6 +123,9 @@ class Exceptions(unittest.TestCase):
                 self.assertEqual((again.args, again.__dict__), (error.args, error.__dict__))
                 self.assertEqual(str(again), str(error))
             self.assertEqual(copy.copy(error).__dict__, error.__dict__)
+
+    def test_pickles_lack_what_is_added_later(self) -> None:
+        self.assertEqual(gpushare.Holder(7, "python", None, "compute").protected, None)
 
     def test_they_can_be_raised_with_a_message_alone(self) -> None:
         for cls in _CLASSES.values():
