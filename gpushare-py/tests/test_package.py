@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import re
 import subprocess
 import sys
 import tomllib
@@ -9,6 +10,7 @@ import unittest
 from pathlib import Path
 
 import gpushare
+from common import alone
 from gpushare import ErrorCode, GpuShareError, Outcome, SharingMode
 from gpushare._errors import _CLASSES, from_document
 
@@ -60,6 +62,28 @@ class Package(unittest.TestCase):
     def test_the_version_is_the_workspaces(self) -> None:
         manifest = tomllib.loads((WORKSPACE / "Cargo.toml").read_text())
         self.assertEqual(gpushare.__version__, manifest["workspace"]["package"]["version"])
+
+    def test_the_readmes_links_hold_on_the_index(self) -> None:
+        readme = (Path(__file__).resolve().parents[1] / "README.md").read_text()
+        links = re.findall(r"\]\(([^)]*)\)", readme)
+        self.assertTrue(links)
+        for link in links:
+            self.assertRegex(link, "^https://github.com/gpushare/gpushare/(blob|tree)/main/")
+            below = link.partition("/main/gpushare-py/")[2]
+            self.assertTrue((Path(__file__).resolve().parents[1] / below).exists(), link)
+
+    @unittest.skipIf(sys.version_info < (3, 12), "it is not refused")
+    def test_a_sub_interpreter_refuses_it(self) -> None:
+        code = """
+            try: import _interpreters as interpreters
+            except ImportError: import _xxsubinterpreters as interpreters
+            import gpushare
+            inner = "try: import gpushare\\nexcept ImportError: pass\\nelse: raise KeyError"
+            said = interpreters.run_string(interpreters.create(), inner)
+            assert said is None, said
+            print("refused")
+        """
+        self.assertEqual(alone(code).stdout, "refused\n")
 
     def test_all_names_are_there(self) -> None:
         self.assertEqual(sorted(gpushare.__all__), gpushare.__all__)

@@ -1,7 +1,7 @@
 """Share NVIDIA GPUs by time-slicing, MPS and MIG.
 
 Nothing of the driver is loaded before it is asked, and nothing is held open between calls. Calls block,
-let other threads run meanwhile, and end at Ctrl-C; in asyncio use ``asyncio.to_thread``.
+let other threads run meanwhile, and end at Ctrl-C in the main thread; in asyncio use ``asyncio.to_thread``.
 """
 
 from gpushare import mps

@@ -38,8 +38,8 @@ def leased(
                 raise TypeError("leased: the function takes no first argument, which is to be the lease")
             if first.name in ("self", "cls"):
                 raise TypeError(
-                    "leased: the first argument of a method is its own and would be the lease; take the lease "
-                    "inside, as in `with node.lease(gpu=0) as lease:`"
+                    "leased: the first argument of a method is its own, and would be the lease; take the "
+                    "lease inside, as in `with node.lease(gpu=0) as lease:`"
                 )
             if first.kind is not first.VAR_POSITIONAL:
                 signature = signature.replace(parameters=rest)
