@@ -138,9 +138,12 @@ pub(crate) fn hazards(key: &str, value: &Bound<'_, PyAny>) -> PyResult<Vec<Hazar
         vec![value.extract()?]
     } else {
         // What it raises itself is heard.
-        let wrong = |error: PyErr| match error.is_instance_of::<PyTypeError>(value.py()) {
-            true => wrong_type(key, value, "an iterable of names"),
-            false => error,
+        let wrong = |error: PyErr| {
+            if error.is_instance_of::<PyTypeError>(value.py()) {
+                wrong_type(key, value, "an iterable of names")
+            } else {
+                error
+            }
         };
         let mut names = Vec::new();
         for name in value.try_iter().map_err(wrong)? {

@@ -33,7 +33,8 @@ def leased(
             # Some of C have none.
             signature = None
         if signature is not None:
-            first, *rest = [*signature.parameters.values()] or [None]
+            parameters = [*signature.parameters.values()]
+            first = parameters[0] if parameters else None
             if first is None or first.kind in (first.KEYWORD_ONLY, first.VAR_KEYWORD):
                 raise TypeError("leased: the function takes no first argument, which is to be the lease")
             if first.name in ("self", "cls"):
@@ -42,7 +43,7 @@ def leased(
                     "lease inside, as in `with node.lease(gpu=0) as lease:`"
                 )
             if first.kind is not first.VAR_POSITIONAL:
-                signature = signature.replace(parameters=rest)
+                signature = signature.replace(parameters=parameters[1:])
 
         @functools.wraps(function)
         def with_lease(*args: P.args, **kwargs: P.kwargs) -> R:
