@@ -24,10 +24,16 @@ rm -rf "$target/wheels"
 "$tools/bin/maturin" build --profile "$profile" --quiet --manifest-path "$here/Cargo.toml" \
     --target-dir "$target/wheel" --out "$target/wheels" --interpreter "$python"
 wheel=$(echo "$target"/wheels/*.whl)
+# The README says so.
+glibc=2.34
 case $wheel in
-*cp311-abi3-manylinux*) ;;
-*) echo "not a wheel for every Python and Linux: $wheel" && exit 1 ;;
+*-cp311-abi3-manylinux_2_*) ;;
+*) echo "not a wheel for every Python from 3.11 on: $wheel" && exit 1 ;;
 esac
+needs=$(echo "$wheel" | sed 's/.*-manylinux_\([0-9]*\)_\([0-9]*\)_.*/\1.\2/')
+[ "$(printf '%s\n' "$needs" "$glibc" | sort -V | tail -n 1)" = "$glibc" ] ||
+    { echo "$wheel needs glibc $needs, and is to run with $glibc" && exit 1; }
+grep -q "glibc $glibc or newer" "$here/README.md" || { echo "README.md does not say glibc $glibc" && exit 1; }
 size=$(wc -c <"$wheel")
 [ "$profile" != release ] || [ "$size" -le 5000000 ] || { echo "$wheel has $size bytes; at most 5 MB" && exit 1; }
 "$tools/bin/abi3audit" --strict "$wheel"

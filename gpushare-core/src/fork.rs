@@ -9,7 +9,7 @@
 //!
 //! A child that is made past those handlers (`_Fork`, clone(2)) keeps everything until it ends or execs.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -24,6 +24,8 @@ static GENERATION: AtomicU64 = AtomicU64::new(0);
 thread_local! {
     /// Held over a fork, by the thread that forks: the only one that there is in the child.
     static FORKING: RefCell<Option<MutexGuard<'static, Own>>> = const { RefCell::new(None) };
+    /// How many more handlers than one are around the fork, as where they were registered twice.
+    static AGAIN: Cell<u32> = const { Cell::new(0) };
 }
 
 #[derive(Debug)]
@@ -103,15 +105,29 @@ impl Drop for OwnFile {
     }
 }
 
+/// Whether it is an inner pair of handlers that ends, and the outer one ends the fork.
+fn is_inner() -> bool {
+    let again = AGAIN.try_with(Cell::get).unwrap_or(0);
+    let _ = AGAIN.try_with(|count| count.set(again.saturating_sub(1)));
+    again > 0
+}
+
 /// Before a fork, in the thread that forks. Waits for what other threads have begun, which takes
-/// microseconds.
+/// microseconds. Each call has its [`after_in_parent`] or [`after_in_child`]; pairs within a pair do nothing.
 pub fn before() {
+    if FORKING.try_with(|forking| forking.borrow().is_some()).unwrap_or(false) {
+        let _ = AGAIN.try_with(|count| count.set(count.get() + 1));
+        return;
+    }
     let own = locked();
     let _ = FORKING.try_with(|forking| forking.replace(Some(own)));
 }
 
 /// After a fork, or one that failed, in the thread that called [`before`].
 pub fn after_in_parent() {
+    if is_inner() {
+        return;
+    }
     let _ = FORKING.try_with(RefCell::take);
 }
 
@@ -119,6 +135,9 @@ pub fn after_in_parent() {
 /// asked for, its place in the queue and its locks. Whoever has a lease of the parent's in the child
 /// gets INVALID_STATE from it.
 pub fn after_in_child() {
+    if is_inner() {
+        return;
+    }
     GENERATION.fetch_add(1, Ordering::Relaxed);
     let held = FORKING.try_with(RefCell::take).ok().flatten();
     // Without `before` another thread may have had it at the fork, and it never comes free.
@@ -136,4 +155,28 @@ pub fn after_in_child() {
 /// child in a new pid namespace.
 pub fn generation() -> u64 {
     GENERATION.load(Ordering::Relaxed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn handlers_within_handlers_do_nothing() {
+        let is_held = || {
+            let try_it = || matches!(OWN.try_lock(), Err(std::sync::TryLockError::WouldBlock));
+            std::thread::scope(|scope| scope.spawn(try_it).join()).unwrap()
+        };
+        for pairs in 1..5 {
+            (0..pairs).for_each(|_| before());
+            for _ in 0..pairs {
+                assert!(is_held());
+                // Files may be closed by whoever forks.
+                own(|_| ());
+                after_in_parent();
+            }
+            assert!(FORKING.with_borrow(Option::is_none));
+            drop(locked());
+        }
+    }
 }

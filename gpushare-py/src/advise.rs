@@ -106,21 +106,25 @@ impl Choice {
     }
 }
 
+/// A key, what was given, and the words that there are.
+type Chosen<'a, 'py> = (&'a str, &'a Given<'py>, &'a str);
+
 /// A word of the core's; where none is given, what it starts with.
 fn word<T: DeserializeOwned + Default>(
     py: Python<'_>,
-    (key, given): (&str, &Given<'_>),
+    (key, given, words): Chosen<'_, '_>,
 ) -> PyResult<T> {
     let Given::Yes(word) = given else { return Ok(T::default()) };
-    let word = serde_json::Value::String(arguments::text(key, word)?);
-    serde_json::from_value(word).map_err(|error| refused(py, key, error))
+    let word = arguments::text(key, word)?;
+    serde_json::from_value(serde_json::Value::String(word.clone()))
+        .map_err(|_| refused(py, key, format!("{word:?}: give {words}")))
 }
 
 pub(crate) fn workload(
     py: Python<'_>,
     count: &Given<'_>,
     memory: Option<&Bound<'_, PyAny>>,
-    [kernels, isolation, style]: [(&str, &Given<'_>); 3],
+    [kernels, isolation, style]: [Chosen<'_, '_>; 3],
     half_precision: bool,
 ) -> PyResult<Workload> {
     let count = match count {

@@ -6,9 +6,10 @@ use std::time::Duration;
 use gpushare_core::hazard::HazardName;
 use gpushare_core::id::Pid;
 use gpushare_core::units::{Bytes, ThreadPercentage};
-use pyo3::exceptions::PyTypeError;
+use pyo3::exceptions::{PyOverflowError, PyTypeError};
 use pyo3::prelude::*;
-use pyo3::types::{PyDelta, PyFloat, PyInt, PyString};
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyBool, PyDelta, PyFloat, PyInt, PyString};
 
 use crate::error::{refused, refused_by};
 use crate::snapshot::gpu::Gpu;
@@ -16,17 +17,49 @@ use crate::snapshot::gpu::Gpu;
 /// Longer than any machine runs.
 const FOR_EVER: f64 = 1e9;
 
-fn wrong_type(key: &str, value: &Bound<'_, PyAny>, wanted: &str) -> PyErr {
+pub(crate) fn wrong_type(key: &str, value: &Bound<'_, PyAny>, wanted: &str) -> PyErr {
     let found = value.get_type().name();
     let found = found.map_or_else(|_| "it".to_owned(), |name| name.to_string());
     PyTypeError::new_err(format!("{key}: {found} is not {wanted}"))
 }
 
+/// A whole number of whatever kind, numpy's as well. True and False are none.
+pub(crate) fn as_whole<'py>(value: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyAny>>> {
+    if value.is_instance_of::<PyBool>() {
+        return Ok(None);
+    }
+    if value.is_instance_of::<PyInt>() {
+        return Ok(Some(value.clone()));
+    }
+    if !value.get_type().hasattr("__index__")? {
+        return Ok(None);
+    }
+    static INDEX: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let whole = INDEX.import(value.py(), "operator", "index")?.call1((value,))?;
+    Ok(Some(whole))
+}
+
+/// A number of whatever kind; infinite where it is too large. True and False are none.
+pub(crate) fn as_float(value: &Bound<'_, PyAny>) -> PyResult<Option<f64>> {
+    let kind = value.get_type();
+    if value.is_instance_of::<PyBool>()
+        || !(kind.hasattr("__float__")? || kind.hasattr("__index__")?)
+    {
+        return Ok(None);
+    }
+    match value.extract::<f64>() {
+        Err(error) if error.is_instance_of::<PyOverflowError>(value.py()) => {
+            Ok(Some(f64::INFINITY))
+        }
+        float => float.map(Some),
+    }
+}
+
 /// A whole number from 0 on. Negative ones and those that are too large are wrong values, not types.
 fn whole(key: &str, value: &Bound<'_, PyAny>, most: u64) -> PyResult<u64> {
-    if !value.is_instance_of::<PyInt>() {
+    let Some(value) = as_whole(value)? else {
         return Err(wrong_type(key, value, "a whole number"));
-    }
+    };
     value.extract::<u64>().ok().filter(|number| *number <= most).ok_or_else(|| {
         let shown = value.str().map_or_else(|_| String::new(), |text| text.to_string());
         refused(value.py(), key, format!("{shown}: give a whole number from 0 to {most}"))
@@ -55,10 +88,9 @@ pub(crate) fn pid(key: &str, value: &Bound<'_, PyAny>) -> PyResult<Pid> {
 
 /// A thread percentage.
 pub(crate) fn percentage(key: &str, value: &Bound<'_, PyAny>) -> PyResult<ThreadPercentage> {
-    if !value.is_instance_of::<PyFloat>() && !value.is_instance_of::<PyInt>() {
+    let Some(percent) = as_float(value)? else {
         return Err(wrong_type(key, value, "a number"));
-    }
-    let percent: f64 = value.extract().unwrap_or(f64::INFINITY);
+    };
     ThreadPercentage::new(percent).map_err(|error| refused_by(value.py(), key, error))
 }
 
@@ -68,18 +100,18 @@ pub(crate) fn size(key: &str, value: &Bound<'_, PyAny>) -> PyResult<Bytes> {
         let text: String = text.extract()?;
         return text.parse().map_err(|error| refused_by(value.py(), key, error));
     }
-    if !value.is_instance_of::<PyInt>() {
+    let Some(value) = as_whole(value)? else {
         return Err(wrong_type(key, value, "a number of bytes or text like '4GiB'"));
-    }
-    whole(key, value, u64::MAX).map(Bytes::new)
+    };
+    whole(key, &value, u64::MAX).map(Bytes::new)
 }
 
 /// Seconds, as a number or a timedelta.
 pub(crate) fn seconds(key: &str, value: &Bound<'_, PyAny>) -> PyResult<Duration> {
     let seconds: f64 = if value.is_instance_of::<PyDelta>() {
         value.call_method0("total_seconds")?.extract()?
-    } else if value.is_instance_of::<PyFloat>() || value.is_instance_of::<PyInt>() {
-        value.extract().unwrap_or(f64::INFINITY)
+    } else if let Some(seconds) = as_float(value)? {
+        seconds
     } else {
         return Err(wrong_type(key, value, "a number of seconds or a timedelta"));
     };
@@ -105,7 +137,14 @@ pub(crate) fn hazards(key: &str, value: &Bound<'_, PyAny>) -> PyResult<Vec<Hazar
     let names: Vec<String> = if value.is_instance_of::<PyString>() {
         vec![value.extract()?]
     } else {
-        let wrong = |_| wrong_type(key, value, "an iterable of names");
+        // What it raises itself is heard.
+        let wrong = |error: PyErr| {
+            if error.is_instance_of::<PyTypeError>(value.py()) {
+                wrong_type(key, value, "an iterable of names")
+            } else {
+                error
+            }
+        };
         let mut names = Vec::new();
         for name in value.try_iter().map_err(wrong)? {
             let name = name?;
@@ -132,8 +171,8 @@ pub(crate) fn selector(key: &str, value: &Bound<'_, PyAny>) -> PyResult<String> 
     if value.is_instance_of::<PyString>() {
         return value.extract();
     }
-    if value.is_instance_of::<PyInt>() {
-        return number(key, value).map(|index| index.to_string());
+    if let Some(value) = as_whole(value)? {
+        return number(key, &value).map(|index| index.to_string());
     }
     Err(wrong_type(key, value, "an index, text or a Gpu"))
 }

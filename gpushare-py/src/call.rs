@@ -8,10 +8,12 @@ use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use gpushare_core::{Error, ErrorCode, Outcome, Result};
+use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 
-use crate::error::exception;
+use crate::error::{because_of, exception};
 use crate::event::Event;
+use crate::log;
 use crate::node::State;
 
 /// A call of Python.
@@ -44,7 +46,8 @@ impl<'a> Call<'a> {
         py: Python<'_>,
         body: impl FnOnce() -> Result<T> + Send,
     ) -> PyResult<T> {
-        py.detach(|| self.caught(body)).map_err(|error| self.exception(py, &error))
+        let result = py.detach(|| self.caught(body));
+        self.told(py, result, log::raised())
     }
 
     /// Runs what waits or works long: `listener` hears how it goes, and may stop it.
@@ -55,25 +58,28 @@ impl<'a> Call<'a> {
         body: impl FnOnce(&mut Listener) -> Result<T> + Send,
     ) -> PyResult<T> {
         let result = py.detach(|| self.caught(|| body(&mut *listener)));
-        let Some(raised) = listener.raised.take() else {
-            return result.map_err(|error| self.exception(py, &error));
+        let raised = match (listener.raised.take(), log::raised()) {
+            (Some(first), Some(later)) => Some(because_of(py, later, first)),
+            (first, later) => first.or(later),
         };
-        // What was raised is what the caller hears; what became of the GPUs is its cause.
-        if let (Err(error), None) = (&result, raised.cause(py)) {
-            raised.set_cause(py, Some(self.exception(py, error)));
+        self.told(py, result, raised)
+    }
+
+    /// What was raised is what the caller hears; what became of the GPUs is its cause.
+    fn told<T>(self, py: Python<'_>, result: Result<T>, raised: Option<PyErr>) -> PyResult<T> {
+        match (raised, result) {
+            (None, Ok(answer)) => Ok(answer),
+            (None, Err(error)) => Err(self.exception(py, &error)),
+            (Some(raised), Ok(_)) => Err(raised),
+            (Some(raised), Err(error)) => Err(because_of(py, raised, self.exception(py, &error))),
         }
-        Err(raised)
     }
 
     fn caught<T>(self, body: impl FnOnce() -> Result<T>) -> Result<T> {
-        let logged = || match self.state.and_then(State::log) {
-            Some(log) => gpushare_core::log::with_default(log, body),
-            None => body(),
-        };
         let caught = catch_unwind(AssertUnwindSafe(|| {
             plant(self.name);
             self.state.map_or(Ok(()), State::expect_own)?;
-            logged()
+            log::with_log(self.state.and_then(State::log), body)
         }));
         caught.unwrap_or_else(|payload| Err(self.panicked(payload)))
     }
@@ -116,12 +122,20 @@ pub(crate) struct Listener {
 }
 
 impl Listener {
-    pub(crate) fn new(function: Option<Bound<'_, PyAny>>) -> Self {
-        Self { function: function.map(Bound::unbind), raised: None }
+    /// # Errors
+    /// TypeError for what cannot be called, whether or not there will be something to tell it.
+    pub(crate) fn new(function: Option<Bound<'_, PyAny>>) -> PyResult<Self> {
+        if function.as_ref().is_some_and(|function| !function.is_callable()) {
+            return Err(PyTypeError::new_err("progress: it cannot be called"));
+        }
+        Ok(Self { function: function.map(Bound::unbind), raised: None })
     }
 
     /// Tells the function what `event` makes, if there is one.
     pub(crate) fn tell(&mut self, event: impl FnOnce() -> Event) -> ControlFlow<()> {
+        if self.raised.is_none() {
+            self.raised = log::raised();
+        }
         if self.raised.is_some() {
             return ControlFlow::Break(());
         }

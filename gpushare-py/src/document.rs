@@ -152,6 +152,10 @@ fn write(text: &mut String, value: &Bound<'_, PyAny>, key: &str, depth: usize) -
             write(text, &item?, &format!("{key}[{position}]"), depth + 1)?;
         }
         text.push(']');
+    } else if let Some(whole) = crate::arguments::as_whole(value)? {
+        write(text, &whole, key, depth)?;
+    } else if let Some(float) = crate::arguments::as_float(value)? {
+        write(text, &PyFloat::new(value.py(), float), key, depth)?;
     } else {
         return wrong(&format!("a {} cannot be in a spec", value.get_type().name()?));
     }
@@ -215,7 +219,7 @@ macro_rules! shows_document {
 macro_rules! document_class {
     ($(#[$attribute:meta])* $class:ident, $document:ty) => {
         $(#[$attribute])*
-        #[pyo3::pyclass(frozen, eq, module = "gpushare")]
+        #[pyo3::pyclass(frozen, eq, module = "gpushare", weakref)]
         #[derive(Clone, Debug, PartialEq)]
         pub(crate) struct $class(pub(crate) std::sync::Arc<$document>);
 

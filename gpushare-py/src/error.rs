@@ -1,14 +1,15 @@
 //! Errors as exceptions, which are classes of Python's.
 
 use gpushare_core::{Error, ErrorCode};
-use pyo3::exceptions::PyRuntimeError;
+use pyo3::exceptions::{PyException, PyRuntimeError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use serde_json::Value;
 
 use crate::document::to_python;
 
-/// The exception for an error, with all that it says.
+/// The exception for an error, with all that it says. Where a handler of signals raises meanwhile, what it
+/// raised, with that as its cause.
 pub(crate) fn exception(py: Python<'_>, error: &Error, simulated: Option<bool>) -> PyErr {
     let make = || -> PyResult<PyErr> {
         static MAKE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
@@ -20,12 +21,28 @@ pub(crate) fn exception(py: Python<'_>, error: &Error, simulated: Option<bool>) 
         let message = error.to_string();
         Ok(PyErr::from_value(from_document.call1((message, to_python(py, &document)?))?))
     };
-    // Only where the package's own files are broken.
-    make().unwrap_or_else(|broken| {
-        let plain = PyRuntimeError::new_err(error.to_string());
-        plain.set_cause(py, Some(broken));
-        plain
-    })
+    let raised = match make() {
+        Ok(exception) => return exception,
+        Err(raised) => raised,
+    };
+    // It is made by Python, which runs handlers of signals there. What one of them raised, an Exception or
+    // not, does not come again.
+    match make() {
+        Ok(exception) => because_of(py, raised, exception),
+        // Two signals. What is no Exception is never of the package's own files.
+        Err(_) if !raised.is_instance_of::<PyException>(py) => raised,
+        Err(again) if !again.is_instance_of::<PyException>(py) => again,
+        // The package's own files are broken.
+        Err(_) => because_of(py, PyRuntimeError::new_err(error.to_string()), raised),
+    }
+}
+
+/// An exception with its cause, where it has none of its own.
+pub(crate) fn because_of(py: Python<'_>, raised: PyErr, cause: PyErr) -> PyErr {
+    if raised.cause(py).is_none() {
+        raised.set_cause(py, Some(cause));
+    }
+    raised
 }
 
 /// An argument of the right type whose value makes no sense.

@@ -1,13 +1,18 @@
 //! What happens while a call waits or works.
 
+use std::borrow::Cow;
 use std::ops::ControlFlow;
+use std::time::Duration;
 
 use gpushare_core::lease::Wait;
 use gpushare_core::process::Holder;
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
+use serde::{Deserialize, Serialize};
 
 use crate::call::Listener;
+use crate::document::{hash, json};
+use crate::error::refused;
 use crate::snapshot::parts::holders;
 use crate::words;
 
@@ -16,15 +21,15 @@ use crate::words;
 ///
 /// A progress bar of n steps goes on by ``bar.update(event.step - bar.n)`` (tqdm), or
 /// ``progress.update(task, completed=event.step, total=event.steps, description=event.text)`` (rich).
-#[pyclass(frozen, module = "gpushare")]
-#[derive(Debug)]
+#[pyclass(frozen, eq, module = "gpushare", weakref)]
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Event {
-    kind: &'static str,
+    kind: Cow<'static, str>,
     text: String,
     gpu: Option<String>,
     step: usize,
     steps: usize,
-    waited: f64,
+    waited: Duration,
     holders: Vec<Holder>,
 }
 
@@ -33,7 +38,7 @@ impl Event {
     /// What happens.
     #[getter]
     fn kind<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        words::event_kind(py, self.kind)
+        words::event_kind(py, &self.kind)
     }
 
     /// It in words.
@@ -63,13 +68,26 @@ impl Event {
     /// Waiting for a share: the seconds so far.
     #[getter]
     fn waited(&self) -> f64 {
-        self.waited
+        self.waited.as_secs_f64()
     }
 
     /// Who is in the way.
     #[getter]
     fn holders<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
         holders(py, &self.holders)
+    }
+
+    #[staticmethod]
+    fn _from_json(py: Python<'_>, text: &str) -> PyResult<Self> {
+        serde_json::from_str(text).map_err(|error| refused(py, "Event", error))
+    }
+
+    fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<(Bound<'py, PyAny>, (String,))> {
+        Ok((slf.getattr("_from_json")?, (json(slf.get()),)))
+    }
+
+    fn __hash__(&self) -> u64 {
+        hash(self)
     }
 
     fn __str__(&self) -> &str {
@@ -110,12 +128,12 @@ impl<'a> Teller<'a> {
     ) -> ControlFlow<()> {
         let (step, steps) = (self.step, self.steps);
         self.listener.tell(|| Event {
-            kind,
+            kind: kind.into(),
             text: text(),
             gpu,
             step,
             steps,
-            waited: 0.0,
+            waited: Duration::ZERO,
             holders: holders.to_vec(),
         })
     }
@@ -153,12 +171,12 @@ impl<'a> Teller<'a> {
 
     pub(crate) fn hear_wait(&mut self, wait: &Wait) -> ControlFlow<()> {
         self.listener.tell(|| Event {
-            kind: "waiting_for_share",
+            kind: "waiting_for_share".into(),
             text: format!("waiting for {}: held by {}", wait.what, names(&wait.holders)),
             gpu: None,
             step: 0,
             steps: 0,
-            waited: wait.waited.as_secs_f64(),
+            waited: wait.waited,
             holders: wait.holders.clone(),
         })
     }

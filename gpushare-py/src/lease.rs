@@ -1,7 +1,6 @@
 //! Leases.
 
-use std::ffi::CString;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use gpushare_core::lease::{self, CudaDevice, Grant};
 use gpushare_core::mode::Verdict;
@@ -9,6 +8,7 @@ use gpushare_core::units::Bytes;
 use gpushare_core::{Error, ErrorCode, Result};
 use pyo3::exceptions::{PyResourceWarning, PyTypeError};
 use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyTuple};
 
 use crate::arguments;
@@ -22,34 +22,53 @@ use crate::words;
 /// The right of one process tree to one share, or to several.
 ///
 /// It lasts until :meth:`release`, the end of ``with``, collection (with a ResourceWarning), or the end of
-/// this process; and where :meth:`fileno` handed it on, until the last process that has it is gone.
+/// this process; and where :meth:`fileno` handed it on, until the last process that has it is gone. Only
+/// the first two destroy what was created for it, where ``give_back`` said so.
 #[pyclass(frozen, module = "gpushare", weakref)]
 #[derive(Debug)]
 pub(crate) struct Lease {
     state: Arc<State>,
-    /// None when it was given back.
-    lease: Mutex<Option<lease::Lease>>,
+    /// None when it was given back. It is never locked while something is done with the lease, which can
+    /// call Python; who is the last to do so gives back what was released meanwhile.
+    lease: Mutex<Option<Arc<lease::Lease>>>,
     name: String,
     grants: Vec<Grant>,
     variables: Vec<(String, String)>,
     unset: Vec<String>,
     document: String,
     private: bool,
+    /// Whether what was created for it is to be destroyed.
+    gives_back: bool,
+    /// What it changed in `os.environ`: an `Activation`, made where it was taken.
+    activation: Py<PyAny>,
 }
 
 impl Lease {
-    pub(crate) fn new(lease: lease::Lease, state: Arc<State>) -> Self {
+    pub(crate) fn new(
+        py: Python<'_>,
+        lease: lease::Lease,
+        state: Arc<State>,
+        gives_back: bool,
+    ) -> PyResult<Self> {
+        static ACTIVATION: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+        let environment = py.import("os")?.getattr("environ")?;
+        let activation = ACTIVATION
+            .import(py, "gpushare._environment", "Activation")?
+            .call1((lease.name(), environment))?
+            .unbind();
         let pair = |(name, value): (&String, &String)| (name.clone(), value.clone());
-        Self {
+        Ok(Self {
             state,
+            gives_back,
+            activation,
             name: lease.name().to_owned(),
             grants: lease.grants().to_vec(),
             variables: lease.variables().iter().map(pair).collect(),
             unset: lease.unset().iter().cloned().collect(),
             document: lease.to_json(),
             private: lease.scope() == gpushare_core::port::LeaseScope::Private,
-            lease: Mutex::new(Some(lease)),
-        }
+            lease: Mutex::new(Some(Arc::new(lease))),
+        })
     }
 
     fn call<'a>(&'a self, name: &'static str) -> Call<'a> {
@@ -64,11 +83,17 @@ impl Lease {
         what: impl FnOnce(&lease::Lease) -> Result<T> + Send,
     ) -> PyResult<T> {
         self.call(name).run(py, || {
-            match &*self.lease.lock().unwrap_or_else(PoisonError::into_inner) {
-                Some(lease) => what(lease),
-                None => Err(Error::new(ErrorCode::InvalidState, "the lease was given back")),
-            }
+            let Some(lease) = self.held().clone() else {
+                return Err(Error::new(ErrorCode::InvalidState, "the lease was given back"));
+            };
+            let answer = what(&lease);
+            let released = Arc::into_inner(lease).map_or(Ok(()), lease::Lease::release);
+            answer.and_then(|answer| released.map(|()| answer))
         })
+    }
+
+    fn held(&self) -> MutexGuard<'_, Option<Arc<lease::Lease>>> {
+        self.lease.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The one grant of a lease of one share.
@@ -90,21 +115,12 @@ impl Lease {
         if !self.state.is_own() {
             return Ok(());
         }
-        self.call("Lease.release").changes().run(py, || {
-            let lease = self.lease.lock().unwrap_or_else(PoisonError::into_inner).take();
-            lease.map_or(Ok(()), lease::Lease::release)
-        })
-    }
-
-    /// The variables as the environment of a process has them.
-    fn set_in(&self, environment: &Bound<'_, PyAny>) -> PyResult<()> {
-        for name in &self.unset {
-            environment.call_method1("pop", (name, environment.py().None()))?;
-        }
-        for (name, value) in &self.variables {
-            environment.set_item(name, value)?;
-        }
-        Ok(())
+        let released = self.call("Lease.release").changes().run(py, || {
+            let lease = self.held().take();
+            lease.and_then(Arc::into_inner).map_or(Ok(()), lease::Lease::release)
+        });
+        self.activation.call_method0(py, "put_back")?;
+        released
     }
 }
 
@@ -118,9 +134,8 @@ impl Lease {
 
     /// Whether it was given back.
     #[getter]
-    fn released(&self, py: Python<'_>) -> bool {
-        let released = || self.lease.lock().unwrap_or_else(PoisonError::into_inner).is_none();
-        !self.state.is_own() || py.detach(released)
+    fn released(&self) -> bool {
+        !self.state.is_own() || self.held().is_none()
     }
 
     /// Whether it holds for this user's processes alone, because gpushare is not set up on this node.
@@ -187,7 +202,10 @@ impl Lease {
             Some(base) => environment.update(base.cast()?)?,
             None => environment.update(py.import("os")?.getattr("environ")?.cast()?)?,
         }
-        self.set_in(environment.as_any())?;
+        for name in &self.unset {
+            environment.call_method1("pop", (name, py.None()))?;
+        }
+        environment.update(self.variables(py)?.as_mapping())?;
         Ok(environment)
     }
 
@@ -195,6 +213,9 @@ impl Lease {
     /// which reads them once: afterwards it is an InvalidStateError, since they would be ignored.
     ///
     /// CUDA begins at the first call that needs a GPU, not when torch is imported.
+    ///
+    /// When the lease ends, what is still as this set it is put back in ``os.environ``. A CUDA that has begun
+    /// stays on the share all the same, for as long as this process lives.
     fn activate(&self, py: Python<'_>) -> PyResult<()> {
         self.with(py, "Lease.activate", |_| Ok(()))?;
         let begun: bool = py.import("gpushare._cuda")?.getattr("begun")?.call0()?.extract()?;
@@ -203,7 +224,8 @@ impl Lease {
             let error = Error::new(ErrorCode::InvalidState, why);
             return Err(exception(py, &error, Some(self.state.is_simulated())));
         }
-        self.set_in(&py.import("os")?.getattr("environ")?)
+        self.activation.call_method1(py, "activate", (self.variables(py)?, self.unset(py)?))?;
+        Ok(())
     }
 
     /// The descriptor that holds its share, and hands the lease on: give it to ``pass_fds``, and the lease
@@ -263,7 +285,8 @@ impl Lease {
     }
 
     /// Gives it back; again does nothing. Children that have its descriptor keep the share until they are
-    /// gone. What was created for it is destroyed where ``give_back`` said so.
+    /// gone, and a call of another thread that asks the lease something keeps it until that returns. What
+    /// was created for it is destroyed where ``give_back`` said so.
     fn release(&self, py: Python<'_>) -> PyResult<()> {
         self.give_back(py)
     }
@@ -310,15 +333,23 @@ impl Drop for Lease {
             return;
         }
         let name = &self.name;
-        // Nothing is said when the interpreter ends, as of files.
+        let stays = if self.gives_back { ", and what was created for it stays" } else { "" };
+        let text =
+            format!("lease {name} was not released{stays}: use it with `with`, or call release()");
+        // Nothing is said when the interpreter has ended, or is so far that it has no modules any more.
         Python::try_attach(|py| {
             // What is being raised now is not to be lost.
             let raised = PyErr::take(py);
-            let text =
-                format!("lease {name} was not released: use it with `with`, or call release()");
-            let text = CString::new(text).unwrap_or_default();
-            let warning = py.get_type::<PyResourceWarning>();
-            if let Err(error) = PyErr::warn(py, &warning, &text, 1) {
+            let warned = || -> PyResult<()> {
+                self.activation.call_method0(py, "put_back")?;
+                let Ok(warnings) = py.import("warnings") else { return Ok(()) };
+                let options = PyDict::new(py);
+                options.set_item("category", py.get_type::<PyResourceWarning>())?;
+                options.set_item("source", &self.activation)?;
+                warnings.getattr("warn")?.call((text,), Some(&options))?;
+                Ok(())
+            };
+            if let Err(error) = warned() {
                 error.write_unraisable(py, None);
             }
             if let Some(raised) = raised {

@@ -29,8 +29,11 @@ use pyo3::prelude::*;
 
 #[pymodule(gil_used = false)]
 mod _gpushare {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
     use gpushare_core::fork;
     use pyo3::prelude::*;
+    use pyo3::types::PyDict;
 
     #[pymodule_export]
     use crate::advise::{Advice, Choice};
@@ -82,6 +85,18 @@ mod _gpushare {
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
-        module.add("__version__", env!("CARGO_PKG_VERSION"))
+        module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+        // A child that only computes would hold its parent's shares, too. Once for the process, however
+        // often the module is made anew: nobody can take it back.
+        static REGISTERED: AtomicBool = AtomicBool::new(false);
+        if REGISTERED.swap(true, Ordering::Relaxed) {
+            return Ok(());
+        }
+        let hooks = PyDict::new(module.py());
+        hooks.set_item("before", wrap_pyfunction!(_before_fork, module)?)?;
+        hooks.set_item("after_in_parent", wrap_pyfunction!(_after_fork_in_parent, module)?)?;
+        hooks.set_item("after_in_child", wrap_pyfunction!(_after_fork_in_child, module)?)?;
+        module.py().import("os")?.getattr("register_at_fork")?.call((), Some(&hooks))?;
+        Ok(())
     }
 }

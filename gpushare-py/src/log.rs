@@ -1,10 +1,13 @@
 //! The core's events in Python's `logging`, for who asks for it.
 
-use gpushare_core::log::{self, Dispatch, Level, Message};
-use pyo3::exceptions::PyTypeError;
+use std::cell::{Cell, RefCell};
+
+use gpushare_core::log::{self, Dispatch, Level, Message, with_default};
+use pyo3::exceptions::{PyException, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::types::{PyInt, PyString};
 
+use crate::arguments::{self, as_whole};
 use crate::error::refused;
 
 /// Logging's own number; TRACE is half of DEBUG.
@@ -20,15 +23,17 @@ const fn number(level: Level) -> u32 {
 
 /// What forwards events from a level on: a number of `logging`, or its name.
 pub(crate) fn dispatch(py: Python<'_>, level: &Bound<'_, PyAny>) -> PyResult<Dispatch> {
+    let number_of = |level: &Bound<'_, PyAny>| arguments::number("log_level", level);
     let logging = py.import("logging")?;
     let given = if level.is_instance_of::<PyString>() {
         let found = logging.call_method1("getLevelName", (level.call_method0("upper")?,))?;
         if !found.is_instance_of::<PyInt>() {
             return Err(refused(py, "log_level", format!("{level} is no level of logging")));
         }
-        found.extract::<u32>()?
-    } else if level.is_instance_of::<PyInt>() {
-        crate::arguments::number("log_level", level)?
+        // A name of the program's own can be of any number.
+        number_of(&found)?
+    } else if let Some(level) = as_whole(level)? {
+        number_of(&level)?
     } else {
         return Err(PyTypeError::new_err("log_level: give a level of logging, or its name"));
     };
@@ -39,14 +44,72 @@ pub(crate) fn dispatch(py: Python<'_>, level: &Bound<'_, PyAny>) -> PyResult<Dis
 }
 
 fn forward(get_logger: &Py<PyAny>, message: &Message<'_>) {
+    let _within = Within::enter(Where::Logging);
     let name = message.target.replace("::", ".");
     Python::try_attach(|py| {
         let logged = get_logger.call1(py, (name,)).and_then(|logger| {
             logger.call_method1(py, "log", (number(message.level), "%s", message.text))
         });
-        // A handler that fails stops no change of hardware.
-        if let Err(error) = logged {
-            error.write_unraisable(py, None);
+        match logged {
+            Ok(_) => {}
+            // A handler that fails stops no change of hardware.
+            Err(error) if error.is_instance_of::<PyException>(py) => {
+                error.write_unraisable(py, None);
+            }
+            Err(error) => RAISED.with_borrow_mut(|raised| *raised = Some(error)),
         }
     });
+}
+
+thread_local! {
+    /// Ctrl-C, or sys.exit of a handler of signals, that came while a message was handled.
+    static RAISED: RefCell<Option<PyErr>> = const { RefCell::new(None) };
+    static WHERE: Cell<Where> = const { Cell::new(Where::Unlogged) };
+}
+
+/// What ends the call, where it was raised while one of its messages was handled. Once.
+pub(crate) fn raised() -> Option<PyErr> {
+    RAISED.take()
+}
+
+/// Where this thread is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Where {
+    /// In no call that has a log.
+    Unlogged,
+    /// In a call with a log, or in Python that it called.
+    LoggedCall,
+    /// In Python's `logging`.
+    Logging,
+}
+
+/// This thread is there, until it is dropped.
+struct Within(Where);
+
+impl Within {
+    fn enter(there: Where) -> Self {
+        Self(WHERE.replace(there))
+    }
+}
+
+impl Drop for Within {
+    fn drop(&mut self) {
+        WHERE.set(self.0);
+    }
+}
+
+/// Runs something with that log, or none: what a call does within another is not of the other's log.
+pub(crate) fn with_log<R>(log: Option<&Dispatch>, body: impl FnOnce() -> R) -> R {
+    match (WHERE.get(), log) {
+        // A message is being delivered: who delivers it lets nobody exchange the log, and hears nothing.
+        (Where::Logging, _) | (Where::Unlogged, None) => body(),
+        (_, Some(log)) => {
+            let _within = Within::enter(Where::LoggedCall);
+            with_default(log, body)
+        }
+        (Where::LoggedCall, None) => {
+            let _within = Within::enter(Where::Unlogged);
+            with_default(&Dispatch::none(), body)
+        }
+    }
 }

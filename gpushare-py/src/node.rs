@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use gpushare_core::log::Dispatch;
-use gpushare_core::{Error, ErrorCode, Result};
+use gpushare_core::{Error, ErrorCode, Result, fork};
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
@@ -31,8 +31,10 @@ use crate::spec;
 #[derive(Debug)]
 pub(crate) struct State {
     node: gpushare_core::Node,
-    /// The process that opened it.
+    /// The process that opened it, and which of those that were forked one from the other: a child in a new
+    /// pid namespace can have its parent's pid.
     pid: u32,
+    generation: u64,
     log: Option<Dispatch>,
 }
 
@@ -47,7 +49,7 @@ impl State {
 
     /// Whether this is the process that opened it.
     pub(crate) fn is_own(&self) -> bool {
-        self.pid == std::process::id()
+        self.generation == fork::generation() && self.pid == std::process::id()
     }
 
     /// Refuses a forked child.
@@ -85,7 +87,7 @@ impl State {
 /// :param log_level: forwards what happens within the calls of this node to ``logging``, from that level
 ///     on, to loggers below ``gpushare``; ``gpushare.audit`` has each change of the hardware. None
 ///     forwards nothing.
-#[pyclass(frozen, module = "gpushare")]
+#[pyclass(frozen, module = "gpushare", weakref)]
 #[derive(Debug)]
 pub(crate) struct Node(pub(crate) Arc<State>);
 
@@ -129,7 +131,8 @@ impl Node {
             }
             builder.open()
         })?;
-        Ok(Self(Arc::new(State { node, pid: std::process::id(), log })))
+        let (pid, generation) = (std::process::id(), fork::generation());
+        Ok(Self(Arc::new(State { node, pid, generation, log })))
     }
 
     /// Whether the node is simulated.
@@ -184,24 +187,26 @@ impl Node {
     /// :param min_sm_count: devices with at least that many multiprocessors.
     /// :param timeout: seconds to wait, first come first served: 0 does not wait, None waits for ever.
     /// :param create: creates the MIG device where none is free. Needs root; nothing is destroyed for it.
-    /// :param give_back: destroys what was created when the lease is released.
+    /// :param give_back: destroys what was created when the lease is released, or its ``with`` ends: not when
+    ///     it is collected.
     /// :param for_pid: notes that the share is held for that process, which is another one.
     /// :param allow_hazards: names of hazards of the terms that are accepted.
     /// :param progress: called with an :class:`Event` every 100 ms of waiting; what it raises ends it.
     #[pyo3(signature = (**options), text_signature = "($self, *, gpu=None, mig=None, share=None, visible=..., count=1, thread_percentage=None, pinned_memory=None, min_memory=None, min_sm_count=None, timeout=0, create=False, give_back=False, for_pid=None, allow_hazards=(), progress=None)")]
     fn lease(&self, py: Python<'_>, options: Option<&Bound<'_, PyDict>>) -> PyResult<Lease> {
-        let Requested { request, progress } = Requested::from_options(py, options)?;
-        let mut listener = Listener::new(progress);
+        let Requested { request, gives_back, progress } = Requested::from_options(py, options)?;
+        let mut listener = Listener::new(progress)?;
         let call = self.call("Node.lease").changes();
         let leased = call.run_heard(py, &mut listener, |listener| {
             let mut teller = Teller::new(listener);
             self.0.node().lease_with(&request, |wait| teller.hear_wait(wait))
         })?;
-        Ok(Lease::new(leased, self.0.clone()))
+        Lease::new(py, leased, self.0.clone(), gives_back)
     }
 
     /// Decorates a function that is to have a lease: each call takes one, gives it to the function as its
-    /// first argument, and gives it back at the end. Takes what :meth:`lease` takes.
+    /// first argument, and gives it back at the end. Takes what :meth:`lease` takes. A method takes its lease
+    /// inside: its first argument is its own.
     #[pyo3(signature = (**options), text_signature = "($self, *, gpu=None, mig=None, share=None, visible=..., count=1, thread_percentage=None, pinned_memory=None, min_memory=None, min_sm_count=None, timeout=0, create=False, give_back=False, for_pid=None, allow_hazards=(), progress=None)")]
     fn leased<'py>(
         slf: &Bound<'py, Self>,
@@ -259,7 +264,7 @@ impl Node {
         if let Given::Yes(timeout) = timeout {
             options = options.timeout(arguments::timeout("timeout", &timeout)?);
         }
-        let mut listener = Listener::new(progress);
+        let mut listener = Listener::new(progress)?;
         let call = self.call("Node.recover").changes();
         let report = call.run_heard(py, &mut listener, |listener| {
             let mut teller = Teller::new(listener);
@@ -300,7 +305,11 @@ impl Node {
             py,
             &count,
             memory,
-            [("kernels", &kernels), ("isolation", &isolation), ("style", &style)],
+            [
+                ("kernels", &kernels, "small, large or unknown"),
+                ("isolation", &isolation, "none, limits or strict"),
+                ("style", &style, "interactive, batch or unknown"),
+            ],
             half_precision,
         )?;
         let gpu = gpu.map(|gpu| arguments::selector("gpu", gpu)).transpose()?;

@@ -27,7 +27,7 @@ use crate::words;
 ///
 /// ``str()`` explains it. It pickles, and goes on as a document: :meth:`apply` then plans again, and what
 /// comes out must be the same.
-#[pyclass(frozen, module = "gpushare")]
+#[pyclass(frozen, module = "gpushare", weakref)]
 #[derive(Debug)]
 pub(crate) struct Plan {
     plan: Arc<plan::Plan>,
@@ -136,7 +136,7 @@ impl Plan {
             let error = Error::new(ErrorCode::InvalidState, why);
             return Err(exception(py, &error, Some(self.plan.simulated)));
         };
-        let mut listener = Listener::new(progress);
+        let mut listener = Listener::new(progress)?;
         let call = Call::named("Plan.apply").of(&state).changes();
         let report = call.run_heard(py, &mut listener, |listener| {
             let mut teller = Teller::new(listener);
@@ -161,9 +161,10 @@ impl Plan {
         Ok((slf.getattr("_from_json")?, (slf.get().plan.to_json(),)))
     }
 
-    fn __eq__(&self, other: &Bound<'_, PyAny>) -> bool {
+    // Of what is no plan, it is the other's to say.
+    fn __eq__(&self, other: &Bound<'_, Self>) -> bool {
         // Whether its steps were computed here does not count.
-        other.cast::<Self>().is_ok_and(|other| json(&*self.plan) == json(&*other.get().plan))
+        json(&*self.plan) == json(&*other.get().plan)
     }
 
     fn __hash__(&self) -> u64 {

@@ -6,12 +6,14 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyEllipsis, PyString};
 
 use crate::arguments::{hazards, number, percentage, pid, positive, selector, size, text, timeout};
+use crate::call::Listener;
 use crate::error::{refused, refused_by};
 use crate::snapshot::parts::Share;
 
 /// A request, and who wants to hear of the waiting.
 pub(crate) struct Requested<'py> {
     pub(crate) request: LeaseRequest,
+    pub(crate) gives_back: bool,
     pub(crate) progress: Option<Bound<'py, PyAny>>,
 }
 
@@ -30,7 +32,7 @@ impl<'py> Requested<'py> {
         let mut of: Vec<(&str, LeaseRequest)> = Vec::new();
         let mut visible = None;
         let mut said_visible = false;
-        let mut progress = None;
+        let (mut gives_back, mut progress) = (false, None);
         // What a lease is of is known first: the rest is said of it.
         let pairs: Vec<(String, Bound<'py, PyAny>)> = match options {
             Some(options) => options
@@ -70,7 +72,10 @@ impl<'py> Requested<'py> {
                 "gpu" | "mig" | "share" => request,
                 "count" => request.count(positive(key, value)?),
                 "create" => request.create(flag(key, value)?),
-                "give_back" => request.give_back(flag(key, value)?),
+                "give_back" => {
+                    gives_back = flag(key, value)?;
+                    request.give_back(gives_back)
+                }
                 "allow_hazards" => {
                     hazards(key, value)?.into_iter().fold(request, LeaseRequest::allow_hazard)
                 }
@@ -100,10 +105,9 @@ impl<'py> Requested<'py> {
         if let Some(visible) = visible {
             request = request.visible(visible);
         }
-        if progress.as_ref().is_some_and(|progress| !progress.is_callable()) {
-            return Err(PyTypeError::new_err("progress: it cannot be called"));
-        }
-        Ok(Self { request, progress })
+        // Said where it stands, and not when a decorated function is called.
+        Listener::new(progress.clone())?;
+        Ok(Self { request, gives_back, progress })
     }
 }
 

@@ -57,6 +57,20 @@ class Shared(unittest.TestCase):
     def busy(self, target, *options):
         return int(json.loads(self.command("--json", "sim", "busy", str(target), *options).stdout)["pid"])
 
+    def killed_at(self, step):
+        """A process that changes GPU 0 is killed when that step begins."""
+        process = self.child(
+            """
+            def progress(event):
+                if event.step == int(sys.argv[1]):
+                    os.kill(os.getpid(), signal.SIGKILL)
+            node.plan({"version": "gpushare/v1", "gpus": [
+                {"select": 0, "mode": "mig", "mig": {"instances": {"3g": 1, "1g": 2}}}]}).apply(progress)
+            """,
+            str(step),
+        )
+        self.assertEqual(process.wait(), -9)
+
     def child(self, code, *words, **options):
         """A Python process that has `node`, `say` (a line to its parent) and `heard` (one from it)."""
         head = f"""

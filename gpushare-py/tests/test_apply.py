@@ -1,9 +1,12 @@
 """Applying: progress, consent, and every way to stop it."""
 
 import datetime
+import os
+import pickle
 import threading
 import time
 import unittest
+import weakref
 
 import gpushare
 from common import MODES, Shared, heard, layout, mig, spec
@@ -47,6 +50,30 @@ class Progress(unittest.TestCase):
         events = []
         self.assertEqual(self.node.plan(MANY).apply(events.append).outcome, "unchanged")
         self.assertEqual(events, [])
+        for call in (self.node.plan(MANY).apply, self.node.recover):
+            with self.assertRaisesRegex(TypeError, "progress"):
+                call(7)
+
+    def test_events_are_values(self) -> None:
+        events = []
+        plan = self.node.plan(MANY)
+        plan.apply(events.append)
+        with self.node.lease(mig="1g", count=7), self.assertRaises(gpushare.WaitTimeoutError):
+            self.node.lease(mig="1g", timeout=0.25, progress=events.append)
+        self.assertGreater(events[-1].waited, 0)
+        self.assertEqual([holder.pid for holder in events[-1].holders], [os.getpid()])
+        for event in events:
+            for protocol in range(2, pickle.HIGHEST_PROTOCOL + 1):
+                again = pickle.loads(pickle.dumps(event, protocol))
+                self.assertEqual((again, hash(again), str(again)), (event, hash(event), str(event)))
+                for name in ("kind", "gpu", "step", "steps", "waited", "holders"):
+                    self.assertEqual(getattr(again, name), getattr(event, name))
+            self.assertIs(weakref.ref(event)(), event)
+        self.assertEqual(len(set(events)), len(events))
+        with self.assertRaises(gpushare.InvalidRequestError):
+            gpushare.Event._from_json("{}")
+        for thing in (self.node, plan):
+            self.assertIs(weakref.ref(thing)(), thing)
 
     def test_what_it_raises_rolls_back_and_goes_on(self) -> None:
         class Mine(Exception):

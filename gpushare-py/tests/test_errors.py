@@ -5,7 +5,7 @@ import pickle
 import unittest
 
 import gpushare
-from common import MODES, Shared, heard, layout, mig, spec
+from common import MODES, Shared, alone, heard, layout, mig, spec
 from gpushare import ErrorCode, Outcome
 
 
@@ -84,6 +84,42 @@ class Reached(Shared):
         error = self.caught(gpushare.DriverError, lambda: self.apply(MODES["exclusive"], allow_evict=True))
         self.assertEqual([holder.pid for holder in error.evicted], [pid])
         self.assertIs(error.outcome, Outcome.ROLLED_BACK)
+
+    def test_a_signal_while_the_exception_is_made(self) -> None:
+        code = """
+            import os, signal, sys, gpushare
+            from gpushare import _errors
+            class Mine(Exception): pass
+            class MineAlone(BaseException): pass
+            def broken(*_): raise KeyError("broken")
+            def handler(kind):
+                def raises(*_): raise kind
+                return raises
+            make, left = _errors.from_document, [0]
+            def signalled(*arguments):
+                if left[0]:
+                    left[0] -= 1
+                    os.kill(os.getpid(), signal.SIGUSR1)
+                return making(*arguments)
+            _errors.from_document, making = signalled, make
+            node = gpushare.Node(sim="L40S")
+            def caught():
+                try: node.lease(gpu=7)
+                except BaseException as error: return error
+            for kind in (Mine, MineAlone, KeyboardInterrupt, SystemExit):
+                signal.signal(signal.SIGUSR1, handler(kind))
+                for count in (1, 2) if kind is not Mine else (1,):
+                    left[0] = count
+                    error = caught()
+                    assert isinstance(error, kind), error
+                    if count == 1: assert isinstance(error.__cause__, gpushare.DeviceNotFoundError), error
+            assert isinstance(caught(), gpushare.DeviceNotFoundError)
+            making = broken
+            error = caught()
+            assert type(error) is RuntimeError and isinstance(error.__cause__, KeyError), error
+            print("heard")
+        """
+        self.assertEqual(alone(code).stdout, "heard\n")
 
     @unittest.skipIf(os.geteuid() == 0, "root may write everywhere")
     def test_a_state_directory_of_somebody_elses(self) -> None:

@@ -2,12 +2,13 @@
 
 import multiprocessing
 import os
+import sys
 import unittest
 import warnings
 from concurrent.futures import ProcessPoolExecutor
 
 import gpushare
-from common import MODES, Shared
+from common import MODES, Shared, alone
 
 
 def in_child(function):
@@ -126,6 +127,56 @@ class Forked(Shared):
             self.assertEqual(in_child(end), "done 0")
             self.assertFalse(self.free())
             lease.check()
+
+
+class Registered(unittest.TestCase):
+    def test_once_however_often_the_package_is_imported(self) -> None:
+        code = """
+            import importlib, os, sys, gpushare
+            importlib.reload(gpushare)
+            for name in [name for name in sys.modules if name.partition(".")[0] == "gpushare"]:
+                del sys.modules[name]
+            import gpushare
+            node = gpushare.Node(sim="L40S")
+            lease = node.lease(gpu=0)
+            pid = os.fork()
+            if pid == 0:
+                os._exit(7 if lease.released else 8)
+            assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+            lease.check()
+            lease.release()
+            print("forked")
+        """
+        self.assertEqual(alone(code).stdout, "forked\n")
+
+    def test_a_child_with_the_same_pid_is_a_child(self) -> None:
+        code = """
+            import ctypes, os, sys, gpushare
+            def fork_as_first():
+                if ctypes.CDLL(None).unshare(0x20000000):
+                    print("not permitted", flush=True)
+                    sys.exit()
+                pid = os.fork()
+                if pid:
+                    sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+            fork_as_first()
+            node = gpushare.Node(sim="L40S")
+            lease, own = node.lease(gpu=0), os.getpid()
+            try: fork_as_first()
+            except SystemExit:
+                lease.release()
+                raise
+            assert os.getpid() == own == 1
+            try: node.gpus
+            except gpushare.InvalidStateError: said = "refused"
+            else: said = "taken for its parent"
+            print(said, lease.released, flush=True)
+        """
+        said = alone(code).stdout
+        if said == "not permitted\n":
+            print("\nSKIPPED: a child with its parent's pid: it takes root", file=sys.stderr)
+            self.skipTest(said)
+        self.assertEqual(said, "refused True\n")
 
 
 class Pools(Shared):

@@ -2,16 +2,40 @@
 
 import copy
 import gc
+import inspect
 import os
 import pickle
 import signal
 import subprocess
 import sys
+import tracemalloc
 import unittest
 import warnings
+from decimal import Decimal
+from fractions import Fraction
+from unittest import mock
 
 import gpushare
 from common import MODES, Shared, alone, heard, layout, spec
+
+
+class Whole:
+    """As numpy's whole numbers, which are none of Python's."""
+
+    def __init__(self, value):
+        self.value = value
+
+    def __index__(self):
+        if isinstance(self.value, Exception):
+            raise self.value
+        return self.value
+
+
+class Real(Whole):
+    __index__ = None
+
+    def __float__(self):
+        return self.value
 
 
 class Requests(unittest.TestCase):
@@ -39,19 +63,19 @@ class Requests(unittest.TestCase):
 
     def test_wrong_types_and_values_name_the_key(self) -> None:
         wrong_types = {
-            "gpu": (1.5, b"0", [0], object()),
+            "gpu": (1.5, b"0", [0], object(), True),
             "mig": (1, b"1g"),
             "share": (1, b"GPU-1::0"),
             "visible": (1, b"0", [0]),
-            "count": ("1", 1.0, None),
-            "thread_percentage": ("25", b"", []),
-            "pinned_memory": (1.5, b"1G", []),
-            "min_memory": (1.5, []),
-            "min_sm_count": ("1", 1.5),
-            "timeout": ("1", []),
+            "count": ("1", 1.0, None, True),
+            "thread_percentage": ("25", b"", [], True, 1j),
+            "pinned_memory": (1.5, b"1G", [], True),
+            "min_memory": (1.5, [], True),
+            "min_sm_count": ("1", 1.5, True),
+            "timeout": ("1", [], True, False, 1j),
             "create": (1, "yes", None),
             "give_back": (1,),
-            "for_pid": ("1", 1.5),
+            "for_pid": ("1", 1.5, True),
             "allow_hazards": (1, [1]),
             "progress": (1, "x"),
         }
@@ -97,6 +121,24 @@ class Requests(unittest.TestCase):
         self.node.lease(
             gpu=None, mig=None, share=None, min_memory=None, for_pid=None, progress=None
         ).release()
+
+    def test_numbers_are_whatever_counts_as_one(self) -> None:
+        with self.node.lease(gpu=Whole(1), count=Whole(2), timeout=Real(0.0), for_pid=Whole(7)) as lease:
+            self.assertEqual([share.index for share in lease.shares], [1, 1])
+        with self.node.lease(min_memory=Whole(1 << 30), min_sm_count=Whole(2), timeout=Whole(0)):
+            pass
+        for timeout in (Fraction(1, 8), Decimal("0.125"), Real(0.125)):
+            with (
+                self.node.lease(gpu=0, count=4),
+                self.assertRaisesRegex(gpushare.WaitTimeoutError, "waited [0-9.]*[1-9]"),
+            ):
+                self.node.lease(gpu=0, timeout=timeout)
+        with self.assertRaises(gpushare.InvalidRequestError):
+            self.node.lease(gpu=Whole(-1))
+        with self.assertRaises(gpushare.InvalidRequestError):
+            self.node.lease(timeout=Fraction(10**400))
+        with self.assertRaisesRegex(ZeroDivisionError, "mine"):
+            self.node.lease(gpu=Whole(ZeroDivisionError("mine")))
 
     def test_several_are_all_or_none(self) -> None:
         with self.node.lease(gpu="all", count=2) as lease:
@@ -187,6 +229,41 @@ class Environment(unittest.TestCase):
         with self.assertRaises(TypeError):
             self.lease.env(7)
 
+    def test_activate_is_put_back(self) -> None:
+        def environment():
+            return {name: os.environ.get(name) for name in names}
+
+        node = gpushare.Node(sim="2xH100-80GB")
+        node.plan(MODES["exclusive"]).apply()
+        names = (*self.lease.variables, *self.lease.unset)
+        with mock.patch.dict(
+            os.environ, {"CUDA_MPS_PIPE_DIRECTORY": "/theirs", "CUDA_VISIBLE_DEVICES": "1,0"}
+        ):
+            before = environment()
+            for end in (gpushare.Lease.release, lambda lease: lease.__exit__(None, None, None)):
+                lease = node.lease(gpu=0)
+                # Again changes nothing more.
+                lease.activate()
+                lease.activate()
+                self.assertEqual(environment(), {**dict.fromkeys(names), **lease.variables})
+                end(lease)
+                self.assertEqual(environment(), before)
+                # What was left would bound it.
+                node.lease(count=2).release()
+            lease = node.lease(gpu=1)
+            lease.activate()
+            with self.assertWarns(ResourceWarning):
+                del lease
+                gc.collect()
+            self.assertEqual(environment(), before)
+            # What somebody has changed since is theirs.
+            with node.lease(gpu=0) as lease:
+                lease.activate()
+                os.environ["CUDA_VISIBLE_DEVICES"] = "GPU-mine"
+                os.environ["CUDA_MPS_PIPE_DIRECTORY"] = "/mine"
+            mine = {"CUDA_VISIBLE_DEVICES": "GPU-mine", "CUDA_MPS_PIPE_DIRECTORY": "/mine"}
+            self.assertEqual(environment(), {**before, **mine})
+
     def test_what_it_gives_stays_readable(self) -> None:
         self.lease.release()
         self.assertTrue(self.lease.released)
@@ -214,6 +291,7 @@ class Environment(unittest.TestCase):
         for found in (self.lease.verify(), self.lease.verify(os.getpid()), self.lease.verify(inside=True)):
             self.assertFalse(found)
             self.assertIs(found.verdict, gpushare.Verdict.UNKNOWN)
+            self.assertFalse(found.verdict)
             self.assertTrue(found.reasons)
         with self.assertRaises(gpushare.DeviceNotFoundError):
             self.lease.verify(2**31 - 1)
@@ -224,6 +302,66 @@ class Environment(unittest.TestCase):
             self.lease.verify(1, inside=True)
         with self.assertRaises(TypeError):
             self.lease.verify("1")
+
+
+class Cuda:
+    """A libcuda that is loaded and shows one device."""
+
+    def __init__(self, **calls):
+        self.__dict__.update(calls)
+
+    def cuDeviceGetCount(self, count):
+        count._obj.value = 1
+        return 0
+
+    def cuDeviceGet(self, device, ordinal):
+        return 0
+
+    def cuDeviceGetUuid_v2(self, raw, device):
+        raw.raw = bytes(range(16))
+        return 0
+
+    def cuDeviceGetAttribute(self, value, attribute, device):
+        value._obj.value = 132
+        return 0
+
+    def cuDeviceTotalMem_v2(self, value, device):
+        value._obj.value = 1 << 30
+        return 0
+
+
+class Older(Cuda):
+    def __getattribute__(self, name):
+        if name == "cuDeviceGetUuid_v2":
+            raise AttributeError(name)
+        return super().__getattribute__(name)
+
+
+class Inside(unittest.TestCase):
+    def setUp(self):
+        self.lease = gpushare.Node(sim="H100-80GB").lease(gpu=0)
+        self.addCleanup(self.lease.release)
+
+    def verify(self, cuda):
+        with mock.patch("gpushare._cuda._library", lambda: cuda):
+            return self.lease.verify(inside=True)
+
+    def test_a_device_that_is_another(self) -> None:
+        found = self.verify(Cuda())
+        self.assertIs(found.verdict, gpushare.Verdict.NOT_ATTACHED)
+
+    def test_all_that_fails_is_an_error_of_gpushares(self) -> None:
+        for call in ("cuDeviceGet", "cuDeviceGetUuid_v2", "cuDeviceGetAttribute", "cuDeviceTotalMem_v2"):
+            with self.assertRaisesRegex(gpushare.DriverError, f"device 0: {call} returned 999"):
+                self.verify(Cuda(**{call: lambda *_: 999}))
+        with self.assertRaisesRegex(gpushare.UnsupportedError, "has no cuDeviceGetUuid_v2"):
+            self.verify(Older())
+
+    def test_activate_after_it_has_begun(self) -> None:
+        before = dict(os.environ)
+        with mock.patch("gpushare._cuda._library", Cuda):
+            self.assertRaisesRegex(gpushare.InvalidStateError, "CUDA has begun", self.lease.activate)
+        self.assertEqual(dict(os.environ), before)
 
 
 class Ends(Shared):
@@ -247,6 +385,27 @@ class Ends(Shared):
             del lease
             gc.collect()
         self.assertTrue(self.free())
+        # It says where the lease was taken, where Python notes that, and what stays.
+        tracemalloc.start(2)
+        try:
+            lease, line = self.node.lease(gpu=0), inspect.currentframe().f_lineno
+            with self.assertWarns(ResourceWarning) as caught:
+                del lease
+                gc.collect()
+            [*_, frame] = tracemalloc.get_object_traceback(caught.warnings[0].source)
+        finally:
+            tracemalloc.stop()
+        self.assertEqual((frame.filename, frame.lineno), (__file__, line))
+        self.node.plan(MODES["mig"]).apply()
+        for options, wanted in (
+            ({}, "not released:"),
+            ({"give_back": True}, "and what was created for it stays:"),
+        ):
+            lease = self.node.lease(mig="2g", create=True, **options)
+            with self.assertWarnsRegex(ResourceWarning, wanted):
+                del lease
+                gc.collect()
+        self.node.plan(MODES["time_sliced"]).apply()
         # As an error it is no exception of whoever is running then, and what runs goes on.
         with warnings.catch_warnings():
             warnings.simplefilter("error")
@@ -270,12 +429,17 @@ class Ends(Shared):
 
     def test_exit_gives_back_in_silence(self) -> None:
         for ending in ("", "sys.exit()", "os._exit(0)"):
-            child = self.child(f"lease = node.lease(gpu=0); say('has'); heard(); {ending}")
-            self.assertEqual(heard(child), "has")
-            self.assertFalse(self.free())
-            child.stdin.close()
-            self.assertEqual(child.wait(), 0)
-            self.assertTrue(self.free())
+            for activated in ("", "lease.activate();"):
+                child = self.child(
+                    f"lease = node.lease(gpu=0); {activated} say('has'); heard(); {ending}",
+                    stderr=subprocess.PIPE,
+                )
+                self.assertEqual(heard(child), "has")
+                self.assertFalse(self.free())
+                child.stdin.close()
+                self.assertEqual(child.wait(), 0)
+                self.assertEqual(child.stderr.read(), "")
+                self.assertTrue(self.free())
 
     def test_a_killed_workers_lease_is_free_when_its_children_are_gone(self) -> None:
         code = """

@@ -1,5 +1,6 @@
 """The decorator."""
 
+import inspect
 import unittest
 
 import gpushare
@@ -26,6 +27,23 @@ class Leased(unittest.TestCase):
         self.assertNotEqual(seen[0].name, seen[1].name)
         self.assertTrue(all(lease.released for lease in seen))
 
+    def test_its_signature_is_what_callers_give(self) -> None:
+        def train(lease: gpushare.Lease, epochs: int, *, rate: float = 0.1) -> None: ...
+        def anything(*arguments, **options): ...
+
+        for function, wanted in ((train, "(epochs: int, *, rate: float = 0.1) -> None"), (anything, None)):
+            found = inspect.signature(NODE.leased(gpu=0)(function))
+            self.assertEqual(str(found), wanted or str(inspect.signature(function)))
+        self.assertTrue(str(NODE.leased(gpu=0)(str)()).startswith("<gpushare.Lease "))
+
+        class Model:
+            @staticmethod
+            @NODE.leased(gpu=0)
+            def train(lease, epochs):
+                return type(lease), epochs
+
+        self.assertEqual(Model().train(3), (gpushare.Lease, 3))
+
     def test_what_it_raises_gives_the_lease_back(self) -> None:
         @NODE.leased(gpu=0, count=4)
         def fail(lease):
@@ -45,6 +63,17 @@ class Leased(unittest.TestCase):
         async def both(lease):
             yield
 
+        with self.assertRaisesRegex(TypeError, "first argument of a method"):
+
+            class Model:
+                @NODE.leased(gpu=0)
+                def train(self, lease, epochs): ...
+
+        def keywords(*, lease): ...
+
+        for function in (lambda: None, keywords, lambda **lease: None):
+            with self.assertRaisesRegex(TypeError, "no first argument"):
+                NODE.leased(gpu=0)(function)
         for function in (coroutine, generator, both):
             with self.assertRaisesRegex(TypeError, "asyncio.to_thread"):
                 NODE.leased(gpu=0)(function)

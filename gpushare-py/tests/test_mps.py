@@ -72,8 +72,9 @@ class Mps(Shared):
             gpushare.mps.hazards({"percent": 1}, node=self.node)
         with self.assertRaisesRegex(TypeError, "mps.thread_percentage: a set"):
             gpushare.mps.hazards({"thread_percentage": {1}}, node=self.node)
-        with self.assertRaises((TypeError, gpushare.InvalidRequestError)):
-            gpushare.mps.hazards(7, node=self.node)
+        for wrong in (7, "x", None, [], b"", True):
+            with self.assertRaisesRegex(TypeError, "^mps: "):
+                gpushare.mps.hazards(wrong, node=self.node)
 
 
 class Resolving(Shared):
@@ -134,8 +135,17 @@ class Advising(Shared):
             {"count": 0},
         ):
             [key] = keywords
-            with self.assertRaisesRegex(gpushare.InvalidRequestError, key):
+            with self.assertRaisesRegex(gpushare.InvalidRequestError, f"^{key}: ") as caught:
                 self.node.advise(**keywords)
+            self.assertNotIn("variant", str(caught.exception))
+        # What it says instead is true.
+        for key in ("kernels", "isolation", "style"):
+            with self.assertRaises(gpushare.InvalidRequestError) as caught:
+                self.node.advise(**{key: "x"})
+            words = str(caught.exception).partition(": give ")[2].replace(" or ", ", ").split(", ")
+            self.assertEqual(len(words), 3)
+            for word in words:
+                self.node.advise(**{key: word})
         for keywords in ({"kernels": 1}, {"memory": 1.5}, {"count": "4"}, {"count": None}):
             [key] = keywords
             with self.assertRaisesRegex(TypeError, key):

@@ -2,13 +2,14 @@
 
 import copy
 import datetime
+import logging
 import pickle
 import tempfile
 import unittest
 from pathlib import Path
 
 import gpushare
-from common import MODES, Shared, alone, mig
+from common import MODES, Shared, alone, layout, mig
 
 NODE = gpushare.Node(sim="2xH100-80GB")
 
@@ -35,12 +36,16 @@ class Opening(unittest.TestCase):
         wrong = [
             dict.fromkeys([key], 7) for key in ("sim", "state_dir", "nvml_path", "nvidia_smi", "mps_control")
         ]
-        for keywords in [*wrong, {"sim": b"L40S"}, {"simulated": True}, {"log_level": 1.5}]:
+        levels = [{"log_level": level} for level in (1.5, True, b"INFO", [])]
+        for keywords in [*wrong, {"sim": b"L40S"}, {"simulated": True}, *levels]:
             with self.assertRaises(TypeError, msg=keywords):
                 gpushare.Node(**keywords)
         with self.assertRaises(TypeError):
             gpushare.Node("L40S")
-        for level in ("loud", -1):
+        logging.addLevelName(-5, "SILLY")
+        self.addCleanup(logging._nameToLevel.pop, "SILLY")
+        self.addCleanup(logging._levelToName.pop, -5)
+        for level in ("loud", -1, "SILLY", 2**40):
             with self.assertRaisesRegex(gpushare.InvalidRequestError, "log_level"):
                 gpushare.Node(sim="L40S", log_level=level)
 
@@ -75,19 +80,6 @@ class Opening(unittest.TestCase):
 
 
 class Recovering(Shared):
-    def killed_at(self, step):
-        process = self.child(
-            """
-            def progress(event):
-                if event.step == int(sys.argv[1]):
-                    os.kill(os.getpid(), signal.SIGKILL)
-            node.plan({"version": "gpushare/v1", "gpus": [
-                {"select": 0, "mode": "mig", "mig": {"instances": {"3g": 1, "1g": 2}}}]}).apply(progress)
-            """,
-            str(step),
-        )
-        self.assertEqual(process.wait(), -9)
-
     def test_a_killed_apply_is_rolled_back_or_finished_never_a_third(self) -> None:
         steps = len(self.node.plan(mig(0, **{"3g": 1, "1g": 2})).steps)
         before = self.node.status().digest
@@ -100,6 +92,22 @@ class Recovering(Shared):
             self.assertEqual(report.recovered[0].gpus, (self.node.gpus[0].uuid,))
             self.assertEqual(self.node.status().digest, before, step)
             self.assertEqual(self.node.recover().outcome, "unchanged")
+
+    def test_what_it_creates_again_has_another_name(self) -> None:
+        layout(self.node, 0, **{"1g": 7})
+
+        def devices():
+            return {device.uuid for device in self.node.gpus[0].mig_devices}
+
+        old = devices()
+        self.killed_at(len(self.node.plan(mig(0, **{"3g": 1, "1g": 2})).steps))
+        gone = old - devices()
+        self.assertTrue(gone)
+        report = self.node.recover()
+        self.assertEqual({recreated.old for recreated in report.recreated}, gone)
+        self.assertEqual({recreated.new for recreated in report.recreated}, devices() - old)
+        self.assertEqual(len(devices()), 7)
+        self.assertEqual({recreated.gpu for recreated in report.recreated}, {self.node.gpus[0].uuid})
 
     def test_what_others_use_meanwhile_needs_a_person(self) -> None:
         self.killed_at(5)

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import re
 import subprocess
 import sys
 import tomllib
@@ -9,6 +10,7 @@ import unittest
 from pathlib import Path
 
 import gpushare
+from common import alone
 from gpushare import ErrorCode, GpuShareError, Outcome, SharingMode
 from gpushare._errors import _CLASSES, from_document
 
@@ -61,6 +63,28 @@ class Package(unittest.TestCase):
         manifest = tomllib.loads((WORKSPACE / "Cargo.toml").read_text())
         self.assertEqual(gpushare.__version__, manifest["workspace"]["package"]["version"])
 
+    def test_the_readmes_links_hold_on_the_index(self) -> None:
+        readme = (Path(__file__).resolve().parents[1] / "README.md").read_text()
+        links = re.findall(r"\]\(([^)]*)\)", readme)
+        self.assertTrue(links)
+        for link in links:
+            self.assertRegex(link, "^https://github.com/gpushare/gpushare/(blob|tree)/main/")
+            below = link.partition("/main/gpushare-py/")[2]
+            self.assertTrue((Path(__file__).resolve().parents[1] / below).exists(), link)
+
+    @unittest.skipIf(sys.version_info < (3, 12), "it is not refused")
+    def test_a_sub_interpreter_refuses_it(self) -> None:
+        code = """
+            try: import _interpreters as interpreters
+            except ImportError: import _xxsubinterpreters as interpreters
+            import gpushare
+            inner = "try: import gpushare\\nexcept ImportError: pass\\nelse: raise KeyError"
+            said = interpreters.run_string(interpreters.create(), inner)
+            assert said is None, said
+            print("refused")
+        """
+        self.assertEqual(alone(code).stdout, "refused\n")
+
     def test_all_names_are_there(self) -> None:
         self.assertEqual(sorted(gpushare.__all__), gpushare.__all__)
         for name in gpushare.__all__:
@@ -83,6 +107,9 @@ class Enumerations(unittest.TestCase):
     def test_pickling_keeps_identity(self) -> None:
         for value in [*SharingMode, *ErrorCode, *Outcome]:
             self.assertIs(pickle.loads(pickle.dumps(value)), value)
+
+    def test_only_attached_is_true(self) -> None:
+        self.assertEqual([verdict for verdict in gpushare.Verdict if verdict], [gpushare.Verdict.ATTACHED])
 
 
 class Exceptions(unittest.TestCase):
@@ -120,6 +147,9 @@ class Exceptions(unittest.TestCase):
                 self.assertEqual((again.args, again.__dict__), (error.args, error.__dict__))
                 self.assertEqual(str(again), str(error))
             self.assertEqual(copy.copy(error).__dict__, error.__dict__)
+
+    def test_pickles_lack_what_is_added_later(self) -> None:
+        self.assertEqual(gpushare.Holder(7, "python", None, "compute").protected, None)
 
     def test_they_can_be_raised_with_a_message_alone(self) -> None:
         for cls in _CLASSES.values():

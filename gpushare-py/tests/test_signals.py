@@ -1,9 +1,11 @@
 """Ctrl-C during every wait."""
 
+import re
 import signal
 import textwrap
 import time
 import unittest
+from pathlib import Path
 
 from common import MODES, Shared, heard, layout
 
@@ -90,6 +92,18 @@ class Interrupted(Shared):
         child.wait()
         self.assertEqual(self.node.status().digest, before)
         self.assertIsNone(self.node.gpus[0].unsettled)
+
+    def test_asyncio_ends_as_the_readme_has_it(self) -> None:
+        readme = (Path(__file__).resolve().parents[1] / "README.md").read_text()
+        [code] = re.findall(r"  ```python\n(  async def lease.*?)  ```\n", readme, re.DOTALL)
+        self.node.plan(MODES["exclusive"]).apply()
+        with self.node.lease(gpu=0):
+            said = self.interrupted(
+                "import asyncio, threading\n"
+                + textwrap.dedent(code)
+                + "threading.Timer(0.3, say, ['waits']).start()\nasyncio.run(lease(node, gpu=0))"
+            )
+        self.assertRegex(said, "^KeyboardInterrupt ")
 
     def test_a_handler_of_ones_own(self) -> None:
         self.node.plan(MODES["exclusive"]).apply()

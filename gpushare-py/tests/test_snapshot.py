@@ -4,6 +4,7 @@ import copy
 import json
 import pickle
 import unittest
+import weakref
 
 import gpushare
 from common import Shared, layout, mig, spec
@@ -59,6 +60,7 @@ class Values(Shared):
                 self.assertEqual(hash(again), hash(value))
             self.assertEqual(copy.deepcopy(value), value)
             self.assertNotEqual(value, 1)
+            self.assertIs(weakref.ref(value)(), value)
             document = value.to_dict()
             self.assertEqual(json.loads(json.dumps(document)), document)
             self.assertTrue(repr(value).startswith(type(value).__name__ + "("), repr(value))

@@ -8,7 +8,7 @@ import time
 import unittest
 
 import gpushare
-from common import MODES, Shared, mig
+from common import MODES, Shared, mig, spec
 
 
 class Released(Shared):
@@ -45,18 +45,27 @@ class Released(Shared):
 
     def test_others_run_meanwhile(self) -> None:
         self.assertEqual(self.turns_beside(lambda: gpushare.SharingMode("mig"), 0.3), 0)
-        plan = self.node.plan(mig(0, **{"1g": 1}))
+        # Each is one call, which must let go by itself: nothing to do, and nothing free, will do.
+        freed = self.node.lease(mig="1g", create=True)
+        plan = self.node.plan(spec({"select": 1, "mode": "mig"}))
+        self.assertTrue(plan.is_noop)
+
+        def refused():
+            with contextlib.suppress(gpushare.InsufficientError):
+                self.node.lease(mig="7g")
+
         for name, call in {
             "open": self.open,
             "status": self.node.status,
             "gpus": lambda: self.node.gpus,
             "plan": lambda: self.node.plan(mig(0, **{"2g": 1})),
-            "apply": lambda: plan.apply() if self.node.plan(mig(0, **{"1g": 1})).steps else None,
+            "apply": plan.apply,
             "recover": self.node.recover,
             "doctor": self.node.doctor,
             "advise": self.node.advise,
             "leases": self.node.leases,
-            "lease": lambda: self.node.lease(mig="1g").release(),
+            "lease": refused,
+            "release": freed.release,
             "cordon": lambda: self.node.cordon(1, "why"),
             "uncordon": lambda: self.node.uncordon(1),
             "resolve": lambda: gpushare.resolve_visible_devices("0", node=self.node),

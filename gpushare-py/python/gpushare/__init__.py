@@ -1,10 +1,8 @@
 """Share NVIDIA GPUs by time-slicing, MPS and MIG.
 
 Nothing of the driver is loaded before it is asked, and nothing is held open between calls. Calls block,
-let other threads run meanwhile, and end at Ctrl-C; in asyncio use ``asyncio.to_thread``.
+let other threads run meanwhile, and end at Ctrl-C in the main thread; in asyncio use ``asyncio.to_thread``.
 """
-
-import os as _os
 
 from gpushare import mps
 from gpushare._enums import ErrorCode, EventKind, HazardName, Outcome, SharingMode, Verdict
@@ -66,9 +64,6 @@ from gpushare._gpushare import (
     Verification,
     VisibleDevice,
     __version__,
-    _after_fork_in_child,
-    _after_fork_in_parent,
-    _before_fork,
 )
 
 __all__ = [
@@ -159,11 +154,3 @@ def resolve_visible_devices(string: str | None = None, *, node: Node | None = No
     :param node: the node, by default this machine's.
     """
     return (Node() if node is None else node)._resolve(string)
-
-
-# A child that only computes would hold its parent's shares, too.
-_os.register_at_fork(
-    before=_before_fork,
-    after_in_parent=_after_fork_in_parent,
-    after_in_child=_after_fork_in_child,
-)

@@ -6,6 +6,8 @@ import ctypes
 import os
 import uuid
 
+from gpushare._errors import DriverError, UnsupportedError
+
 NOT_INITIALIZED = 3
 MULTIPROCESSOR_COUNT = 16
 
@@ -42,14 +44,23 @@ def devices() -> list[tuple[str, int, int]] | None:
     for ordinal in range(count):
         device, raw = ctypes.c_int(), (ctypes.c_char * 16)()
         sm_count, memory = ctypes.c_int(), ctypes.c_size_t()
-        codes = (
-            library.cuDeviceGet(ctypes.byref(device), ordinal),
+        calls = {
+            "cuDeviceGet": (ctypes.byref(device), ordinal),
             # Version 2 gives a MIG device its own.
-            library.cuDeviceGetUuid_v2(raw, device),
-            library.cuDeviceGetAttribute(ctypes.byref(sm_count), MULTIPROCESSOR_COUNT, device),
-            library.cuDeviceTotalMem_v2(ctypes.byref(memory), device),
-        )
-        if any(codes):
-            raise OSError(f"CUDA does not describe its device {ordinal}: {codes}")
+            "cuDeviceGetUuid_v2": (raw, device),
+            "cuDeviceGetAttribute": (ctypes.byref(sm_count), MULTIPROCESSOR_COUNT, device),
+            "cuDeviceTotalMem_v2": (ctypes.byref(memory), device),
+        }
+        for name, arguments in calls.items():
+            try:
+                call = getattr(library, name)
+            except AttributeError:
+                raise UnsupportedError(
+                    f"the libcuda that is loaded here has no {name}: it is older than CUDA 11.4, and cannot "
+                    "say which devices it shows; ask without inside=True"
+                ) from None
+            code = call(*arguments)
+            if code:
+                raise DriverError(f"CUDA does not describe its device {ordinal}: {name} returned {code}")
         seen.append((str(uuid.UUID(bytes=raw.raw)), sm_count.value, memory.value))
     return seen

@@ -64,7 +64,8 @@ class Outcome(StrEnum):
 
 
 class Verdict(StrEnum):
-    """Whether a process is inside its lease, or a client of an MPS daemon. Only ``attached`` is a yes."""
+    """Whether a process is inside its lease, or a client of an MPS daemon. Only ``attached`` is a yes, and
+    true."""
 
     ATTACHED = "attached"
     """It is."""
@@ -72,6 +73,9 @@ class Verdict(StrEnum):
     """It is not."""
     UNKNOWN = "unknown"
     """It cannot be told. It never counts as attached."""
+
+    def __bool__(self) -> bool:
+        return self is Verdict.ATTACHED
 
 
 class EventKind(StrEnum):

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, NamedTuple
 from gpushare._enums import ErrorCode, Outcome
 
 
+# What is added to these comes last and has a default: pickles of earlier versions lack it.
 class Holder(NamedTuple):
     """A process that holds a GPU or an instance of it."""
 
@@ -20,9 +21,9 @@ class Holder(NamedTuple):
     uid: int | None
     kind: str
     """``compute``, ``graphics``, ``mps_client``, ``foreign_mps``, ``service`` or ``lease``."""
-    start_time: int | None
+    start_time: int | None = None
     """In clock ticks since boot: with the pid, who it is."""
-    protected: str | None
+    protected: str | None = None
     """Why it is never evicted, when it is not."""
 
 
@@ -41,6 +42,7 @@ class GpuShareError(Exception):
     """
 
     code: ClassVar[ErrorCode]
+    """Each class has its own. This one has none, and is never raised itself."""
 
     outcome: Outcome
     """What it left behind on the hardware."""

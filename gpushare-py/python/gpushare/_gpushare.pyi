@@ -342,6 +342,12 @@ class Event:
     @property
     def holders(self) -> tuple[Holder, ...]:
         """Who is in the way."""
+    @staticmethod
+    def _from_json(text: str) -> Event: ...
+    def __eq__(self, other: object, /) -> bool: ...
+    def __ne__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+    def __reduce__(self) -> tuple[Any, tuple[str]]: ...
 
 @final
 class GpuPlan:
@@ -726,7 +732,8 @@ class Lease:
     """The right of one process tree to one share, or to several.
 
     It lasts until :meth:`release`, the end of ``with``, collection (with a ResourceWarning), or the end of
-    this process; and where :meth:`fileno` handed it on, until the last process that has it is gone.
+    this process; and where :meth:`fileno` handed it on, until the last process that has it is gone. Only
+    the first two destroy what was created for it, where ``give_back`` said so.
     """
     @property
     def name(self) -> str:
@@ -765,6 +772,9 @@ class Lease:
         which reads them once: afterwards it is an InvalidStateError, since they would be ignored.
 
         CUDA begins at the first call that needs a GPU, not when torch is imported.
+
+        When the lease ends, what is still as this set it is put back in ``os.environ``. A CUDA that has begun
+        stays on the share all the same, for as long as this process lives.
         """
     def fileno(self) -> int:
         """The descriptor that holds its share, and hands the lease on: give it to ``pass_fds``, and the lease
@@ -784,7 +794,8 @@ class Lease:
         """Refuses a lease that is void: its GPU was partitioned anew, reset or lost, or it was given back."""
     def release(self) -> None:
         """Gives it back; again does nothing. Children that have its descriptor keep the share until they are
-        gone. What was created for it is destroyed where ``give_back`` said so.
+        gone, and a call of another thread that asks the lease something keeps it until that returns. What
+        was created for it is destroyed where ``give_back`` said so.
         """
     def to_dict(self) -> dict[str, Any]:
         """What it says of itself, in dicts, lists and plain values."""
@@ -1215,7 +1226,8 @@ class Node:
         :param min_sm_count: devices with at least that many multiprocessors.
         :param timeout: seconds to wait, first come first served: 0 does not wait, None waits for ever.
         :param create: creates the MIG device where none is free. Needs root; nothing is destroyed for it.
-        :param give_back: destroys what was created when the lease is released.
+        :param give_back: destroys what was created when the lease is released, or its ``with`` ends: not when
+            it is collected.
         :param for_pid: notes that the share is held for that process, which is another one.
         :param allow_hazards: names of hazards of the terms that are accepted.
         :param progress: called with an :class:`Event` every 100 ms of waiting; what it raises ends it.
@@ -1240,7 +1252,8 @@ class Node:
         progress: Callable[[Event], object] | None = None,
     ) -> Callable[[Callable[Concatenate[Lease, _P], _R]], Callable[_P, _R]]:
         """Decorates a function that is to have a lease: each call takes one, gives it to the function as its
-        first argument, and gives it back at the end. Takes what :meth:`lease` takes.
+        first argument, and gives it back at the end. Takes what :meth:`lease` takes. A method takes its lease
+        inside: its first argument is its own.
         """
     def leases(self) -> LeaseList:
         """Who has which share."""

@@ -27,11 +27,32 @@ def leased(
                 "as in `with await asyncio.to_thread(node.lease, gpu=0) as lease:`"
             )
 
+        try:
+            signature = inspect.signature(function)
+        except ValueError:
+            # Some of C have none.
+            signature = None
+        if signature is not None:
+            parameters = [*signature.parameters.values()]
+            first = parameters[0] if parameters else None
+            if first is None or first.kind in (first.KEYWORD_ONLY, first.VAR_KEYWORD):
+                raise TypeError("leased: the function takes no first argument, which is to be the lease")
+            if first.name in ("self", "cls"):
+                raise TypeError(
+                    "leased: the first argument of a method is its own, and would be the lease; take the "
+                    "lease inside, as in `with node.lease(gpu=0) as lease:`"
+                )
+            if first.kind is not first.VAR_POSITIONAL:
+                signature = signature.replace(parameters=parameters[1:])
+
         @functools.wraps(function)
         def with_lease(*args: P.args, **kwargs: P.kwargs) -> R:
             with node.lease(**options) as lease:
                 return function(lease, *args, **kwargs)
 
+        if signature is not None:
+            # What callers give, and not the lease.
+            vars(with_lease)["__signature__"] = signature
         return with_lease
 
     return decorate
