@@ -325,6 +325,39 @@ enum
 typedef uint32_t gpushare_event_kind;
 
 /**
+ * When a hook is called.
+ */
+enum
+#if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+  : uint32_t
+#endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+ {
+  /**
+   * Something that this library has no number for.
+   */
+  GPUSHARE_MOMENT_OTHER = 0,
+  /**
+   * The GPUs are locked and there is something to do. Nobody was asked for consent yet: whoever the
+   * hook ends is in the way no more. Nothing is touched when it says no.
+   */
+  GPUSHARE_MOMENT_PRE_APPLY = 1,
+  /**
+   * A step comes next that changes the MIG mode of `gpu` or resets it, for the first time in this
+   * apply. When it says no, what was done is rolled back. Not called when such a step is undone.
+   */
+  GPUSHARE_MOMENT_PRE_MODE = 2,
+  /**
+   * All is done. That it says no undoes nothing: it is in the report, as `failed_hooks`.
+   */
+  GPUSHARE_MOMENT_POST_APPLY = 3,
+  /**
+   * It failed: `error` says how. What this hook says is added to that.
+   */
+  GPUSHARE_MOMENT_FAILURE = 4,
+};
+typedef uint32_t gpushare_moment;
+
+/**
  * How much is logged.
  */
 enum
@@ -391,6 +424,52 @@ typedef struct gpushare_node gpushare_node;
 typedef struct gpushare_plan gpushare_plan;
 
 /**
+ * When a hook is called, and with what. Everything in it is valid during the call alone.
+ *
+ * See gpushare_hook_fn.
+ */
+typedef struct gpushare_hook {
+  /**
+   * How much of this struct the library knows, in bytes: read what lies within it.
+   */
+  uint32_t struct_size;
+  /**
+   * When: a gpushare_moment.
+   */
+  uint32_t moment;
+  /**
+   * The plan that is carried out, a document of schema `gpushare.plan/v1`; never NULL.
+   */
+  const char *plan_json;
+  /**
+   * PRE_MODE: the uuid of the GPU; else NULL.
+   */
+  const char *gpu;
+  /**
+   * FAILURE: the error in words; else NULL.
+   */
+  const char *error;
+  /**
+   * FAILURE: its gpushare_status; else 0.
+   */
+  int32_t status;
+  /**
+   * FAILURE: its gpushare_outcome; else 0.
+   */
+  int32_t outcome;
+} gpushare_hook;
+
+/**
+ * A function that is called around a change, and says whether it may go on.
+ *
+ * It runs on the thread that made the call. It returns 0 to go on, anything else to say no. Nothing is
+ * called where there is nothing to do; after PRE_APPLY exactly one of POST_APPLY and FAILURE is, unless the
+ * process dies. The GPUs are locked meanwhile: changing them with gpushare is LOCKED. No exception and no
+ * longjmp may leave it.
+ */
+typedef int32_t (*gpushare_hook_fn)(const struct gpushare_hook *hook, void *user);
+
+/**
  * What apply may do, and how long it may wait: all zero allows nothing and does not wait.
  */
 typedef struct gpushare_apply_options {
@@ -432,6 +511,24 @@ typedef struct gpushare_apply_options {
    * is no time.
    */
   double grace_s;
+  /**
+   * A directory of programs that are run around the change, `pre-apply`, `pre-mode`, `post-apply` and
+   * `failure` as far as they are there: each reads the plan as JSON, and has GPUSHARE_HOOK, GPUSHARE_GPU
+   * or GPUSHARE_ERROR in its environment. NULL for none.
+   */
+  const char *hooks;
+  /**
+   * How long each of them may take, in seconds: 0 is 60.
+   */
+  double hook_timeout_s;
+  /**
+   * A function that is called in their place; NULL for none.
+   */
+  gpushare_hook_fn hook;
+  /**
+   * What `hook` gets as its last argument.
+   */
+  void *hook_user;
 } gpushare_apply_options;
 
 /**

@@ -5,15 +5,16 @@ use std::mem::MaybeUninit;
 use std::sync::PoisonError;
 
 use gpushare_core::apply::Source;
-use gpushare_core::{ApplyOptions, Result};
+use gpushare_core::{ApplyOptions, Error, ErrorCode, Node, Result};
 
 use crate::call::{Call, given};
 use crate::error::gpushare_error;
 use crate::event::{Listener, gpushare_progress_fn};
+use crate::hook::{gpushare_hook_fn, hooks};
 use crate::options::{expect_unused, hazards, seconds, timeout};
 use crate::plan::gpushare_plan;
 use crate::structs::{Versioned, flag, read};
-use crate::text::text;
+use crate::text::{path, text};
 
 /// What apply may do, and how long it may wait: all zero allows nothing and does not wait.
 #[derive(Clone, Copy, Debug)]
@@ -39,6 +40,16 @@ pub struct gpushare_apply_options {
     /// How long a process that is ended has between SIGTERM and SIGKILL, in seconds: 0 is 30, below 0
     /// is no time.
     pub grace_s: f64,
+    /// A directory of programs that are run around the change, `pre-apply`, `pre-mode`, `post-apply` and
+    /// `failure` as far as they are there: each reads the plan as JSON, and has GPUSHARE_HOOK, GPUSHARE_GPU
+    /// or GPUSHARE_ERROR in its environment. NULL for none.
+    pub hooks: *const c_char,
+    /// How long each of them may take, in seconds: 0 is 60.
+    pub hook_timeout_s: f64,
+    /// A function that is called in their place; NULL for none.
+    pub hook: gpushare_hook_fn,
+    /// What `hook` gets as its last argument.
+    pub hook_user: *mut c_void,
 }
 
 // SAFETY: it is `repr(C)`, starts with its size, and zero is NULL and 0 everywhere.
@@ -52,7 +63,7 @@ impl gpushare_apply_options {
     ///
     /// # Safety
     /// Its strings are NULL or end in NUL.
-    unsafe fn options(&self) -> Result<ApplyOptions> {
+    unsafe fn options(&self, node: &Node) -> Result<ApplyOptions> {
         expect_unused(self.reserved)?;
         let mut options = ApplyOptions::new()
             .allow_evict(flag(self.allow_evict))
@@ -71,7 +82,19 @@ impl gpushare_apply_options {
         if let Some(digest) = unsafe { text(self.expect_digest, "expect_digest") }? {
             options = options.expect(digest);
         }
-        Ok(options)
+        let limit = if self.hook_timeout_s == 0.0 { 60.0 } else { self.hook_timeout_s };
+        let limit = seconds(limit, "hook_timeout_s")?;
+        // SAFETY: as above.
+        let directory = unsafe { path(self.hooks) };
+        let directory = directory.map(|directory| node.hooks(directory, limit)).transpose()?;
+        match (directory, hooks(self.hook, self.hook_user)) {
+            (Some(_), Some(_)) => Err(Error::new(
+                ErrorCode::InvalidArgument,
+                "hooks and hook: give a directory or a function, and not both",
+            )),
+            (Some(hooks), None) | (None, Some(hooks)) => Ok(options.hooks(hooks)),
+            (None, None) => Ok(options),
+        }
     }
 }
 
@@ -100,10 +123,10 @@ pub unsafe extern "C" fn gpushare_plan_apply(
         let plan = given(plan, "plan")?;
         // SAFETY: C says how large it is.
         let options = unsafe { read(options) }?;
-        // SAFETY: C's strings end in NUL.
-        let options = unsafe { options.options() }?;
-        let listener = Listener { function: progress, user };
         let node = plan.state.own()?;
+        // SAFETY: C's strings end in NUL.
+        let options = unsafe { options.options(node) }?;
+        let listener = Listener { function: progress, user };
         let report =
             node.apply_with(Source::Plan(&plan.plan), &options, |event| listener.hear(event));
         plan.state.forget();

@@ -56,13 +56,17 @@ pub extern "C" fn gpushare_error_message(err: Option<&gpushare_error>) -> *const
 /// What it left behind on the hardware: a gpushare_outcome. UNTOUCHED for NULL.
 #[unsafe(no_mangle)]
 pub extern "C" fn gpushare_error_outcome(err: Option<&gpushare_error>) -> i32 {
-    let outcome = match err.map(|err| err.error.outcome()) {
-        None | Some(Outcome::Untouched) => gpushare_outcome::Untouched,
-        Some(Outcome::RolledBack) => gpushare_outcome::RolledBack,
-        // What a newer core may say is not known to be harmless.
-        Some(_) => gpushare_outcome::Indeterminate,
-    };
-    outcome as i32
+    err.map_or(gpushare_outcome::Untouched, |err| outcome(err.error.outcome())) as i32
+}
+
+/// The same in C.
+pub(crate) const fn outcome(outcome: Outcome) -> gpushare_outcome {
+    match outcome {
+        Outcome::Untouched => gpushare_outcome::Untouched,
+        Outcome::RolledBack => gpushare_outcome::RolledBack,
+        // What is new and unknown here is due to be settled, too.
+        _ => gpushare_outcome::Indeterminate,
+    }
 }
 
 /// What NVML returned, an nvmlReturn_t, where a call of the driver failed; -1 for every other error

@@ -25,7 +25,7 @@ fn for_cpp(generated: &str) -> String {
         .filter_map(|line| line.strip_prefix("enum "))
         .map(|name| name.to_owned())
         .collect();
-    assert_eq!(names.len(), 6, "{names:?}");
+    assert_eq!(names.len(), 7, "{names:?}");
     for name in names {
         let number = |of: &str| {
             format!(

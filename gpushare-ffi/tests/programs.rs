@@ -378,6 +378,15 @@ fn abuse_is_answered() {
     }
 }
 
+#[test]
+fn hooks_are_called_around_a_change() {
+    for link in LINKS {
+        let directory = directory(&format!("hooks-{link:?}"));
+        let built = build("tests/c/hooks.c", link, &directory);
+        run(watched(&built, link).arg(&directory));
+    }
+}
+
 /// `GPUSHARE_TEST_SECONDS=60` for longer.
 #[test]
 fn eight_threads_use_one_node() {
