@@ -23,6 +23,7 @@ const LAYERS: &[&[&str]] = &[
     &["state", "backend", "observe", "apply"],
     &["node"],
     &["gpu", "lease"],
+    &["handover"],
     &["cli"],
 ];
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use crate::error::{Error, ErrorCode, Result};
-use crate::export::{self, Exported, Kind, Options};
+use crate::export::{Exported, Kind, Options};
 use crate::node::Node;
 
 use super::Answer;
@@ -15,7 +15,7 @@ use super::output::{Output, say};
 /// What is exported, and where to.
 #[derive(Debug, Args)]
 pub(super) struct Export {
-    /// In whose words: mig-parted
+    /// In whose words: mig-parted, docker-run, compose
     #[arg(value_name = "KIND")]
     kind: Kind,
     /// Write it to that file, whole or not at all, in the place of what is there
@@ -24,20 +24,27 @@ pub(super) struct Export {
     /// mig-parted: the name of the config [default: current]
     #[arg(long, value_name = "NAME")]
     config: Option<String>,
+    /// docker-run, compose: the image [default: IMAGE]
+    #[arg(long, value_name = "IMAGE")]
+    image: Option<String>,
+    /// docker-run, compose: name devices through CDI, and not through --gpus
+    #[arg(long)]
+    cdi: bool,
 }
 
 impl Export {
     fn options(&self) -> Options {
         let mut options = Options::default();
         options.config.clone_from(&self.config);
+        options.image.clone_from(&self.image);
+        options.cdi = self.cdi;
         options
     }
 }
 
 /// `export`. What the words cannot say goes to standard error, so that the text can be piped.
 pub(super) fn export(node: &Node, output: &Output, arguments: &Export) -> Result<Answer> {
-    let snapshot = node.snapshot()?;
-    let exported = export::export(&snapshot, arguments.kind, &arguments.options())?;
+    let exported = node.export(arguments.kind, &arguments.options())?;
     if let Some(path) = &arguments.output {
         replace(path, exported.text.as_bytes())?;
     }

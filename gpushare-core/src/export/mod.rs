@@ -5,7 +5,11 @@
 //!
 //! Each kind has a file of its own. A new one is a variant of [`Kind`] and an arm of [`export`].
 
+mod compose;
+mod docker;
+mod docker_run;
 mod mig_parted;
+mod tenants;
 
 use std::fmt;
 use std::str::FromStr;
@@ -25,16 +29,22 @@ pub const SCHEMA: &str = "gpushare.export/v1";
 pub enum Kind {
     /// A config file of NVIDIA's mig-parted, version v1.
     MigParted,
+    /// Command lines of `docker run`, one for each share.
+    DockerRun,
+    /// A Compose file, one service for each share.
+    Compose,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: &'static [Self] = &[Self::MigParted];
+    pub const ALL: &'static [Self] = &[Self::MigParted, Self::DockerRun, Self::Compose];
 
     /// The word for it on the command line and in documents.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::MigParted => "mig-parted",
+            Self::DockerRun => "docker-run",
+            Self::Compose => "compose",
         }
     }
 }
@@ -63,6 +73,29 @@ impl FromStr for Kind {
 pub struct Options {
     /// mig-parted: the name of the config; `current` where none is given.
     pub config: Option<String>,
+    /// docker-run and compose: the image; `IMAGE` where none is given.
+    pub image: Option<String>,
+    /// docker-run and compose: name devices through CDI, and not through Docker's `--gpus`.
+    pub cdi: bool,
+}
+
+impl Options {
+    /// Refuses what this kind does not take.
+    fn expect_only_those_of(&self, kind: Kind) -> Result<()> {
+        let docker = &[Kind::DockerRun, Kind::Compose][..];
+        let given = [
+            ("config", self.config.is_some(), &[Kind::MigParted][..]),
+            ("image", self.image.is_some(), docker),
+            ("cdi", self.cdi, docker),
+        ];
+        let wrong = given.iter().find(|(_, given, kinds)| *given && !kinds.contains(&kind));
+        let Some((name, _, kinds)) = wrong else { return Ok(()) };
+        let kinds: Vec<_> = kinds.iter().map(|kind| kind.as_str()).collect();
+        Err(Error::new(
+            ErrorCode::InvalidArgument,
+            format!("{kind} takes no {name}: that is for {}", kinds.join(", ")),
+        ))
+    }
 }
 
 /// What came of an export.
@@ -86,8 +119,11 @@ pub struct Exported {
 /// # Errors
 /// INVALID_ARGUMENT for an option that the kind cannot take.
 pub fn export(snapshot: &Snapshot, kind: Kind, options: &Options) -> Result<Exported> {
+    options.expect_only_those_of(kind)?;
     let (text, cannot_say) = match kind {
         Kind::MigParted => mig_parted::export(snapshot, options)?,
+        Kind::DockerRun => docker_run::export(snapshot, options)?,
+        Kind::Compose => compose::export(snapshot, options)?,
     };
     let schema = SCHEMA.to_owned();
     Ok(Exported { schema, simulated: snapshot.simulated, kind, text, cannot_say })
