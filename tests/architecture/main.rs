@@ -37,7 +37,7 @@ const BESIDE: &[(&str, &[&str])] = &[
     ("plan", &["hazard", "visible"]),
     ("doctor", &["hazard"]),
     ("advise", &["hazard", "plan"]),
-    ("export", &["plan"]),
+    ("export", &["hazard", "plan"]),
     ("observe", &["state"]),
     ("apply", &["state", "observe"]),
 ];

@@ -7,21 +7,24 @@ use clap::Args;
 
 use crate::error::{Error, ErrorCode, Result};
 use crate::export::{Exported, Kind, Options};
+use crate::hazard::HazardName;
 use crate::node::Node;
 
 use super::Answer;
+use super::arguments::hazard;
 use super::output::{Output, say};
 
 /// What is exported, and where to.
 #[derive(Debug, Args)]
 pub(super) struct Export {
-    /// In whose words: mig-parted, docker-run, compose
+    /// In whose words: mig-parted, docker-run, compose, device-plugin, gpu-operator,
+    /// resource-claim
     #[arg(value_name = "KIND")]
     kind: Kind,
     /// Write it to that file, whole or not at all, in the place of what is there
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
-    /// mig-parted: the name of the config [default: current]
+    /// mig-parted, gpu-operator: the name of the config [default: current, gpushare]
     #[arg(long, value_name = "NAME")]
     config: Option<String>,
     /// docker-run, compose: the image [default: IMAGE]
@@ -30,6 +33,12 @@ pub(super) struct Export {
     /// docker-run, compose: name devices through CDI, and not through --gpus
     #[arg(long)]
     cdi: bool,
+    /// gpu-operator: the name of the node [default: NODE]
+    #[arg(long, value_name = "NAME")]
+    node: Option<String>,
+    /// device-plugin, gpu-operator, resource-claim: accept a hazard
+    #[arg(long, value_name = "NAME", value_parser = hazard)]
+    allow_hazard: Vec<HazardName>,
 }
 
 impl Export {
@@ -38,6 +47,8 @@ impl Export {
         options.config.clone_from(&self.config);
         options.image.clone_from(&self.image);
         options.cdi = self.cdi;
+        options.node.clone_from(&self.node);
+        options.allow_hazards.clone_from(&self.allow_hazard);
         options
     }
 }

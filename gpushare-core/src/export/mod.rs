@@ -6,9 +6,13 @@
 //! Each kind has a file of its own. A new one is a variant of [`Kind`] and an arm of [`export`].
 
 mod compose;
+mod device_plugin;
 mod docker;
 mod docker_run;
+mod gpu_operator;
+mod kubernetes;
 mod mig_parted;
+mod resource_claim;
 mod tenants;
 
 use std::fmt;
@@ -17,6 +21,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, ErrorCode, Result};
+use crate::hazard::HazardName;
 use crate::snapshot::Snapshot;
 
 /// The schema that a serialised export names.
@@ -33,11 +38,24 @@ pub enum Kind {
     DockerRun,
     /// A Compose file, one service for each share.
     Compose,
+    /// A config file of NVIDIA's device plugin for Kubernetes, version v1.
+    DevicePlugin,
+    /// A ConfigMap for NVIDIA's GPU Operator, with a config of its device plugin.
+    GpuOperator,
+    /// Claims for NVIDIA's DRA driver for Kubernetes, one for each device.
+    ResourceClaim,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: &'static [Self] = &[Self::MigParted, Self::DockerRun, Self::Compose];
+    pub const ALL: &'static [Self] = &[
+        Self::MigParted,
+        Self::DockerRun,
+        Self::Compose,
+        Self::DevicePlugin,
+        Self::GpuOperator,
+        Self::ResourceClaim,
+    ];
 
     /// The word for it on the command line and in documents.
     pub const fn as_str(self) -> &'static str {
@@ -45,6 +63,9 @@ impl Kind {
             Self::MigParted => "mig-parted",
             Self::DockerRun => "docker-run",
             Self::Compose => "compose",
+            Self::DevicePlugin => "device-plugin",
+            Self::GpuOperator => "gpu-operator",
+            Self::ResourceClaim => "resource-claim",
         }
     }
 }
@@ -71,22 +92,30 @@ impl FromStr for Kind {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Options {
-    /// mig-parted: the name of the config; `current` where none is given.
+    /// mig-parted and gpu-operator: the name of the config; `current` and `gpushare` where none is
+    /// given.
     pub config: Option<String>,
     /// docker-run and compose: the image; `IMAGE` where none is given.
     pub image: Option<String>,
     /// docker-run and compose: name devices through CDI, and not through Docker's `--gpus`.
     pub cdi: bool,
+    /// gpu-operator: the name of the node; `NODE` where none is given.
+    pub node: Option<String>,
+    /// device-plugin, gpu-operator and resource-claim: hazards that are accepted.
+    pub allow_hazards: Vec<HazardName>,
 }
 
 impl Options {
     /// Refuses what this kind does not take.
     fn expect_only_those_of(&self, kind: Kind) -> Result<()> {
         let docker = &[Kind::DockerRun, Kind::Compose][..];
+        let hazardous = &[Kind::DevicePlugin, Kind::GpuOperator, Kind::ResourceClaim][..];
         let given = [
-            ("config", self.config.is_some(), &[Kind::MigParted][..]),
+            ("config", self.config.is_some(), &[Kind::MigParted, Kind::GpuOperator][..]),
             ("image", self.image.is_some(), docker),
             ("cdi", self.cdi, docker),
+            ("node", self.node.is_some(), &[Kind::GpuOperator]),
+            ("allow_hazards", !self.allow_hazards.is_empty(), hazardous),
         ];
         let wrong = given.iter().find(|(_, given, kinds)| *given && !kinds.contains(&kind));
         let Some((name, _, kinds)) = wrong else { return Ok(()) };
@@ -117,13 +146,18 @@ pub struct Exported {
 /// The state of a node in the words of another tool.
 ///
 /// # Errors
-/// INVALID_ARGUMENT for an option that the kind cannot take.
+/// INVALID_ARGUMENT for an option that the kind cannot take; UNSUPPORTED where the other tool has one
+/// setting for what differs here; HAZARD, with safe values, where its MPS daemon would be told what
+/// harms; NOT_FOUND where it takes no empty file and there is nothing to say.
 pub fn export(snapshot: &Snapshot, kind: Kind, options: &Options) -> Result<Exported> {
     options.expect_only_those_of(kind)?;
     let (text, cannot_say) = match kind {
         Kind::MigParted => mig_parted::export(snapshot, options)?,
         Kind::DockerRun => docker_run::export(snapshot, options)?,
         Kind::Compose => compose::export(snapshot, options)?,
+        Kind::DevicePlugin => device_plugin::export(snapshot, options)?,
+        Kind::GpuOperator => gpu_operator::export(snapshot, options)?,
+        Kind::ResourceClaim => resource_claim::export(snapshot, options)?,
     };
     let schema = SCHEMA.to_owned();
     Ok(Exported { schema, simulated: snapshot.simulated, kind, text, cannot_say })
