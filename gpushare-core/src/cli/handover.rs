@@ -18,7 +18,7 @@ use super::output::{Output, say};
 #[derive(Debug, Args)]
 pub(super) struct Export {
     /// In whose words: mig-parted, docker-run, compose, device-plugin, gpu-operator,
-    /// resource-claim
+    /// resource-claim, gres
     #[arg(value_name = "KIND")]
     kind: Kind,
     /// Write it to that file, whole or not at all, in the place of what is there
@@ -33,10 +33,10 @@ pub(super) struct Export {
     /// docker-run, compose: name devices through CDI, and not through --gpus
     #[arg(long)]
     cdi: bool,
-    /// gpu-operator: the name of the node [default: NODE]
+    /// gpu-operator, gres: the name of the node [default: NODE]
     #[arg(long, value_name = "NAME")]
     node: Option<String>,
-    /// device-plugin, gpu-operator, resource-claim: accept a hazard
+    /// device-plugin, gpu-operator, resource-claim, gres: accept a hazard
     #[arg(long, value_name = "NAME", value_parser = hazard)]
     allow_hazard: Vec<HazardName>,
 }

@@ -10,12 +10,15 @@ mod device_plugin;
 mod docker;
 mod docker_run;
 mod gpu_operator;
+mod gres;
 mod kubernetes;
 mod mig_parted;
 mod resource_claim;
 mod tenants;
 
+use std::collections::BTreeMap;
 use std::fmt;
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -44,6 +47,8 @@ pub enum Kind {
     GpuOperator,
     /// Claims for NVIDIA's DRA driver for Kubernetes, one for each device.
     ResourceClaim,
+    /// Slurm's gres.conf, with the lines that slurm.conf needs.
+    Gres,
 }
 
 impl Kind {
@@ -55,6 +60,7 @@ impl Kind {
         Self::DevicePlugin,
         Self::GpuOperator,
         Self::ResourceClaim,
+        Self::Gres,
     ];
 
     /// The word for it on the command line and in documents.
@@ -66,6 +72,7 @@ impl Kind {
             Self::DevicePlugin => "device-plugin",
             Self::GpuOperator => "gpu-operator",
             Self::ResourceClaim => "resource-claim",
+            Self::Gres => "gres",
         }
     }
 }
@@ -99,22 +106,28 @@ pub struct Options {
     pub image: Option<String>,
     /// docker-run and compose: name devices through CDI, and not through Docker's `--gpus`.
     pub cdi: bool,
-    /// gpu-operator: the name of the node; `NODE` where none is given.
+    /// gpu-operator and gres: the name of the node; `NODE` where none is given, and for gres lines
+    /// of a file that is that node's own.
     pub node: Option<String>,
-    /// device-plugin, gpu-operator and resource-claim: hazards that are accepted.
+    /// device-plugin, gpu-operator, resource-claim and gres: hazards that are accepted.
     pub allow_hazards: Vec<HazardName>,
+    /// gres: the device nodes of each GPU and MIG device, by uuid: the GPU's own, then for a MIG device
+    /// those of its two capabilities. [`Node::export`](crate::Node::export) looks for them.
+    pub device_nodes: BTreeMap<String, Vec<PathBuf>>,
 }
 
 impl Options {
     /// Refuses what this kind does not take.
     fn expect_only_those_of(&self, kind: Kind) -> Result<()> {
         let docker = &[Kind::DockerRun, Kind::Compose][..];
-        let hazardous = &[Kind::DevicePlugin, Kind::GpuOperator, Kind::ResourceClaim][..];
+        let hazardous =
+            &[Kind::DevicePlugin, Kind::GpuOperator, Kind::ResourceClaim, Kind::Gres][..];
         let given = [
             ("config", self.config.is_some(), &[Kind::MigParted, Kind::GpuOperator][..]),
             ("image", self.image.is_some(), docker),
             ("cdi", self.cdi, docker),
-            ("node", self.node.is_some(), &[Kind::GpuOperator]),
+            ("node", self.node.is_some(), &[Kind::GpuOperator, Kind::Gres]),
+            ("device_nodes", !self.device_nodes.is_empty(), &[Kind::Gres]),
             ("allow_hazards", !self.allow_hazards.is_empty(), hazardous),
         ];
         let wrong = given.iter().find(|(_, given, kinds)| *given && !kinds.contains(&kind));
@@ -158,6 +171,7 @@ pub fn export(snapshot: &Snapshot, kind: Kind, options: &Options) -> Result<Expo
         Kind::DevicePlugin => device_plugin::export(snapshot, options)?,
         Kind::GpuOperator => gpu_operator::export(snapshot, options)?,
         Kind::ResourceClaim => resource_claim::export(snapshot, options)?,
+        Kind::Gres => gres::export(snapshot, options)?,
     };
     let schema = SCHEMA.to_owned();
     Ok(Exported { schema, simulated: snapshot.simulated, kind, text, cannot_say })

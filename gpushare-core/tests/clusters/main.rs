@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod docker;
+mod gres;
 mod kubernetes;
 mod nodes;
 mod shell;
