@@ -16,6 +16,7 @@ mod cordon;
 mod doctor;
 mod error;
 mod event;
+mod export;
 mod fork;
 mod gpu_info;
 mod lease;

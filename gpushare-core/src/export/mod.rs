@@ -96,7 +96,8 @@ impl FromStr for Kind {
 }
 
 /// What an export may be told beside its kind.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct Options {
     /// mig-parted and gpu-operator: the name of the config; `current` and `gpushare` where none is
@@ -117,6 +118,16 @@ pub struct Options {
 }
 
 impl Options {
+    /// Reads options written in JSON: an object with the names of the fields.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT, saying what is wrong with them.
+    pub fn from_json(text: &str) -> Result<Self> {
+        serde_json::from_str(text).map_err(|error| {
+            Error::new(ErrorCode::InvalidArgument, format!("options of an export: {error}"))
+        })
+    }
+
     /// Refuses what this kind does not take.
     fn expect_only_those_of(&self, kind: Kind) -> Result<()> {
         let docker = &[Kind::DockerRun, Kind::Compose][..];
@@ -180,6 +191,19 @@ pub fn export(snapshot: &Snapshot, kind: Kind, options: &Options) -> Result<Expo
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn options_are_read_and_nothing_else() {
+        let text = r#"{"image": "a", "cdi": true, "allow_hazards": ["minimum-sm"]}"#;
+        let options = Options::from_json(text).unwrap();
+        assert_eq!((options.image.as_deref(), options.cdi), (Some("a"), true));
+        assert_eq!(options.allow_hazards, [HazardName::MinimumSm]);
+        assert_eq!(Options::from_json("{}").unwrap(), Options::default());
+        for wrong in ["", "[", "7", r#"{"imgae": "a"}"#, r#"{"cdi": 1}"#, r#"{"cdi": true"#] {
+            let error = Options::from_json(wrong).unwrap_err();
+            assert_eq!(error.code(), ErrorCode::InvalidArgument, "{wrong}");
+        }
+    }
 
     #[test]
     fn a_kind_has_one_word_in_every_surface() {

@@ -54,7 +54,7 @@ fn lines(text: &str) -> Vec<Line> {
         words.remove("NodeName");
         let name = words.remove("Name").unwrap().to_owned();
         let several = words.remove("MultipleFiles");
-        assert_eq!(several.is_some(), words.contains_key("File") == false, "{text}");
+        assert_eq!(several.is_some(), !words.contains_key("File"), "{text}");
         let files = several.or_else(|| words.remove("File")).unwrap();
         let line = Line {
             kind: words.remove("Type").map(str::to_owned),
@@ -200,7 +200,8 @@ fn percent_of_a_hopper_card_are_a_hazard() {
 #[test]
 fn a_kind_takes_its_own_options_alone() {
     let snapshot = snapshot("1xT4", "");
-    let given: [(&str, fn(&mut Options), &[Kind]); 6] = [
+    type Give = fn(&mut Options);
+    let given: [(&str, Give, &[Kind]); 6] = [
         ("config", |o| o.config = Some("a".to_owned()), &[Kind::MigParted, Kind::GpuOperator]),
         ("image", |o| o.image = Some("a".to_owned()), &[Kind::DockerRun, Kind::Compose]),
         ("cdi", |o| o.cdi = true, &[Kind::DockerRun, Kind::Compose]),
