@@ -39,6 +39,7 @@ pub use cordon::*;
 pub use doctor::*;
 pub use error::*;
 pub use event::*;
+pub use export::*;
 pub use gpu_info::*;
 pub use lease::*;
 pub use log::*;
