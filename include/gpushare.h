@@ -1146,6 +1146,28 @@ char *gpushare_error_to_json(const struct gpushare_error *err);
 void gpushare_error_free(struct gpushare_error *err);
 
 /**
+ * The state of this node in the words of another tool, as a document of schema `gpushare.export/v1`:
+ * `text`, and what it `cannot_say`, in sentences. Observes the node anew. Changes nothing and needs no
+ * privilege.
+ *
+ * `kind` is `mig-parted`, `docker-run`, `compose`, `device-plugin`, `gpu-operator`, `resource-claim` or
+ * `gres`. `options` may be NULL, or an object of JSON: `config` (mig-parted, gpu-operator), `image` and
+ * `cdi` (docker-run, compose), `node` (gpu-operator, gres), `allow_hazards`, a list of names
+ * (device-plugin, gpu-operator, resource-claim, gres).
+ * `*json` is the caller's, to be freed with gpushare_string_free().
+ *
+ * Returns INVALID_ARGUMENT for a kind or options that are none, and options of another kind;
+ * UNSUPPORTED where the other tool has one setting for what differs here; HAZARD, with safe values,
+ * where its daemon would be told what harms; NOT_FOUND without a driver, and where there is nothing to
+ * say; DRIVER; IO; INVALID_STATE in a forked child.
+ */
+int32_t gpushare_node_export_json(const struct gpushare_node *node,
+                                  const char *kind,
+                                  const char *options,
+                                  char **json,
+                                  struct gpushare_error **err);
+
+/**
  * How many GPUs the node has, lost ones included that records of gpushare know.
  *
  * Returns NOT_FOUND without a driver; DRIVER; IO.

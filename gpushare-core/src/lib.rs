@@ -383,6 +383,7 @@ pub mod error;
 pub mod export;
 pub mod fork;
 pub mod gpu;
+mod handover;
 pub mod hazard;
 pub mod id;
 pub mod import;

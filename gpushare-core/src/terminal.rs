@@ -37,6 +37,16 @@ pub(crate) fn printable_lines(text: &str) -> Cow<'_, str> {
     }
 }
 
+/// A word as a POSIX shell reads it, as an argument of a command: plain where nothing in it means
+/// something to a shell, else in single quotes.
+pub(crate) fn shell_word(text: &str) -> Cow<'_, str> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_.-@/:=,+%".contains(c);
+    if !text.is_empty() && text.chars().all(plain) {
+        return Cow::Borrowed(text);
+    }
+    Cow::Owned(format!("'{}'", text.replace('\'', "'\\''")))
+}
+
 /// So many things: `1 step`, `2 steps`. Of things whose plural ends with an s.
 pub(crate) fn count<N: From<bool> + PartialEq + fmt::Display>(number: N, one: &str) -> String {
     let s = if number == N::from(true) { "" } else { "s" };
@@ -65,6 +75,23 @@ mod tests {
             let shown = printable(c.encode_utf8(&mut [0; 4])).into_owned();
             assert!(!shown.contains(char::is_control), "{c:?}");
         }
+    }
+
+    #[test]
+    fn a_shell_reads_words_as_they_are() {
+        // Every ASCII character a shell can be given, alone and between others, and what is beyond.
+        let mut words: Vec<String> =
+            (1..=127_u8).map(|byte| char::from(byte).to_string()).collect();
+        words.extend((1..=127_u8).map(|byte| format!("a{}b", char::from(byte))));
+        words.extend(
+            ["", "a'b''c", "$(touch x)", "`id`", "\\", "-n", "GPU-1::2", "ü 中"].map(str::to_owned),
+        );
+        let quoted: Vec<_> = words.iter().map(|word| shell_word(word)).collect();
+        let script = format!("printf '%s\\0' {}", quoted.join(" "));
+        let output = std::process::Command::new("sh").arg("-c").arg(script).output().unwrap();
+        let read = String::from_utf8(output.stdout).unwrap();
+        let read: Vec<_> = read.split_terminator('\0').collect();
+        assert_eq!(read, words);
     }
 
     #[cfg(feature = "cli")]

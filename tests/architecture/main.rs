@@ -23,6 +23,7 @@ const LAYERS: &[&[&str]] = &[
     &["state", "backend", "observe", "apply"],
     &["node"],
     &["gpu", "lease"],
+    &["handover"],
     &["cli"],
 ];
 
@@ -37,7 +38,7 @@ const BESIDE: &[(&str, &[&str])] = &[
     ("doctor", &["hazard"]),
     ("metrics", &["hazard"]),
     ("advise", &["hazard", "plan"]),
-    ("export", &["plan"]),
+    ("export", &["hazard", "plan"]),
     ("import", &["plan"]),
     ("observe", &["state"]),
     ("apply", &["state", "observe"]),

@@ -504,7 +504,7 @@ fn replicas(text: &str) -> Result<NonZeroU32, Error> {
     }
 }
 
-fn hazard(text: &str) -> Result<HazardName, Error> {
+pub(super) fn hazard(text: &str) -> Result<HazardName, Error> {
     HazardName::ALL.iter().copied().find(|name| name.as_str() == text).ok_or_else(|| {
         let names: Vec<_> = HazardName::ALL.iter().map(|name| name.as_str()).collect();
         Error::new(ErrorCode::InvalidArgument, format!("one of {}", names.join(", ")))

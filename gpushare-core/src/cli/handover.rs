@@ -6,32 +6,51 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use crate::error::{Error, ErrorCode, Result};
-use crate::export::{self, Exported, Kind, Options};
+use crate::export::{Exported, Kind, Options};
+use crate::hazard::HazardName;
 use crate::import;
 use crate::node::Node;
 
 use super::Answer;
+use super::arguments::hazard;
 use super::change;
 use super::output::{Output, say};
 
 /// What is exported, and where to.
 #[derive(Debug, Args)]
 pub(super) struct Export {
-    /// In whose words: mig-parted
+    /// In whose words: mig-parted, docker-run, compose, device-plugin, gpu-operator,
+    /// resource-claim, gres
     #[arg(value_name = "KIND")]
     kind: Kind,
     /// Write it to that file, whole or not at all, in the place of what is there
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
-    /// mig-parted: the name of the config [default: current]
+    /// mig-parted, gpu-operator: the name of the config [default: current, gpushare]
     #[arg(long, value_name = "NAME")]
     config: Option<String>,
+    /// docker-run, compose: the image [default: IMAGE]
+    #[arg(long, value_name = "IMAGE")]
+    image: Option<String>,
+    /// docker-run, compose: name devices through CDI, and not through --gpus
+    #[arg(long)]
+    cdi: bool,
+    /// gpu-operator, gres: the name of the node [default: NODE]
+    #[arg(long, value_name = "NAME")]
+    node: Option<String>,
+    /// device-plugin, gpu-operator, resource-claim, gres: accept a hazard
+    #[arg(long, value_name = "NAME", value_parser = hazard)]
+    allow_hazard: Vec<HazardName>,
 }
 
 impl Export {
     fn options(&self) -> Options {
         let mut options = Options::default();
         options.config.clone_from(&self.config);
+        options.image.clone_from(&self.image);
+        options.cdi = self.cdi;
+        options.node.clone_from(&self.node);
+        options.allow_hazards.clone_from(&self.allow_hazard);
         options
     }
 }
@@ -74,8 +93,7 @@ pub(super) fn import(node: &Node, output: &Output, arguments: &Import) -> Result
 
 /// `export`. What the words cannot say goes to standard error, so that the text can be piped.
 pub(super) fn export(node: &Node, output: &Output, arguments: &Export) -> Result<Answer> {
-    let snapshot = node.snapshot()?;
-    let exported = export::export(&snapshot, arguments.kind, &arguments.options())?;
+    let exported = node.export(arguments.kind, &arguments.options())?;
     if let Some(path) = &arguments.output {
         replace(path, exported.text.as_bytes())?;
     }

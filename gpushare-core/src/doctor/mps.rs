@@ -8,6 +8,7 @@ use crate::parameters::{Access, MpsComputeMode, MpsConfig, Parameters};
 use crate::process::{Holder, HolderKind};
 use crate::snapshot::{GpuProcess, GpuSnapshot, MigDevice, MpsStatus, Snapshot};
 use crate::spec::Sharing;
+use crate::terminal::shell_word;
 use crate::units::ThreadPercentage;
 
 pub(super) const DAEMONS: &str = "gpushare's look at its daemons (drivers 470 to 580 measured)";
@@ -50,8 +51,8 @@ pub(super) fn enable(config: &MpsConfig, name: &str, hazards: &[HazardName]) -> 
     }
     match &config.access {
         Access::Caller => {}
-        Access::User(user) => add(format!("--user {}", quoted(user))),
-        Access::Group(group) => add(format!("--group {}", quoted(group))),
+        Access::User(user) => add(format!("--user {}", shell_word(user))),
+        Access::Group(group) => add(format!("--group {}", shell_word(group))),
         Access::Any => add("--any-user".to_owned()),
     }
     if config.compute_mode == MpsComputeMode::Unchanged {
@@ -62,15 +63,6 @@ pub(super) fn enable(config: &MpsConfig, name: &str, hazards: &[HazardName]) -> 
     }
     add(format!("-i {name}"));
     command
-}
-
-/// A word as a shell takes it.
-pub(super) fn quoted(text: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "_.-@".contains(c);
-    if !text.is_empty() && text.chars().all(plain) {
-        return text.to_owned();
-    }
-    format!("'{}'", text.replace('\'', "'\\''"))
 }
 
 /// What starts a daemon of ours again.

@@ -2,10 +2,11 @@
 
 use std::path::Path;
 
-use super::mps::{DAEMONS, GUIDE, quoted};
+use super::mps::{DAEMONS, GUIDE};
 use super::{DaemonProcess, Found, Looked, Part, Seen};
 use crate::mode::SharingMode;
 use crate::snapshot::Snapshot;
+use crate::terminal::shell_word;
 
 const CGROUPS: &str =
     "systemd.kill(5) and how job systems end a job: what stands in its control group ends with it";
@@ -18,9 +19,7 @@ fn quit(directory: &Path) -> String {
 }
 
 fn quoted_path(path: &Path) -> String {
-    let text = path.display().to_string();
-    let plain = |c: char| c.is_ascii_alphanumeric() || "/_.-".contains(c);
-    if text.chars().all(plain) { text } else { quoted(&text) }
+    shell_word(&path.display().to_string()).into_owned()
 }
 
 fn describe(daemon: &DaemonProcess) -> String {

@@ -5,14 +5,26 @@
 //!
 //! Each kind has a file of its own. A new one is a variant of [`Kind`] and an arm of [`export`].
 
+mod compose;
+mod device_plugin;
+mod docker;
+mod docker_run;
+mod gpu_operator;
+mod gres;
+mod kubernetes;
 mod mig_parted;
+mod resource_claim;
+mod tenants;
 
+use std::collections::BTreeMap;
 use std::fmt;
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, ErrorCode, Result};
+use crate::hazard::HazardName;
 use crate::snapshot::Snapshot;
 
 /// The schema that a serialised export names.
@@ -25,16 +37,42 @@ pub const SCHEMA: &str = "gpushare.export/v1";
 pub enum Kind {
     /// A config file of NVIDIA's mig-parted, version v1.
     MigParted,
+    /// Command lines of `docker run`, one for each share.
+    DockerRun,
+    /// A Compose file, one service for each share.
+    Compose,
+    /// A config file of NVIDIA's device plugin for Kubernetes, version v1.
+    DevicePlugin,
+    /// A ConfigMap for NVIDIA's GPU Operator, with a config of its device plugin.
+    GpuOperator,
+    /// Claims for NVIDIA's DRA driver for Kubernetes, one for each device.
+    ResourceClaim,
+    /// Slurm's gres.conf, with the lines that slurm.conf needs.
+    Gres,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: &'static [Self] = &[Self::MigParted];
+    pub const ALL: &'static [Self] = &[
+        Self::MigParted,
+        Self::DockerRun,
+        Self::Compose,
+        Self::DevicePlugin,
+        Self::GpuOperator,
+        Self::ResourceClaim,
+        Self::Gres,
+    ];
 
     /// The word for it on the command line and in documents.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::MigParted => "mig-parted",
+            Self::DockerRun => "docker-run",
+            Self::Compose => "compose",
+            Self::DevicePlugin => "device-plugin",
+            Self::GpuOperator => "gpu-operator",
+            Self::ResourceClaim => "resource-claim",
+            Self::Gres => "gres",
         }
     }
 }
@@ -58,11 +96,59 @@ impl FromStr for Kind {
 }
 
 /// What an export may be told beside its kind.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct Options {
-    /// mig-parted: the name of the config; `current` where none is given.
+    /// mig-parted and gpu-operator: the name of the config; `current` and `gpushare` where none is
+    /// given.
     pub config: Option<String>,
+    /// docker-run and compose: the image; `IMAGE` where none is given.
+    pub image: Option<String>,
+    /// docker-run and compose: name devices through CDI, and not through Docker's `--gpus`.
+    pub cdi: bool,
+    /// gpu-operator and gres: the name of the node; `NODE` where none is given, and for gres lines
+    /// of a file that is that node's own.
+    pub node: Option<String>,
+    /// device-plugin, gpu-operator, resource-claim and gres: hazards that are accepted.
+    pub allow_hazards: Vec<HazardName>,
+    /// gres: the device nodes of each GPU and MIG device, by uuid: the GPU's own, then for a MIG device
+    /// those of its two capabilities. [`Node::export`](crate::Node::export) looks for them.
+    pub device_nodes: BTreeMap<String, Vec<PathBuf>>,
+}
+
+impl Options {
+    /// Reads options written in JSON: an object with the names of the fields.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT, saying what is wrong with them.
+    pub fn from_json(text: &str) -> Result<Self> {
+        serde_json::from_str(text).map_err(|error| {
+            Error::new(ErrorCode::InvalidArgument, format!("options of an export: {error}"))
+        })
+    }
+
+    /// Refuses what this kind does not take.
+    fn expect_only_those_of(&self, kind: Kind) -> Result<()> {
+        let docker = &[Kind::DockerRun, Kind::Compose][..];
+        let hazardous =
+            &[Kind::DevicePlugin, Kind::GpuOperator, Kind::ResourceClaim, Kind::Gres][..];
+        let given = [
+            ("config", self.config.is_some(), &[Kind::MigParted, Kind::GpuOperator][..]),
+            ("image", self.image.is_some(), docker),
+            ("cdi", self.cdi, docker),
+            ("node", self.node.is_some(), &[Kind::GpuOperator, Kind::Gres]),
+            ("device_nodes", !self.device_nodes.is_empty(), &[Kind::Gres]),
+            ("allow_hazards", !self.allow_hazards.is_empty(), hazardous),
+        ];
+        let wrong = given.iter().find(|(_, given, kinds)| *given && !kinds.contains(&kind));
+        let Some((name, _, kinds)) = wrong else { return Ok(()) };
+        let kinds: Vec<_> = kinds.iter().map(|kind| kind.as_str()).collect();
+        Err(Error::new(
+            ErrorCode::InvalidArgument,
+            format!("{kind} takes no {name}: that is for {}", kinds.join(", ")),
+        ))
+    }
 }
 
 /// What came of an export.
@@ -84,10 +170,19 @@ pub struct Exported {
 /// The state of a node in the words of another tool.
 ///
 /// # Errors
-/// INVALID_ARGUMENT for an option that the kind cannot take.
+/// INVALID_ARGUMENT for an option that the kind cannot take; UNSUPPORTED where the other tool has one
+/// setting for what differs here; HAZARD, with safe values, where its MPS daemon would be told what
+/// harms; NOT_FOUND where it takes no empty file and there is nothing to say.
 pub fn export(snapshot: &Snapshot, kind: Kind, options: &Options) -> Result<Exported> {
+    options.expect_only_those_of(kind)?;
     let (text, cannot_say) = match kind {
         Kind::MigParted => mig_parted::export(snapshot, options)?,
+        Kind::DockerRun => docker_run::export(snapshot, options)?,
+        Kind::Compose => compose::export(snapshot, options)?,
+        Kind::DevicePlugin => device_plugin::export(snapshot, options)?,
+        Kind::GpuOperator => gpu_operator::export(snapshot, options)?,
+        Kind::ResourceClaim => resource_claim::export(snapshot, options)?,
+        Kind::Gres => gres::export(snapshot, options)?,
     };
     let schema = SCHEMA.to_owned();
     Ok(Exported { schema, simulated: snapshot.simulated, kind, text, cannot_say })
@@ -96,6 +191,19 @@ pub fn export(snapshot: &Snapshot, kind: Kind, options: &Options) -> Result<Expo
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn options_are_read_and_nothing_else() {
+        let text = r#"{"image": "a", "cdi": true, "allow_hazards": ["minimum-sm"]}"#;
+        let options = Options::from_json(text).unwrap();
+        assert_eq!((options.image.as_deref(), options.cdi), (Some("a"), true));
+        assert_eq!(options.allow_hazards, [HazardName::MinimumSm]);
+        assert_eq!(Options::from_json("{}").unwrap(), Options::default());
+        for wrong in ["", "[", "7", r#"{"imgae": "a"}"#, r#"{"cdi": 1}"#, r#"{"cdi": true"#] {
+            let error = Options::from_json(wrong).unwrap_err();
+            assert_eq!(error.code(), ErrorCode::InvalidArgument, "{wrong}");
+        }
+    }
 
     #[test]
     fn a_kind_has_one_word_in_every_surface() {

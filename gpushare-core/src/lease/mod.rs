@@ -51,6 +51,7 @@ pub use acquire::Wait;
 pub use grant::{Bound, Grant, LEASE_VARIABLE, SHARES_VARIABLE};
 pub use list::{GpuLeases, LeaseList};
 pub use nodes::DeviceNode;
+pub(crate) use nodes::own_nodes;
 pub use request::{LeaseRequest, Of};
 pub use verify::{CudaDevice, Verification};
 

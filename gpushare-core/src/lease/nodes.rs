@@ -77,6 +77,16 @@ pub(crate) fn nodes(
     nodes
 }
 
+/// The device nodes that are a GPU's or MIG device's own, where all of them are there.
+pub(crate) fn own_nodes(
+    gpu: &GpuSnapshot,
+    device: Option<&MigDevice>,
+    devices: &dyn Devices,
+) -> Option<Vec<PathBuf>> {
+    let nodes = nodes(gpu, device, devices).into_iter().skip(COMMON.len());
+    nodes.map(|node| node.missing.is_none().then_some(node.path)).collect()
+}
+
 /// Where the kernel has a capability, by `gpu0/gi1` or `gpu0/gi1/ci0`.
 fn proc(name: &str) -> PathBuf {
     let mut path = PathBuf::from("/proc/driver/nvidia/capabilities");

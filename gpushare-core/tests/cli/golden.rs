@@ -195,6 +195,34 @@ fn the_readme_shows_what_resolve_prints() {
     expect(&Place::new("2xH200-141GB").done(&["resolve", "1,7,0"]).stdout, shown);
 }
 
+/// Each block on a node of its own: its commands in order, and what the exports among them print.
+#[test]
+fn the_readme_shows_what_export_prints() {
+    let readme = concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md");
+    let readme = std::fs::read_to_string(readme).unwrap();
+    let section = readme.split("\n## Containers and clusters\n").nth(1).unwrap();
+    let section = section.split("\n## ").next().unwrap();
+    let mut exports = 0;
+    for block in section.split("```console\n").skip(1) {
+        let block = block.split("```").next().unwrap();
+        let mut place: Option<Place> = None;
+        for part in block.split("$ gpushare --sim ").skip(1) {
+            let (command, shown) = part.split_once('\n').unwrap();
+            let mut words = command.split(' ');
+            let fleet = words.next().unwrap();
+            let arguments: Vec<&str> = words.collect();
+            let printed = place.get_or_insert_with(|| Place::new(fleet)).done(&arguments).stdout;
+            if arguments[0] == "export" {
+                expect(&printed, shown);
+                exports += 1;
+            } else {
+                assert_eq!(shown, "", "{command}");
+            }
+        }
+    }
+    assert_eq!(exports, 5);
+}
+
 #[test]
 fn the_readme_shows_what_leases_prints() {
     let readme = concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md");

@@ -120,6 +120,13 @@ static void nulls(gpushare_node *node) {
     FAILS(gpushare_node_doctor_json(NULL, &text, &err), INVALID);
     FAILS(gpushare_node_doctor_json(node, NULL, &err), INVALID);
     FAILS(gpushare_node_advise_json(NULL, "{\"count\":2}", &text, &err), INVALID);
+    FAILS(gpushare_node_export_json(NULL, "gres", NULL, &text, &err), INVALID);
+    FAILS(gpushare_node_export_json(node, NULL, NULL, &text, &err), INVALID);
+    FAILS(gpushare_node_export_json(node, "gres", NULL, NULL, &err), INVALID);
+    FAILS(gpushare_node_export_json(node, "helm", NULL, &text, &err), INVALID);
+    FAILS(gpushare_node_export_json(node, "gres", "", &text, &err), INVALID);
+    FAILS(gpushare_node_export_json(node, "gres", "{\"image\":\"a\"}", &text, &err), INVALID);
+    FAILS(gpushare_node_export_json(node, "compose", "{\"imgae\":\"a\"}", &text, &err), INVALID);
     FAILS(gpushare_node_advise_json(node, NULL, &text, &err), INVALID);
     FAILS(gpushare_node_advise_json(node, "{\"count\":2}", NULL, &err), INVALID);
     FAILS(gpushare_node_discard(NULL, "x", &text, &err), INVALID);
@@ -506,6 +513,12 @@ static void stories(void) {
     CHECK(strstr(json, "gpushare.advice/v1") != NULL && strstr(json, "\"count\":2") != NULL);
     CHECK(strstr(json, "\"isolation\":\"strict\"") != NULL);
     gpushare_string_free(json);
+    WORKS(gpushare_node_export_json(node, "gres", NULL, &json, &err));
+    CHECK(strstr(json, "gpushare.export/v1") != NULL && strstr(json, "/dev/nvidia") != NULL);
+    gpushare_string_free(json);
+    WORKS(gpushare_node_export_json(node, "compose", "{\"image\":\"train\"}", &json, &err));
+    CHECK(strstr(json, "image: train") != NULL && strstr(json, "\"kind\":\"compose\"") != NULL);
+    gpushare_string_free(json);
     WORKS(gpushare_mps_split(node, "1", 1, &json, &err));
     CHECK(strstr(json, "gpushare.split/v1") != NULL);
     gpushare_string_free(json);
@@ -545,6 +558,7 @@ static void child(gpushare_node *node, gpushare_plan *plan, gpushare_lease *leas
     FAILS(gpushare_node_uncordon(node, "0", &err), GPUSHARE_STATUS_INVALID_STATE);
     FAILS(gpushare_resolve_visible_devices(node, NULL, &json, &err), GPUSHARE_STATUS_INVALID_STATE);
     FAILS(gpushare_node_doctor_json(node, &json, &err), GPUSHARE_STATUS_INVALID_STATE);
+    FAILS(gpushare_node_export_json(node, "gres", NULL, &json, &err), GPUSHARE_STATUS_INVALID_STATE);
     FAILS(gpushare_node_advise_json(node, "{\"count\":2}", &json, &err), GPUSHARE_STATUS_INVALID_STATE);
     FAILS(gpushare_node_discard(node, "x", &json, &err), GPUSHARE_STATUS_INVALID_STATE);
     FAILS(gpushare_mps_verify(node, 1, &attachment, &err), GPUSHARE_STATUS_INVALID_STATE);

@@ -71,8 +71,32 @@ fn processes_of(directory: &Path) -> Vec<i32> {
 }
 
 impl Cluster {
-    /// None, said aloud, where this machine cannot have a Slurm.
+    /// With the plugin, and two GPUs that any two character devices stand for. None, said aloud, where
+    /// this machine cannot have a Slurm.
     pub(crate) fn start(test: &str) -> Option<Self> {
+        let mut cluster = Self::prepare(test)?;
+        let gres = "AutoDetect=off
+Name=gpu File=/dev/null
+Name=gpu File=/dev/zero
+Name=shard Count=4 File=/dev/null
+Name=shard Count=4 File=/dev/zero
+";
+        cluster.configure("gpu,shard", "gpu:2,shard:8", gres);
+        cluster.plugstack("required", "timeout=10");
+        cluster.build();
+        cluster.launch();
+        Some(cluster)
+    }
+
+    /// With these generic resources, and without the plugin.
+    pub(crate) fn with_gres(&mut self, types: &str, gres: &str, file: &str) {
+        self.configure(types, gres, file);
+        fs::write(self.path("plugstack.conf"), "").unwrap();
+        self.launch();
+    }
+
+    /// A place for one. None, said aloud, where this machine cannot have a Slurm.
+    pub(crate) fn prepare(test: &str) -> Option<Self> {
         let slurm = match fetched() {
             Ok(slurm) => slurm,
             Err(why) => {
@@ -83,18 +107,14 @@ impl Cluster {
         let directory = tempfile::Builder::new().prefix("gpushare-slurm-").tempdir().unwrap();
         // Steps of other users load the plugin.
         fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
-        let mut cluster = Self { directory, slurm, daemons: Vec::new() };
-        cluster.configure();
-        cluster.build();
-        cluster.launch();
-        Some(cluster)
+        Some(Self { directory, slurm, daemons: Vec::new() })
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
 
-    fn configure(&self) {
+    fn configure(&self, types: &str, gres: &str, file: &str) {
         let [controller, daemon] = free_ports();
         let (host, directory) = (host(), self.directory.path().display());
         for (name, mode) in [("munge", 0o755), ("state", 0o700), ("spool", 0o755)] {
@@ -141,22 +161,14 @@ SchedulerParameters=batch_sched_delay=0,sched_interval=1
 MailProg=/bin/true
 KillWait=1
 InactiveLimit=0
-GresTypes=gpu,shard
-NodeName={host} NodeAddr=127.0.0.1 CPUs=32 Gres=gpu:2,shard:8
+GresTypes={types}
+NodeName={host} NodeAddr=127.0.0.1 CPUs=32 Gres={gres}
 PartitionName=p Nodes={host} Default=YES MaxTime=INFINITE State=UP
 ",
             plugins = plugins.display(),
         );
         fs::write(self.path("slurm.conf"), slurm_conf).unwrap();
-        // Any two character devices will do for GPUs.
-        let gres = "AutoDetect=off
-Name=gpu File=/dev/null
-Name=gpu File=/dev/zero
-Name=shard Count=4 File=/dev/null
-Name=shard Count=4 File=/dev/zero
-";
-        fs::write(self.path("gres.conf"), gres).unwrap();
-        self.plugstack("required", "timeout=10");
+        fs::write(self.path("gres.conf"), file).unwrap();
     }
 
     /// Writes plugstack.conf, which is read at each step.
@@ -216,7 +228,8 @@ Name=shard Count=4 File=/dev/zero
 
     /// A command of Slurm's.
     pub(crate) fn slurm(&self, name: &str) -> Command {
-        let mut command = program(&self.slurm.join("usr/bin").join(name));
+        let folders = ["usr/bin", "usr/sbin"].map(|folder| self.slurm.join(folder).join(name));
+        let mut command = program(folders.iter().find(|path| path.exists()).unwrap());
         self.environment(&mut command);
         command.current_dir("/").stdin(Stdio::null());
         command

@@ -6,6 +6,7 @@
 mod cluster;
 #[path = "../common/mod.rs"]
 mod common;
+mod gres;
 mod transcript;
 
 use std::collections::BTreeMap;
