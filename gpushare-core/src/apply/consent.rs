@@ -106,7 +106,7 @@ fn in_the_way(snapshot: &Snapshot, eviction: &Eviction, options: &ApplyOptions) 
     } else if options.allow_evict {
         "end the protected holder by its own means"
     } else {
-        "wait for it (--drain), allow its eviction (--allow-evict), or ask for what fits beside it"
+        "wait until it goes, allow its eviction, or ask for what fits beside it"
     };
     let fits = beside_the_busy(snapshot, eviction);
     let beside = if fits.is_empty() {

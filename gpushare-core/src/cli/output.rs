@@ -122,6 +122,8 @@ fn option(text: &str) -> &'static str {
         "; --state-dir DIR names one, too"
     } else if text.contains("allow the reset") {
         "; --allow-reset does"
+    } else if text.contains("allow its eviction") {
+        "; --drain S waits, --allow-evict evicts"
     } else {
         ""
     }

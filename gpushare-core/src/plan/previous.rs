@@ -1,5 +1,7 @@
 //! The way back: a spec of the state that a plan changes.
 
+use std::num::NonZeroU32;
+
 use crate::mode::SharingMode;
 use crate::parameters::{Parameters, TimeSlicing};
 use crate::plan::{Plan, select};
@@ -29,7 +31,9 @@ fn want(snapshot: &Snapshot, gpu: &GpuSnapshot) -> Result<Want, String> {
         SharingMode::TimeSliced => {
             let mut parameters = match record.map(|record| &record.parameters) {
                 Some(Parameters::TimeSliced(parameters)) => parameters.clone(),
-                _ => TimeSlicing::default(),
+                // Nobody said how many take turns: that is one share, and not the four of a spec that
+                // does not say either.
+                _ => TimeSlicing::new(NonZeroU32::MIN),
             };
             parameters.interval = gpu.interval.unwrap_or(parameters.interval);
             Ok(Want::TimeSliced(parameters))

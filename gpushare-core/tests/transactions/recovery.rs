@@ -307,3 +307,29 @@ fn what_another_tool_put_in_our_place_is_not_destroyed_by_a_live_rollback() {
     let theirs = theirs.unwrap();
     assert!(world.snapshot().gpus[0].mig_devices.iter().any(|device| device.uuid == theirs));
 }
+
+#[test]
+fn the_way_back_gives_a_gpu_that_nobody_managed_its_shares() {
+    let modes = [
+        spec("exclusive", ""),
+        spec("time_sliced", r#"{"replicas": 4}"#),
+        spec("time_sliced", ""),
+        spec("mps", r#"{"thread_percentage": 25, "max_clients": 3}"#),
+        spec("mig", r#"{"instances": {"1g": 2}}"#),
+    ];
+    for mode in modes {
+        let world = World::new("1xH100-80GB");
+        let seen = |world: &World| {
+            let gpu = &world.snapshot().gpus[0];
+            let shares: Vec<_> = gpu.shares.iter().map(|share| share.id.clone()).collect();
+            (gpu.mode, gpu.compute_mode, shares)
+        };
+        let (before, state) = (seen(&world), world.states());
+        let report = world.apply(&mode).unwrap();
+        assert_eq!(report.not_in_previous, [""; 0]);
+        assert_ne!(seen(&world), before, "{mode}");
+        world.node.apply(&report.previous, &crate::scenario::options()).unwrap();
+        assert_eq!(seen(&world), before, "{mode}");
+        assert_eq!(world.states(), state, "{mode}");
+    }
+}

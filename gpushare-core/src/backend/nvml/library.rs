@@ -122,7 +122,7 @@ impl NvmlLibrary for RealNvml {
             NvmlError::LibloadingError(error) => NvmlFailure {
                 call: INIT,
                 ret: NvmlReturn::LIBRARY_NOT_FOUND,
-                detail: Some(format!("{}: {error}", name.display())),
+                detail: Some(told(name, &error.to_string())),
             },
             NvmlError::FailedToLoadSymbol(_) => missing(INIT),
             error => NvmlFailure::new(INIT, NvmlReturn(error.into())),
@@ -134,6 +134,12 @@ impl NvmlLibrary for RealNvml {
         }
         Ok(Box::new(Session { nvml, gpus: HashMap::new(), profile_version: None }))
     }
+}
+
+/// What the loader says of a library, with its name once.
+fn told(name: &Path, error: &str) -> String {
+    let name = name.display().to_string();
+    if error.contains(&name) { error.to_owned() } else { format!("{name}: {error}") }
 }
 
 /// Which struct the driver describes GPU-instance profiles in.
