@@ -9,11 +9,15 @@
 //!
 //! A child that is made past those handlers (`_Fork`, clone(2)) keeps everything until it ends or execs.
 
+mod caller;
+
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+
+pub use caller::Caller;
 
 /// The files that this process has locked.
 static OWN: Mutex<Own> = Mutex::new(Own { next: 0, files: BTreeMap::new() });

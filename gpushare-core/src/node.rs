@@ -19,13 +19,14 @@ use crate::backend::system::{SystemClock, SystemProcesses, environment};
 use crate::backend::trust::distrusted;
 use crate::doctor::{self, Diagnosis, MachineFacts};
 use crate::error::{Error, ErrorCode, Result};
+use crate::fork::Caller;
 use crate::hazard::{self, MpsTarget};
 use crate::id::Pid;
 use crate::mps::Attachment;
 use crate::observe::{Observer, Scope};
 use crate::parameters::MpsConfig;
 use crate::plan::{self, GpuHazard, Plan, Request, previous, select};
-use crate::port::Ports;
+use crate::port::{Ports, expect_this};
 use crate::snapshot::Snapshot;
 use crate::spec::Spec;
 use crate::visible::{self, Resolution};
@@ -349,6 +350,24 @@ impl Node {
         &self.inner.ports
     }
 
+    /// Makes a call that changes something, or takes something: with this node as this process alone
+    /// has it. A callback or a log's receiver may fork, and its child would go on with the call.
+    ///
+    /// # Errors
+    /// Those of the call; INVALID_STATE in such a child, whatever the call says.
+    pub(crate) fn call<R>(&self, call: impl FnOnce(&Self, Caller) -> Result<R>) -> Result<R> {
+        let caller = Caller::this();
+        let inner = Inner {
+            ports: self.inner.ports.of(caller),
+            simulated: self.inner.simulated,
+            #[cfg(feature = "sim")]
+            simulator: self.inner.simulator.clone(),
+        };
+        let done = call(&Self { inner: Arc::new(inner) }, caller);
+        expect_this(caller)?;
+        done
+    }
+
     /// Opens the driver to look often: a snapshot of an observer takes less than a millisecond on a
     /// real GPU, while opening and closing the driver takes five. It holds the devices open, and
     /// nobody can reset them meanwhile.
@@ -469,15 +488,21 @@ impl Node {
     /// Applies a plan or a request, and hears how it goes. `progress` is called at each step and
     /// every 100 ms of waiting; when it asks to stop, what was done is rolled back: INTERRUPTED.
     ///
+    /// It may fork. A child that comes back from it does nothing of the call, which goes on in the
+    /// parent alone, and undoes nothing.
+    ///
     /// # Errors
-    /// As [`apply`](Self::apply).
+    /// As [`apply`](Self::apply); INVALID_STATE in a forked child.
     pub fn apply_with(
         &self,
         source: Source<'_>,
         options: &ApplyOptions,
         mut progress: impl FnMut(&Event) -> ControlFlow<()>,
     ) -> Result<Report> {
-        apply::apply(&self.inner.ports, self.inner.simulated, source, options, &mut progress)
+        self.call(|node, caller| {
+            let mut progress = |event: &Event| caller.ask(|| progress(event));
+            apply::apply(node.ports(), node.is_simulated(), source, options, &mut progress)
+        })
     }
 
     /// Settles what dead appliers left on these GPUs alone.
@@ -488,7 +513,10 @@ impl Node {
         options: &ApplyOptions,
         mut progress: impl FnMut(&Event) -> ControlFlow<()>,
     ) -> Result<Vec<apply::report::Recovered>> {
-        apply::settle_gpus(&self.inner.ports, self.inner.simulated, gpus, options, &mut progress)
+        self.call(|node, caller| {
+            let mut progress = |event: &Event| caller.ask(|| progress(event));
+            apply::settle_gpus(node.ports(), node.is_simulated(), gpus, options, &mut progress)
+        })
     }
 
     /// Settles what dead appliers left: rolls it back, or else finishes it. Then ends the MPS daemons of
@@ -512,7 +540,10 @@ impl Node {
         options: &ApplyOptions,
         mut progress: impl FnMut(&Event) -> ControlFlow<()>,
     ) -> Result<Report> {
-        apply::recover(&self.inner.ports, self.inner.simulated, options, &mut progress)
+        self.call(|node, caller| {
+            let mut progress = |event: &Event| caller.ask(|| progress(event));
+            apply::recover(node.ports(), node.is_simulated(), options, &mut progress)
+        })
     }
 
     /// Sets a journal aside that a person has decided about. Returns where it is now.
@@ -520,7 +551,7 @@ impl Node {
     /// # Errors
     /// NOT_FOUND, LOCKED, IO.
     pub fn discard(&self, journal: &str) -> Result<String> {
-        apply::discard(&self.inner.ports, journal)
+        self.call(|node, _| apply::discard(node.ports(), journal))
     }
 
     /// What an MPS configuration would harm on the GPUs that a selector means, whether it is in force

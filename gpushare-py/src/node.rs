@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use gpushare_core::fork::Caller;
 use gpushare_core::log::Dispatch;
 use gpushare_core::{Error, ErrorCode, Result};
 use pyo3::exceptions::PyTypeError;
@@ -32,7 +33,7 @@ use crate::spec;
 pub(crate) struct State {
     node: gpushare_core::Node,
     /// The process that opened it.
-    pid: u32,
+    opener: Caller,
     log: Option<Dispatch>,
 }
 
@@ -47,7 +48,7 @@ impl State {
 
     /// Whether this is the process that opened it.
     pub(crate) fn is_own(&self) -> bool {
-        self.pid == std::process::id()
+        self.opener.is_this()
     }
 
     /// Refuses a forked child.
@@ -59,7 +60,7 @@ impl State {
             ErrorCode::InvalidState,
             format!(
                 "process {} opened this node, and this is a forked child of it; open a gpushare.Node of its own here, or call from the parent",
-                self.pid
+                self.opener.pid()
             ),
         ))
     }
@@ -129,7 +130,7 @@ impl Node {
             }
             builder.open()
         })?;
-        Ok(Self(Arc::new(State { node, pid: std::process::id(), log })))
+        Ok(Self(Arc::new(State { node, opener: Caller::this(), log })))
     }
 
     /// Whether the node is simulated.

@@ -56,7 +56,8 @@ fn a_busy_tenant_is_named_and_not_touched() {
     assert_eq!(error.code(), ErrorCode::Busy);
     assert_eq!(error.holders()[0].pid, pid);
     let text = error.to_string();
-    for part in [pid.to_string().as_str(), "python train.py", "4g.40gb", "allow its eviction", "wait until"]
+    for part in
+        [pid.to_string().as_str(), "python train.py", "4g.40gb", "allow its eviction", "wait until"]
     {
         assert!(text.contains(part), "{part} is missing: {text}");
     }
