@@ -184,6 +184,7 @@ impl Lease {
         self.handed_on.store(true, Ordering::Relaxed);
         let failed = |errno: rustix::io::Errno| {
             Error::new(ErrorCode::Io, format!("cannot hand the lease on: {errno}"))
+                .with_source(std::io::Error::from(errno))
         };
         self.held.keep_in_children();
         self.held.with(|slots| {
@@ -218,6 +219,7 @@ impl Lease {
             let copy = slot.file.with(|file| rustix::io::fcntl_dupfd_cloexec(file, 3));
             copy.ok_or_else(held::not_ours)?.map_err(|errno| {
                 Error::new(ErrorCode::Io, format!("cannot copy the lease's descriptor: {errno}"))
+                    .with_source(std::io::Error::from(errno))
             })
         })?
     }
@@ -249,7 +251,8 @@ impl Lease {
         Ok(())
     }
 
-    /// Refuses a lease that is void: its GPU was partitioned anew, reset or lost, or it was released.
+    /// Refuses a lease that is void: its GPU was partitioned anew, reset or lost, it was released, or this
+    /// program closed its descriptor.
     ///
     /// # Errors
     /// INVALID_STATE saying why.
@@ -275,16 +278,23 @@ impl Lease {
     /// nothing back: what was created for them stays. A forked child only closes what it has of it.
     ///
     /// # Errors
+    /// INVALID_STATE where this program closed its descriptor: somebody else may have had the share since.
     /// Of what was created, and stays: BUSY where such a child has it, or somebody who was quicker to
     /// lease it, with who; as [`Node::apply`]. The lease is given back all the same.
     pub fn release(self) -> Result<()> {
         if !self.caller.is_this() {
             return Ok(());
         }
-        if self.handed_on.load(Ordering::Relaxed) {
+        let held = self.held.with(|_| ());
+        if held.is_ok() && self.handed_on.load(Ordering::Relaxed) {
             self.note_that_it_is_released();
         }
         self.held.let_go();
+        // Whoever leased the share since has what was created, too.
+        held.map_err(|error| match &self.created[..] {
+            [] => error,
+            _ => error.context("what was created for the lease stays"),
+        })?;
         self.node.call(|node, _| {
             let given_back = create::give_back(node, &self.created);
             given_back.map_err(|error| error.context("the lease is given back"))
