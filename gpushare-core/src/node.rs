@@ -145,7 +145,7 @@ impl NodeBuilder {
     ///
     /// # Errors
     /// INVALID_ARGUMENT for a fleet that cannot be read, a state directory without a name, or a
-    /// library or program whose path is not absolute; PERMISSION_DENIED as root for a library or
+    /// library or program whose path is not absolute or leads to no regular file; PERMISSION_DENIED as root for a library or
     /// program that others could have written, or put another in its place;
     /// UNSUPPORTED for a simulated node without feature `sim`.
     pub fn open(self) -> Result<Node> {
@@ -290,7 +290,7 @@ fn expect_trusted(path: &Path) -> Result<()> {
         ));
     }
     let why = match distrusted(path) {
-        Ok(None) => return Ok(()),
+        Ok(None) => return expect_file(path),
         Ok(Some(why)) => why,
         // Whoever needs it will say that it is not there.
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
@@ -299,6 +299,18 @@ fn expect_trusted(path: &Path) -> Result<()> {
     let path = path.display();
     Err(Error::new(ErrorCode::PermissionDenied, format!("{path} is not used: {why}"))
         .with_needs(vec![format!("{path} and the folders above it writable by root alone")]))
+}
+
+/// A pipe in the place of a library would be waited for, for ever.
+fn expect_file(path: &Path) -> Result<()> {
+    match path.metadata() {
+        Ok(found) if !found.is_file() => {
+            let message = format!("{}: it is no regular file", path.display());
+            Err(Error::new(ErrorCode::InvalidArgument, message))
+        }
+        // Whoever needs it will say what it is.
+        _ => Ok(()),
+    }
 }
 
 /// Has no child of this process have what this process has open, beyond the three of every program. For
@@ -615,6 +627,23 @@ mod tests {
         }
         let nameless = Node::builder().ignore_environment(true).state_dir("").open();
         assert_eq!(nameless.unwrap_err().code(), ErrorCode::InvalidArgument);
+    }
+
+    #[test]
+    fn what_is_no_file_is_neither_loaded_nor_run() {
+        let folder = tempfile::tempdir().unwrap();
+        let pipe = folder.path().join("pipe");
+        let mode = rustix::fs::Mode::from_raw_mode(0o700);
+        rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+        for path in [pipe.as_path(), folder.path()] {
+            let new = || Node::builder().state_dir(folder.path().join("state"));
+            for builder in [new().nvml_path(path), new().nvidia_smi(path), new().mps_control(path)]
+            {
+                let error = builder.open().unwrap_err();
+                assert_eq!(error.code(), ErrorCode::InvalidArgument, "{error}");
+                assert!(error.message().contains("no regular file"), "{error}");
+            }
+        }
     }
 
     #[test]

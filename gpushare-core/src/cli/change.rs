@@ -21,9 +21,6 @@ use super::interrupt::Interrupt;
 use super::output::{Output, say};
 use super::progress::Progress;
 
-/// A spec is refused above 1 MiB; one byte more tells.
-const MOST_SPEC_BYTES: u64 = (1 << 20) + 1;
-
 /// How often a request that follows from the state of a GPU is made anew when others changed it.
 const MOST_TRIES: usize = 10;
 
@@ -305,25 +302,10 @@ pub(super) fn recover(
     Ok(Answer::Yes)
 }
 
-/// The spec in a file, or from standard input.
+/// The spec in a file or a pipe, or from standard input.
 pub(super) fn read_spec(path: &Path) -> Result<Spec> {
-    use std::io::Read as _;
-    let (name, read) = if path.as_os_str() == "-" {
-        let mut bytes = Vec::new();
-        let read = std::io::stdin().lock().take(MOST_SPEC_BYTES).read_to_end(&mut bytes);
-        (Path::new("standard input"), read.map(|_| bytes))
-    } else {
-        let read = std::fs::File::open(path).and_then(|file| {
-            let mut bytes = Vec::new();
-            file.take(MOST_SPEC_BYTES).read_to_end(&mut bytes).map(|_| bytes)
-        });
-        (path, read)
-    };
-    let bytes = read.map_err(|error| match error.kind() {
-        std::io::ErrorKind::NotFound => {
-            Error::new(ErrorCode::InvalidArgument, format!("there is no file {}", name.display()))
-        }
-        _ => Error::io("read", name, error),
-    })?;
-    Spec::from_bytes(&bytes).map_err(|error| error.context(name.display().to_string()))
+    if path.as_os_str() == "-" {
+        return Spec::from_reader(Path::new("standard input"), std::io::stdin().lock());
+    }
+    Spec::from_file_or_pipe(path)
 }
