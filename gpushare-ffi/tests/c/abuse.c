@@ -152,6 +152,7 @@ static void nulls(gpushare_node *node) {
 
     CHECK(gpushare_error_code(NULL) == 0 && !gpushare_error_message(NULL));
     CHECK(gpushare_error_outcome(NULL) == 0 && gpushare_error_nvml_return(NULL) == -1);
+    CHECK(gpushare_error_os_error(NULL) == 0);
     CHECK(!gpushare_error_to_json(NULL));
     CHECK(!gpushare_node_is_simulated(NULL));
     gpushare_node_free(NULL);
