@@ -1133,6 +1133,12 @@ int32_t gpushare_error_outcome(const struct gpushare_error *err);
 int32_t gpushare_error_nvml_return(const struct gpushare_error *err);
 
 /**
+ * The number of the system's error, an errno, where the system gave one: ENOSPC, EACCES; 0 for every
+ * other error and for NULL. Which file it is about is in gpushare_error_to_json().
+ */
+int32_t gpushare_error_os_error(const struct gpushare_error *err);
+
+/**
  * Everything that is known of it: a document of schema `gpushare.error/v1`, with who is in the way
  * (`holders`), what is missing (`needs`), what would fit (`fits`), which values do no harm (`safe`).
  *

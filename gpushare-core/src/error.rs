@@ -7,6 +7,7 @@
 
 use std::error::Error as StdError;
 use std::fmt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -153,6 +154,7 @@ struct Inner {
     fits: Vec<String>,
     safe: Vec<String>,
     driver: Option<DriverCall>,
+    path: Option<PathBuf>,
     source: Option<Arc<dyn StdError + Send + Sync>>,
 }
 
@@ -174,6 +176,7 @@ impl Error {
             fits: Vec::new(),
             safe: Vec::new(),
             driver: None,
+            path: None,
             source: None,
         }))
     }
@@ -251,7 +254,7 @@ impl Error {
     }
 
     /// An IO error about a path.
-    pub fn io(doing: &str, path: &std::path::Path, source: std::io::Error) -> Self {
+    pub fn io(doing: &str, path: &Path, source: std::io::Error) -> Self {
         let code = match source.kind() {
             std::io::ErrorKind::PermissionDenied => ErrorCode::PermissionDenied,
             _ => ErrorCode::Io,
@@ -261,7 +264,13 @@ impl Error {
             ErrorCode::PermissionDenied => error.with_needs(vec![path.display().to_string()]),
             _ => error,
         };
-        error.with_source(source)
+        error.with_path(path).with_source(source)
+    }
+
+    /// The same error about that file.
+    #[must_use]
+    pub(crate) fn with_path(self, path: &Path) -> Self {
+        self.with(|inner| inner.path = Some(path.to_owned()))
     }
 
     /// What kind of error.
@@ -314,6 +323,23 @@ impl Error {
         self.0.driver.as_ref()
     }
 
+    /// The number of the system's error (`errno`: ENOSPC is 28), where the system gave one: of IO and
+    /// PERMISSION_DENIED above all.
+    pub fn os_error(&self) -> Option<i32> {
+        self.causes().find_map(|cause| cause.downcast_ref::<std::io::Error>()?.raw_os_error())
+    }
+
+    /// The file or directory that the system's error is about, where it is one.
+    pub fn path(&self) -> Option<&Path> {
+        let own = self.0.path.as_deref();
+        own.or_else(|| self.causes().find_map(|cause| cause.downcast_ref::<Self>()?.path()))
+    }
+
+    /// What caused it, and what caused that.
+    fn causes(&self) -> impl Iterator<Item = &(dyn StdError + 'static)> {
+        std::iter::successors(self.source(), |&cause| cause.source())
+    }
+
     /// The error as a document of schema `gpushare.error/v1`, for `--json`, C and Python.
     ///
     /// Its `simulated` is null: an error knows no node. The command line says it where it knows.
@@ -334,6 +360,8 @@ impl Error {
             "fits": self.fits(),
             "safe": self.safe(),
             "driver": self.driver_call(),
+            "os_error": self.os_error(),
+            "path": self.path().map(Path::to_string_lossy),
         })
     }
 }
@@ -409,6 +437,29 @@ mod tests {
         fn crosses<T: Send + Sync + Clone + 'static>() {}
         crosses::<Error>();
         assert_eq!(size_of::<Error>(), size_of::<usize>());
+    }
+
+    #[test]
+    fn what_the_system_said_is_kept_through_everything_that_wraps_it() {
+        use rustix::io::Errno;
+        let path = Path::new("/var/lib/gpushare/journal/x");
+        for (errno, code) in
+            [(Errno::NOSPC, ErrorCode::Io), (Errno::ACCESS, ErrorCode::PermissionDenied)]
+        {
+            let inner = Error::io("write", path, errno.into());
+            let outer = Error::new(ErrorCode::RecoveryRequired, "stuck").with_source(inner.clone());
+            assert_eq!(inner.code(), code);
+            for error in [inner.clone().context("apply"), outer] {
+                assert_eq!(error.os_error(), Some(errno.raw_os_error()));
+                assert_eq!(error.path(), Some(path));
+                assert_eq!(error.to_document()["os_error"], errno.raw_os_error());
+                assert_eq!(error.to_document()["path"], "/var/lib/gpushare/journal/x");
+            }
+        }
+        let ours = Error::io("read", path, std::io::ErrorKind::UnexpectedEof.into());
+        assert_eq!((ours.os_error(), ours.path()), (None, Some(path)));
+        let plain = Error::new(ErrorCode::Io, "no").to_document();
+        assert!(plain["os_error"].is_null() && plain["path"].is_null());
     }
 
     #[test]

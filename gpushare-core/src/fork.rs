@@ -9,11 +9,15 @@
 //!
 //! A child that is made past those handlers (`_Fork`, clone(2)) keeps everything until it ends or execs.
 
+mod caller;
+
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
-use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, IntoRawFd as _, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+
+pub use caller::Caller;
 
 /// The files that this process has locked.
 static OWN: Mutex<Own> = Mutex::new(Own { next: 0, files: BTreeMap::new() });
@@ -36,8 +40,53 @@ struct Own {
 
 #[derive(Debug)]
 struct Entry {
-    file: OwnedFd,
+    /// None when this program lost it.
+    file: Option<OwnedFd>,
+    /// Device and inode, by which it is told from what may have its number by now.
+    identity: Option<Identity>,
     kept_in_children: bool,
+}
+
+type Identity = (u64, u64);
+
+fn identity(file: BorrowedFd<'_>) -> Option<Identity> {
+    rustix::fs::fstat(file).ok().map(|stat| (stat.st_dev, stat.st_ino))
+}
+
+impl Entry {
+    fn new(file: OwnedFd) -> Self {
+        Self { identity: identity(file.as_fd()), file: Some(file), kept_in_children: false }
+    }
+
+    /// The file, unless the program closed its number: what has that number now is not ours to close,
+    /// nor to look at.
+    fn file(&mut self) -> Option<BorrowedFd<'_>> {
+        if self.file.as_ref().is_some_and(|file| identity(file.as_fd()) != self.identity) {
+            self.lose();
+        }
+        self.file.as_ref().map(OwnedFd::as_fd)
+    }
+
+    fn lose(&mut self) {
+        let _ = self.file.take().map(OwnedFd::into_raw_fd);
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        let _ = self.file();
+    }
+}
+
+/// What became of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// It is this process's.
+    Here,
+    /// This is a forked child, which gave it up.
+    GivenUp,
+    /// The program closed its descriptor, or put another file in its place.
+    Lost,
 }
 
 fn locked() -> MutexGuard<'static, Own> {
@@ -70,22 +119,37 @@ impl OwnFile {
     ) -> Result<Option<Self>, E> {
         own(|own| {
             let Some(file) = open()? else { return Ok(None) };
+            // Whoever had its number until now was closed by the program. It may even be the same file.
+            let reused = |entry: &&mut Entry| {
+                let theirs = entry.file.as_ref().map(OwnedFd::as_raw_fd);
+                theirs == Some(file.as_raw_fd())
+            };
+            own.files.values_mut().filter(reused).for_each(Entry::lose);
             let number = own.next;
             own.next += 1;
-            own.files.insert(number, Entry { file, kept_in_children: false });
+            own.files.insert(number, Entry::new(file));
             Ok(Some(Self { number }))
         })
     }
 
-    /// Does something with it; none in a forked child, which gave it up. No fork comes in between:
+    /// Does something with it; none where it is not [here](Self::standing). No fork comes in between:
     /// this must neither wait, nor start a process, nor use another such file.
     pub(crate) fn with<R>(&self, what: impl FnOnce(BorrowedFd<'_>) -> R) -> Option<R> {
-        own(|own| own.files.get(&self.number).map(|entry| what(entry.file.as_fd())))
+        own(|own| own.files.get_mut(&self.number)?.file().map(what))
+    }
+
+    /// What became of it.
+    pub(crate) fn standing(&self) -> Standing {
+        own(|own| match own.files.get_mut(&self.number).map(Entry::file) {
+            Some(Some(_)) => Standing::Here,
+            Some(None) => Standing::Lost,
+            None => Standing::GivenUp,
+        })
     }
 
     /// Whether it is still this process's.
     pub fn is_here(&self) -> bool {
-        self.with(|_| ()).is_some()
+        self.standing() == Standing::Here
     }
 
     /// Lets forked children have it, too, from now on.

@@ -21,6 +21,7 @@ use crate::backend::system::{SystemClock, SystemProcesses, environment};
 use crate::backend::trust::distrusted;
 use crate::doctor::{self, Diagnosis, MachineFacts};
 use crate::error::{Error, ErrorCode, Result};
+use crate::fork::Caller;
 use crate::hazard::{self, MpsTarget};
 use crate::id::Pid;
 use crate::metrics;
@@ -28,7 +29,7 @@ use crate::mps::Attachment;
 use crate::observe::{Observer, Scope};
 use crate::parameters::MpsConfig;
 use crate::plan::{self, GpuHazard, Plan, Request, previous, select};
-use crate::port::{Ports, ancestry};
+use crate::port::{Ports, ancestry, expect_this};
 use crate::snapshot::Snapshot;
 use crate::spec::Spec;
 use crate::state::transitions;
@@ -148,7 +149,7 @@ impl NodeBuilder {
     ///
     /// # Errors
     /// INVALID_ARGUMENT for a fleet that cannot be read, a state directory without a name, or a
-    /// library or program whose path is not absolute; PERMISSION_DENIED as root for a library or
+    /// library or program whose path is not absolute or leads to no regular file; PERMISSION_DENIED as root for a library or
     /// program that others could have written, or put another in its place;
     /// UNSUPPORTED for a simulated node without feature `sim`.
     pub fn open(self) -> Result<Node> {
@@ -293,7 +294,7 @@ fn expect_trusted(path: &Path) -> Result<()> {
         ));
     }
     let why = match distrusted(path) {
-        Ok(None) => return Ok(()),
+        Ok(None) => return expect_file(path),
         Ok(Some(why)) => why,
         // Whoever needs it will say that it is not there.
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
@@ -302,6 +303,18 @@ fn expect_trusted(path: &Path) -> Result<()> {
     let path = path.display();
     Err(Error::new(ErrorCode::PermissionDenied, format!("{path} is not used: {why}"))
         .with_needs(vec![format!("{path} and the folders above it writable by root alone")]))
+}
+
+/// A pipe in the place of a library would be waited for, for ever.
+fn expect_file(path: &Path) -> Result<()> {
+    match path.metadata() {
+        Ok(found) if !found.is_file() => {
+            let message = format!("{}: it is no regular file", path.display());
+            Err(Error::new(ErrorCode::InvalidArgument, message))
+        }
+        // Whoever needs it will say what it is.
+        _ => Ok(()),
+    }
 }
 
 /// Has no child of this process have what this process has open, beyond the three of every program. For
@@ -351,6 +364,24 @@ impl Node {
     /// The ports that the node stands on: to decorate them with faults, or to count calls.
     pub fn ports(&self) -> &Ports {
         &self.inner.ports
+    }
+
+    /// Makes a call that changes something, or takes something: with this node as this process alone
+    /// has it. A callback or a log's receiver may fork, and its child would go on with the call.
+    ///
+    /// # Errors
+    /// Those of the call; INVALID_STATE in such a child, whatever the call says.
+    pub(crate) fn call<R>(&self, call: impl FnOnce(&Self, Caller) -> Result<R>) -> Result<R> {
+        let caller = Caller::this();
+        let inner = Inner {
+            ports: self.inner.ports.of(caller),
+            simulated: self.inner.simulated,
+            #[cfg(feature = "sim")]
+            simulator: self.inner.simulator.clone(),
+        };
+        let done = call(&Self { inner: Arc::new(inner) }, caller);
+        expect_this(caller)?;
+        done
     }
 
     /// Opens the driver to look often: a snapshot of an observer takes less than a millisecond on a
@@ -473,15 +504,21 @@ impl Node {
     /// Applies a plan or a request, and hears how it goes. `progress` is called at each step and
     /// every 100 ms of waiting; when it asks to stop, what was done is rolled back: INTERRUPTED.
     ///
+    /// It may fork. A child that comes back from it does nothing of the call, which goes on in the
+    /// parent alone, and undoes nothing.
+    ///
     /// # Errors
-    /// As [`apply`](Self::apply).
+    /// As [`apply`](Self::apply); INVALID_STATE in a forked child.
     pub fn apply_with(
         &self,
         source: Source<'_>,
         options: &ApplyOptions,
         mut progress: impl FnMut(&Event) -> ControlFlow<()>,
     ) -> Result<Report> {
-        apply::apply(&self.inner.ports, self.inner.simulated, source, options, &mut progress)
+        self.call(|node, caller| {
+            let mut progress = |event: &Event| caller.ask(|| progress(event));
+            apply::apply(node.ports(), node.is_simulated(), source, options, &mut progress)
+        })
     }
 
     /// Hooks that are programs in a directory, for [`ApplyOptions::hooks`]: `pre-apply`, `pre-mode`,
@@ -510,7 +547,10 @@ impl Node {
         options: &ApplyOptions,
         mut progress: impl FnMut(&Event) -> ControlFlow<()>,
     ) -> Result<Vec<apply::report::Recovered>> {
-        apply::settle_gpus(&self.inner.ports, self.inner.simulated, gpus, options, &mut progress)
+        self.call(|node, caller| {
+            let mut progress = |event: &Event| caller.ask(|| progress(event));
+            apply::settle_gpus(node.ports(), node.is_simulated(), gpus, options, &mut progress)
+        })
     }
 
     /// Settles what dead appliers left: rolls it back, or else finishes it. Then ends the MPS daemons of
@@ -534,7 +574,10 @@ impl Node {
         options: &ApplyOptions,
         mut progress: impl FnMut(&Event) -> ControlFlow<()>,
     ) -> Result<Report> {
-        apply::recover(&self.inner.ports, self.inner.simulated, options, &mut progress)
+        self.call(|node, caller| {
+            let mut progress = |event: &Event| caller.ask(|| progress(event));
+            apply::recover(node.ports(), node.is_simulated(), options, &mut progress)
+        })
     }
 
     /// Sets a journal aside that a person has decided about. Returns where it is now.
@@ -542,7 +585,7 @@ impl Node {
     /// # Errors
     /// NOT_FOUND, LOCKED, IO.
     pub fn discard(&self, journal: &str) -> Result<String> {
-        apply::discard(&self.inner.ports, journal)
+        self.call(|node, _| apply::discard(node.ports(), journal))
     }
 
     /// The node in Prometheus' text format: modes, MIG devices, shares and leases, who computes with how
@@ -628,6 +671,23 @@ mod tests {
         }
         let nameless = Node::builder().ignore_environment(true).state_dir("").open();
         assert_eq!(nameless.unwrap_err().code(), ErrorCode::InvalidArgument);
+    }
+
+    #[test]
+    fn what_is_no_file_is_neither_loaded_nor_run() {
+        let folder = tempfile::tempdir().unwrap();
+        let pipe = folder.path().join("pipe");
+        let mode = rustix::fs::Mode::from_raw_mode(0o700);
+        rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+        for path in [pipe.as_path(), folder.path()] {
+            let new = || Node::builder().state_dir(folder.path().join("state"));
+            for builder in [new().nvml_path(path), new().nvidia_smi(path), new().mps_control(path)]
+            {
+                let error = builder.open().unwrap_err();
+                assert_eq!(error.code(), ErrorCode::InvalidArgument, "{error}");
+                assert!(error.message().contains("no regular file"), "{error}");
+            }
+        }
     }
 
     #[test]

@@ -7,13 +7,15 @@
 use std::borrow::Cow;
 use std::fmt;
 
-/// Whether a terminal obeys it, or another line could begin with it.
+/// Whether a terminal obeys it, another line could begin with it, or it shows nothing.
 const fn obeyed(c: char) -> bool {
     matches!(c,
         // C0, DEL and C1: ESC, CR, LF and CSI among them.
         '\0'..='\x1f' | '\x7f'..='\u{9f}'
         // Line and paragraph separator; what changes the direction of writing.
-        | '\u{061C}' | '\u{200E}' | '\u{200F}' | '\u{2028}'..='\u{202E}' | '\u{2066}'..='\u{2069}')
+        | '\u{061C}' | '\u{200E}' | '\u{200F}' | '\u{2028}'..='\u{202E}' | '\u{2066}'..='\u{2069}'
+        // What nobody sees: with it two names look the same.
+        | '\u{200B}'..='\u{200D}' | '\u{FEFF}')
 }
 
 /// A piece of one line with nothing in it that a terminal obeys. Each such character becomes
@@ -75,6 +77,8 @@ mod tests {
             let shown = printable(c.encode_utf8(&mut [0; 4])).into_owned();
             assert!(!shown.contains(char::is_control), "{c:?}");
         }
+        let unseen = "\u{61c}\u{200b}\u{200c}\u{200d}\u{200e}\u{200f}\u{2028}\u{2029}\u{202a}\u{202e}\u{2066}\u{2069}\u{feff}";
+        assert_eq!(printable(unseen), "\u{fffd}".repeat(unseen.chars().count()));
     }
 
     #[test]

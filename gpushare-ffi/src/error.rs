@@ -77,6 +77,13 @@ pub extern "C" fn gpushare_error_nvml_return(err: Option<&gpushare_error>) -> i3
     call.map_or(-1, |call| i32::try_from(call.nvml_return).unwrap_or(i32::MAX))
 }
 
+/// The number of the system's error, an errno, where the system gave one: ENOSPC, EACCES; 0 for every
+/// other error and for NULL. Which file it is about is in gpushare_error_to_json().
+#[unsafe(no_mangle)]
+pub extern "C" fn gpushare_error_os_error(err: Option<&gpushare_error>) -> i32 {
+    err.and_then(|err| err.error.os_error()).unwrap_or(0)
+}
+
 /// Everything that is known of it: a document of schema `gpushare.error/v1`, with who is in the way
 /// (`holders`), what is missing (`needs`), what would fit (`fits`), which values do no harm (`safe`).
 ///

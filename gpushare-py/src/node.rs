@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use gpushare_core::fork::Caller;
 use gpushare_core::log::Dispatch;
-use gpushare_core::{Error, ErrorCode, Result, fork};
+use gpushare_core::{Error, ErrorCode, Result};
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
@@ -31,10 +32,8 @@ use crate::spec;
 #[derive(Debug)]
 pub(crate) struct State {
     node: gpushare_core::Node,
-    /// The process that opened it, and which of those that were forked one from the other: a child in a new
-    /// pid namespace can have its parent's pid.
-    pid: u32,
-    generation: u64,
+    /// The process that opened it.
+    opener: Caller,
     log: Option<Dispatch>,
 }
 
@@ -49,7 +48,7 @@ impl State {
 
     /// Whether this is the process that opened it.
     pub(crate) fn is_own(&self) -> bool {
-        self.generation == fork::generation() && self.pid == std::process::id()
+        self.opener.is_this()
     }
 
     /// Refuses a forked child.
@@ -61,7 +60,7 @@ impl State {
             ErrorCode::InvalidState,
             format!(
                 "process {} opened this node, and this is a forked child of it; open a gpushare.Node of its own here, or call from the parent",
-                self.pid
+                self.opener.pid()
             ),
         ))
     }
@@ -131,8 +130,7 @@ impl Node {
             }
             builder.open()
         })?;
-        let (pid, generation) = (std::process::id(), fork::generation());
-        Ok(Self(Arc::new(State { node, pid, generation, log })))
+        Ok(Self(Arc::new(State { node, opener: Caller::this(), log })))
     }
 
     /// Whether the node is simulated.

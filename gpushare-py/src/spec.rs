@@ -1,7 +1,6 @@
 //! Specs as Python gives them.
 
-use std::io::{ErrorKind, Read as _};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use gpushare_core::{Error, ErrorCode, Result, Spec};
 use pyo3::exceptions::PyTypeError;
@@ -17,9 +16,6 @@ pub(crate) enum Given {
     Text(String),
     File(PathBuf),
 }
-
-/// Longer than any spec: the core says how long one may be.
-const MOST_BYTES: u64 = (1 << 20) + 1;
 
 /// A mapping; text, which has a line break or begins with a brace; or a path.
 pub(crate) fn given(spec: &Bound<'_, PyAny>) -> PyResult<Given> {
@@ -42,7 +38,7 @@ impl Given {
         match self {
             Self::Document(document) => from_document(document),
             Self::Text(text) => text.parse(),
-            Self::File(path) => from_file(path),
+            Self::File(path) => Spec::from_file(path).map_err(|error| error.context("spec")),
         }
     }
 }
@@ -51,19 +47,4 @@ impl Given {
 pub(crate) fn from_document(json: &str) -> Result<Spec> {
     serde_json::from_str(json)
         .map_err(|error| Error::new(ErrorCode::InvalidArgument, error.to_string()))
-}
-
-fn from_file(path: &Path) -> Result<Spec> {
-    let read = std::fs::File::open(path).and_then(|file| {
-        let mut bytes = Vec::new();
-        file.take(MOST_BYTES).read_to_end(&mut bytes).map(|_| bytes)
-    });
-    let bytes = read.map_err(|error| match error.kind() {
-        ErrorKind::NotFound => Error::new(
-            ErrorCode::InvalidArgument,
-            format!("spec: there is no file {}", path.display()),
-        ),
-        _ => Error::io("read", path, error),
-    })?;
-    Spec::from_bytes(&bytes).map_err(|error| error.context(path.display().to_string()))
 }

@@ -13,7 +13,7 @@ from gpushare import Gpu, Plan, SharingMode, Snapshot, draw
 from gpushare._svg import COLOURS, LEFT, SLOT, WIDTH
 
 SVG = "{http://www.w3.org/2000/svg}"
-HOSTILE = "<script>alert('\"&amp;]]>')</script>\x1b[2J\u202eevil"
+HOSTILE = "<script>alert('\"&amp;]]>')</script>\x1b[2J\u202e\u200b\u200f\u2028\u2029\u061c\ufeffevil"
 
 
 def read(drawing):
@@ -390,7 +390,7 @@ class Safe(Drawn):
         drawing = draw(snapshot)
         root = read(drawing)
         self.assertNotIn("<script", drawing)
-        for character in "\x1b\u202e":
+        for character in "\x1b\u202e\u200b\u200f\u2028\u2029\u061c\ufeff":
             self.assertNotIn(character, drawing)
         self.assertTrue(any(text.startswith("pid ") and "<script>alert(" in text for text in texts(root)))
         self.assertTrue(any(text.startswith("cordoned: <script>") for text in texts(root)))

@@ -1,7 +1,9 @@
 """Every error of the core reaches Python as its class, with its data."""
 
+import errno
 import os
 import pickle
+import resource
 import unittest
 
 import gpushare
@@ -20,6 +22,10 @@ class Reached(Shared):
         again = pickle.loads(pickle.dumps(error))
         self.assertEqual((again.args, again.__dict__), (error.args, error.__dict__))
         self.assertGreater(len(str(error)), 20)
+        self.assertEqual(str(again), str(error))
+        if isinstance(error, OSError):
+            system = [(kept.errno, kept.strerror, kept.filename) for kept in (error, again)]
+            self.assertEqual(*system)
         return error
 
     def apply(self, document, **options):
@@ -61,7 +67,15 @@ class Reached(Shared):
         self.assertEqual((error.driver.call, error.nvml_return), ("nvmlDeviceSetComputeMode", 999))
         with node.lease(gpu=1):
             expect(gpushare.WaitTimeoutError, lambda: node.lease(gpu=1, timeout=0.01))
-        expect(gpushare.StorageError, lambda: node.plan("/dev/null/x"))
+        error = expect(
+            gpushare.StorageError,
+            lambda: node.plan("/dev/null/x"),
+            errno=errno.ENOTDIR,
+            os_error=errno.ENOTDIR,
+            filename="/dev/null/x",
+            strerror=os.strerror(errno.ENOTDIR),
+        )
+        self.assertIn("cannot read /dev/null/x", str(error))
         self.command("sim", "act-as", "1000")
         error = expect(gpushare.PermissionDeniedError, lambda: node.plan(mig(0, **{"2g": 1})), gpu=zero)
         self.assertTrue(error.needs)
@@ -120,6 +134,19 @@ class Reached(Shared):
             print("heard")
         """
         self.assertEqual(alone(code).stdout, "heard\n")
+    def test_what_the_system_said_is_there_for_who_knows_no_gpushare(self) -> None:
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+        try:
+            self.node.cordon(0, "why")
+        except OSError as error:
+            self.assertEqual(error.errno, errno.EFBIG)
+            self.assertTrue(error.filename.startswith(self.state), error.filename)
+            self.assertIn("cannot write", str(error))
+        else:
+            self.fail("nothing was refused")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
     @unittest.skipIf(os.geteuid() == 0, "root may write everywhere")
     def test_a_state_directory_of_somebody_elses(self) -> None:

@@ -3,12 +3,14 @@
 import multiprocessing
 import os
 import sys
+import threading
+import time
 import unittest
 import warnings
 from concurrent.futures import ProcessPoolExecutor
 
 import gpushare
-from common import MODES, Shared, alone
+from common import MODES, Shared, alone, mig
 
 
 def in_child(function):
@@ -177,6 +179,98 @@ class Registered(unittest.TestCase):
             print("\nSKIPPED: a child with its parent's pid: it takes root", file=sys.stderr)
             self.skipTest(said)
         self.assertEqual(said, "refused True\n")
+class InTheMiddle(Shared):
+    """A progress function forks, and the child comes back from it into its parent's call."""
+
+    def forked_at(self, number, call, leave):
+        """Calls it with a progress function that forks at that event. What the parent has of it, and
+        what the child said; the latter is None where there were fewer events."""
+        reading, writing = os.pipe()
+        parent, events, child = os.getpid(), 0, None
+
+        def progress(event):
+            nonlocal events, child
+            events += 1
+            if events != number or os.getpid() != parent:
+                return
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)
+                child = os.fork()
+            if child == 0:
+                leave()
+            else:
+                os.waitpid(child, os.WNOHANG if waits else 0)
+
+        waits = leave is wait_a_moment
+        said = "nothing"
+        try:
+            done = call(progress)
+            said = f"done {done}"
+        except BaseException as error:
+            if os.getpid() == parent:
+                raise
+            causes = (error, error.__cause__)
+            said = " ".join(type(cause).__name__ for cause in causes if cause is not None)
+        finally:
+            if os.getpid() != parent:
+                os.write(writing, f"{said}, {events} events".encode())
+                os._exit(0)
+        os.close(writing)
+        with os.fdopen(reading) as stream:
+            heard = stream.read()
+        if waits and child:
+            os.waitpid(child, 0)
+        return done, None if child is None else heard
+
+    def test_an_apply_is_made_once_and_by_the_parent(self) -> None:
+        ways = ((return_, "InvalidStateError"), (raise_, "SystemExit InvalidStateError"))
+        for leave, expected in (*ways, (wait_a_moment, "InvalidStateError")):
+            for number in range(1, 100):
+                self.node.plan(MODES["exclusive"]).apply()
+                before = self.node.gpus[0].mig_devices
+                plan = self.node.plan(mig(0, **{"1g": 2, "3g": 1}))
+                report, said = self.forked_at(number, plan.apply, leave)
+                if said is None:
+                    break
+                with self.subTest(leave=leave.__name__, event=number):
+                    self.assertEqual(said, f"{expected}, {number} events")
+                    self.assertEqual(report.outcome, "applied")
+                    self.assertEqual((before, len(self.node.gpus[0].mig_devices)), ((), 3))
+                    self.assertFalse(self.node.plan(mig(0, **{"1g": 2, "3g": 1})).steps)
+                    self.assertIsNone(self.node.gpus[0].unsettled)
+                    self.assertEqual(self.node.recover().outcome, "unchanged")
+            self.assertGreater(number, 7)
+
+    def test_a_lease_is_the_parents(self) -> None:
+        for leave, expected in ((return_, "InvalidStateError"), (raise_, "SystemExit InvalidStateError")):
+            with self.subTest(leave.__name__):
+                held = self.node.lease(gpu=0)
+                timer = threading.Timer(0.5, held.release)
+
+                def wait(progress, timer=timer):
+                    timer.start()
+                    return self.node.lease(gpu=0, timeout=30, progress=progress)
+
+                lease, said = self.forked_at(1, wait, leave)
+                timer.join()
+                self.assertEqual(said, f"{expected}, 1 events")
+                with lease:
+                    lease.check()
+                    self.assertTrue(self.node.leases().shares[0].leased)
+                self.assertFalse(self.node.leases().shares[0].leased)
+
+
+def return_():
+    """The child goes on."""
+
+
+def raise_():
+    sys.exit(0)
+
+
+def wait_a_moment():
+    """The child goes on when its parent has done most of it."""
+    time.sleep(0.05)
 
 
 class Pools(Shared):

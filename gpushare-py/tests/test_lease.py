@@ -270,7 +270,6 @@ class Environment(unittest.TestCase):
         self.assertIn("CUDA_VISIBLE_DEVICES", self.lease.variables)
         self.assertEqual(self.lease.to_dict()["schema"], "gpushare.lease/v1")
         for call in (
-            self.lease.activate,
             self.lease.fileno,
             self.lease.filenos,
             self.lease.check,
@@ -570,6 +569,108 @@ class Activation(unittest.TestCase):
         """
         said = alone(code).stdout
         self.assertEqual(said, "attached not_attached not_attached not_attached unknown unknown ")
+
+
+class Closed(Shared):
+    """The program closes a descriptor that is its lease's."""
+
+    def setUp(self):
+        super().setUp()
+        self.lease = self.node.lease(gpu=0)
+        self.number = self.lease.fileno()
+
+    def other(self):
+        """Another process that has the share now, which it may."""
+        process = self.child("lease = node.lease(gpu=0); say(lease.share); heard()")
+        self.assertEqual(heard(process), self.lease.share)
+        return process
+
+    def is_lost(self, number):
+        """Whatever is asked of it, and what has its number is not touched."""
+        inheritable = number is not None and os.get_inheritable(number)
+        for call in (
+            self.lease.check,
+            self.lease.verify,
+            self.lease.fileno,
+            self.lease.filenos,
+            self.lease.release,
+        ):
+            with self.assertRaisesRegex(gpushare.InvalidStateError, "closed by this program", msg=call):
+                call()
+            if number is not None:
+                self.assertEqual(os.get_inheritable(number), inheritable)
+        self.assertTrue(self.lease.released)
+        self.lease.release()
+
+    def test_a_lease_that_was_closed_is_lost(self) -> None:
+        with open(self.lease.fileno()):
+            pass
+        self.other()
+        self.is_lost(None)
+        with self.assertRaises(OSError):
+            os.fstat(self.number)
+
+    def test_what_has_its_number_now_stays_open(self) -> None:
+        os.close(self.number)
+        with open(self.folder / "precious", "w") as precious:
+            self.assertEqual(precious.fileno(), self.number)
+            self.is_lost(self.number)
+            precious.write("x")
+
+    def test_what_was_put_in_its_place_stays_open(self) -> None:
+        with open(self.folder / "precious", "w") as precious:
+            os.dup2(precious.fileno(), self.number)
+        self.addCleanup(os.close, self.number)
+        self.other()
+        self.is_lost(self.number)
+        os.write(self.number, b"x")
+
+    def test_the_next_lease_of_the_same_share_is_another(self) -> None:
+        os.close(self.number)
+        again = self.node.lease(gpu=0)
+        # The same number, and the same file: only which lease it was opened for differs.
+        self.assertEqual((again.fileno(), again.share), (self.number, self.lease.share))
+        self.is_lost(self.number)
+        again.check()
+        with self.assertRaises(gpushare.DeviceBusyError):
+            self.open().lease(gpu=0)
+        again.release()
+        self.node.lease(gpu=0).release()
+
+    def test_a_forked_child_closes_nothing_of_its_own(self) -> None:
+        os.close(self.number)
+        with open(self.folder / "precious", "w") as precious:
+            self.assertEqual(precious.fileno(), self.number)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)
+                pid = os.fork()
+            if pid == 0:
+                try:
+                    os.write(self.number, b"x")
+                    os._exit(0)
+                except OSError:
+                    os._exit(1)
+            self.assertEqual(os.waitpid(pid, 0)[1], 0)
+        with self.assertRaises(gpushare.InvalidStateError):
+            self.lease.release()
+
+    def test_what_is_collected_closes_nothing_of_somebody_elses(self) -> None:
+        os.close(self.number)
+        with open(self.folder / "precious", "w") as precious:
+            self.assertEqual(precious.fileno(), self.number)
+            with self.assertWarns(ResourceWarning):
+                del self.lease
+                gc.collect()
+            precious.write("x")
+            precious.flush()
+
+    def test_what_was_created_for_it_stays(self) -> None:
+        self.lease.release()
+        layout(self.node, 1)
+        with self.assertRaisesRegex(gpushare.InvalidStateError, "what was created for the lease stays"):
+            with self.node.lease(mig="1g", create=True, give_back=True) as lease:
+                os.close(lease.fileno())
+        self.assertEqual(len(self.node.status().gpus[1].mig_devices), 1)
 
 
 if __name__ == "__main__":

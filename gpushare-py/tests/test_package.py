@@ -54,6 +54,8 @@ def document(number: int) -> dict:
         "safe": ["25"],
         "driver": {"call": "nvmlInit_v2", "nvml_return": 9, "name": "DRIVER_NOT_LOADED"},
         "evicted": [],
+        "os_error": 28,
+        "path": "/var/lib/gpushare",
         "simulated": True,
     }
 

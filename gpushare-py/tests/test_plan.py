@@ -2,6 +2,7 @@
 
 import collections
 import json
+import os
 import pickle
 import tempfile
 import unittest
@@ -94,8 +95,17 @@ class Specs(unittest.TestCase):
             node().plan("version: gpushare/v1\ngpus:\n  - selec: 0\n    mode: mig\n")
         with self.assertRaisesRegex(gpushare.InvalidRequestError, "there is no file /nowhere/spec.yaml"):
             node().plan("/nowhere/spec.yaml")
-        with self.assertRaises(gpushare.StorageError):
-            node().plan(Path("/"))
+
+    def test_what_is_no_file_is_refused_at_once(self) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            pipe = Path(folder) / "pipe"
+            os.mkfifo(pipe)
+            for path in ("/", "/dev/null", "/dev/zero", pipe):
+                with self.assertRaisesRegex(gpushare.InvalidRequestError, f"{path} is .* no regular file"):
+                    node().plan(Path(path))
+            for key in ("nvml_path", "nvidia_smi", "mps_control"):
+                with self.assertRaisesRegex(gpushare.InvalidRequestError, "no regular file"):
+                    gpushare.Node(**{key: pipe})
 
     def test_what_has_no_end_is_refused(self) -> None:
         endless = spec()

@@ -11,7 +11,7 @@ use crate::plan::explain::Given;
 use crate::plan::{self, Plan, Request, Step};
 use crate::snapshot::Snapshot;
 use crate::snapshot::draw::slices;
-use crate::spec::{Entry, Selector, Spec, Want};
+use crate::spec::{self, Entry, Selector, Spec, Want};
 use crate::terminal::printable_lines;
 
 use super::arguments::Consent;
@@ -20,9 +20,6 @@ use super::interrupt::Interrupt;
 use super::output::{Output, say};
 use super::progress::Progress;
 use super::{Answer, FAILED};
-
-/// A spec is refused above 1 MiB; one byte more tells.
-const MOST_SPEC_BYTES: u64 = (1 << 20) + 1;
 
 /// How often a request that follows from the state of a GPU is made anew when others changed it.
 const MOST_TRIES: usize = 10;
@@ -313,32 +310,19 @@ pub(super) fn recover(
     Ok(Answer::Yes)
 }
 
-/// The spec in a file, or from standard input.
+/// The spec in a file or a pipe, or from standard input.
 pub(super) fn read_spec(path: &Path) -> Result<Spec> {
     let (name, bytes) = read(path)?;
     Spec::from_bytes(&bytes).map_err(|error| error.context(name))
 }
 
-/// What stands in a file, or comes from standard input, and what errors call it. Of more than a spec
-/// may have, a byte more is read.
+/// What stands in a file or a pipe, or comes from standard input, and what errors call it. Of more than a
+/// spec may have, a byte more is read.
 pub(super) fn read(path: &Path) -> Result<(String, Vec<u8>)> {
-    use std::io::Read as _;
-    let (name, read) = if path.as_os_str() == "-" {
-        let mut bytes = Vec::new();
-        let read = std::io::stdin().lock().take(MOST_SPEC_BYTES).read_to_end(&mut bytes);
-        (Path::new("standard input"), read.map(|_| bytes))
-    } else {
-        let read = std::fs::File::open(path).and_then(|file| {
-            let mut bytes = Vec::new();
-            file.take(MOST_SPEC_BYTES).read_to_end(&mut bytes).map(|_| bytes)
-        });
-        (path, read)
-    };
-    let bytes = read.map_err(|error| match error.kind() {
-        std::io::ErrorKind::NotFound => {
-            Error::new(ErrorCode::InvalidArgument, format!("there is no file {}", name.display()))
-        }
-        _ => Error::io("read", name, error),
-    })?;
-    Ok((name.display().to_string(), bytes))
+    if path.as_os_str() == "-" {
+        let name = Path::new("standard input");
+        let bytes = spec::file::read(name, std::io::stdin().lock())?;
+        return Ok((name.display().to_string(), bytes));
+    }
+    Ok((path.display().to_string(), spec::file::read_file_or_pipe(path)?))
 }

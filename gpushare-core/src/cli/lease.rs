@@ -272,6 +272,7 @@ fn somebody_reads() -> bool {
 fn leave() -> Result<()> {
     let failed = |error: rustix::io::Errno| {
         Error::new(ErrorCode::Io, format!("cannot leave the caller's session: {error}"))
+            .with_source(std::io::Error::from(error))
     };
     rustix::process::setsid().map_err(failed)?;
     rustix::process::chdir("/").map_err(failed)?;

@@ -118,6 +118,7 @@ fn watched(
     // Whatever the command starts stays below this process, also when its own parent ends.
     rustix::process::set_child_subreaper(Some(rustix::process::getpid())).map_err(|errno| {
         Error::new(ErrorCode::Io, format!("cannot keep the command's processes together: {errno}"))
+            .with_source(std::io::Error::from(errno))
     })?;
     let child = match command.spawn() {
         Ok(child) => child,

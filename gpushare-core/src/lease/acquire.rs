@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, ErrorCode, Result};
+use crate::fork::Caller;
 use crate::id::{GpuUuid, MigUuid, Pid, ShareId};
 use crate::lease::grant::{grant, together};
 use crate::lease::held::Held;
@@ -110,7 +111,7 @@ pub(super) fn acquire(
     };
     let leased = acquire.run(snapshot, waiting);
     if leased.is_err() {
-        // What was made for it is nobody's.
+        // What was made for it is nobody's. In a forked child it is the parent's, and this does nothing.
         if let Err(error) = create::give_back(node, &acquire.created) {
             tracing::warn!(target: "gpushare::lease", %error, "a MIG device stays that was made for a lease");
         }
@@ -519,7 +520,8 @@ impl Acquire<'_> {
         let node = self.node.clone();
         let held = Held::new(slots);
         let handed_on = false.into();
-        Ok(Attempt::Lease(Box::new(Lease { node, document, held, handed_on, created })))
+        let caller = Caller::this();
+        Ok(Attempt::Lease(Box::new(Lease { node, document, held, handed_on, caller, created })))
     }
 
     /// Whether what all leases of an MPS daemon have declared is within what it has, now that ours is

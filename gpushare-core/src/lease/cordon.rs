@@ -14,8 +14,10 @@ impl Node {
     /// PERMISSION_DENIED; IO.
     pub fn cordon(&self, gpu: &GpuUuid, reason: &str) -> Result<()> {
         expect_reason(reason)?;
-        self.expect_known(gpu)?;
-        self.ports().store.replace(&cordon(gpu), reason.as_bytes())
+        self.call(|node, _| {
+            node.expect_known(gpu)?;
+            node.ports().store.replace(&cordon(gpu), reason.as_bytes())
+        })
     }
 
     /// Lets a GPU's shares be leased again. Nothing happens to one that was not stopped.

@@ -121,7 +121,7 @@ fn destroys(plan: &Plan) -> bool {
     plan.changed().any(|gpu| gpu.steps.iter().any(gone))
 }
 
-/// Destroys what was created for a lease that has just been given back, each device on its own: one that
+/// Destroys what was created for a lease that is not held (any more), each device on its own: one that
 /// somebody has, a child with its descriptor or who was quicker to lease it, keeps no other from going.
 ///
 /// # Errors
@@ -137,8 +137,7 @@ pub(super) fn give_back(node: &Node, created: &[MigUuid]) -> Result<()> {
     }
     let Some(error) = first else { return Ok(()) };
     let stay = stay.join(", ");
-    Err(error
-        .context(format!("the lease is given back, and what was created for it stays ({stay})")))
+    Err(error.context(format!("what was created for the lease stays ({stay})")))
 }
 
 /// Destroys one, also where others change the GPUs meanwhile.

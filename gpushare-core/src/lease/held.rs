@@ -3,6 +3,7 @@
 use std::sync::{Mutex, PoisonError};
 
 use crate::error::{Error, ErrorCode, Result};
+use crate::fork::Standing;
 use crate::port::Slot;
 
 /// Slots that are held by this process, until they are let go or dropped.
@@ -19,6 +20,17 @@ pub(super) fn not_ours() -> Error {
     )
 }
 
+/// What a lease says whose descriptor is not its own any more.
+fn lost(slot: &Slot) -> Error {
+    Error::new(
+        ErrorCode::InvalidState,
+        format!(
+            "the lease of {} is lost: its descriptor was closed by this program, and the share may be somebody else's. The descriptor is the lease's own: release the lease, or close a copy",
+            slot.share
+        ),
+    )
+}
+
 impl Held {
     pub(super) fn new(slots: Vec<Slot>) -> Self {
         Self { slots: Mutex::new(Some(slots)) }
@@ -27,10 +39,15 @@ impl Held {
     /// Does something with the slots.
     pub(super) fn with<R>(&self, what: impl FnOnce(&[Slot]) -> R) -> Result<R> {
         let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
-        match &*slots {
-            Some(slots) if slots.iter().all(|slot| slot.file.is_here()) => Ok(what(slots)),
-            _ => Err(not_ours()),
+        let Some(slots) = &*slots else { return Err(not_ours()) };
+        for slot in slots {
+            match slot.file.standing() {
+                Standing::Here => {}
+                Standing::Lost => return Err(lost(slot)),
+                Standing::GivenUp => return Err(not_ours()),
+            }
         }
+        Ok(what(slots))
     }
 
     pub(super) fn keep_in_children(&self) {

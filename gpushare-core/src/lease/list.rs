@@ -62,6 +62,10 @@ impl Node {
     /// # Errors
     /// As [`snapshot`](Self::snapshot).
     pub fn leases(&self) -> Result<LeaseList> {
+        self.call(|node, _| node.list())
+    }
+
+    fn list(&self) -> Result<LeaseList> {
         let ports = self.ports();
         let snapshot = self.observer()?.snapshot(&Scope::all())?;
         if ports.slots.scope() == LeaseScope::Node && ports.slots.may_prepare() {

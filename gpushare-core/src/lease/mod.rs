@@ -58,6 +58,7 @@ pub use verify::{CudaDevice, Verification};
 use held::Held;
 
 use crate::error::{Error, ErrorCode, Result};
+use crate::fork::Caller;
 use crate::id::ShareId;
 use crate::node::Node;
 use crate::port::{LeaseScope, Slot};
@@ -77,6 +78,8 @@ pub struct Lease {
     held: Held,
     /// Whether others may have copies of its descriptors.
     handed_on: AtomicBool,
+    /// Who took it, and who alone gives it back.
+    caller: Caller,
     /// What was created for it, to be destroyed with it.
     created: Vec<crate::id::MigUuid>,
 }
@@ -106,16 +109,17 @@ impl Node {
     }
 
     /// Leases what is asked for, and hears every 100 ms of waiting who is in the way. When `waiting`
-    /// asks to stop, nothing is leased: INTERRUPTED.
+    /// asks to stop, nothing is leased: INTERRUPTED. It may fork: a child that comes back from it takes
+    /// nothing, and its parent waits on.
     ///
     /// # Errors
-    /// As [`lease`](Self::lease).
+    /// As [`lease`](Self::lease); INVALID_STATE in a forked child.
     pub fn lease_with(
         &self,
         request: &LeaseRequest,
         mut waiting: impl FnMut(&Wait) -> ControlFlow<()>,
     ) -> Result<Lease> {
-        acquire::acquire(self, None, request, &mut waiting)
+        self.acquire(None, request, &mut waiting)
     }
 
     /// Leases what is asked for, of what a snapshot shows, and asks the driver only where that is not
@@ -124,7 +128,20 @@ impl Node {
     /// # Errors
     /// As [`lease`](Self::lease).
     pub fn lease_in(&self, snapshot: &Snapshot, request: &LeaseRequest) -> Result<Lease> {
-        acquire::acquire(self, Some(snapshot), request, &mut |_| ControlFlow::Continue(()))
+        self.acquire(Some(snapshot), request, &mut |_| ControlFlow::Continue(()))
+    }
+
+    fn acquire(
+        &self,
+        given: Option<&Snapshot>,
+        request: &LeaseRequest,
+        waiting: &mut dyn FnMut(&Wait) -> ControlFlow<()>,
+    ) -> Result<Lease> {
+        let leased = self.call(|node, caller| {
+            let mut waiting = |wait: &Wait| caller.ask(|| waiting(wait));
+            acquire::acquire(node, given, request, &mut waiting)
+        })?;
+        Ok(Lease { node: self.clone(), ..leased })
     }
 }
 
@@ -168,6 +185,7 @@ impl Lease {
         self.handed_on.store(true, Ordering::Relaxed);
         let failed = |errno: rustix::io::Errno| {
             Error::new(ErrorCode::Io, format!("cannot hand the lease on: {errno}"))
+                .with_source(std::io::Error::from(errno))
         };
         self.held.keep_in_children();
         self.held.with(|slots| {
@@ -202,6 +220,7 @@ impl Lease {
             let copy = slot.file.with(|file| rustix::io::fcntl_dupfd_cloexec(file, 3));
             copy.ok_or_else(held::not_ours)?.map_err(|errno| {
                 Error::new(ErrorCode::Io, format!("cannot copy the lease's descriptor: {errno}"))
+                    .with_source(std::io::Error::from(errno))
             })
         })?
     }
@@ -233,7 +252,8 @@ impl Lease {
         Ok(())
     }
 
-    /// Refuses a lease that is void: its GPU was partitioned anew, reset or lost, or it was released.
+    /// Refuses a lease that is void: its GPU was partitioned anew, reset or lost, it was released, or this
+    /// program closed its descriptor.
     ///
     /// # Errors
     /// INVALID_STATE saying why.
@@ -256,17 +276,30 @@ impl Lease {
 
     /// Gives it back: at once for this process; children that have its descriptors keep it until they
     /// are gone. What was created for it and is to be given back is destroyed. Whoever is killed gives
-    /// nothing back: what was created for them stays.
+    /// nothing back: what was created for them stays. A forked child only closes what it has of it.
     ///
     /// # Errors
+    /// INVALID_STATE where this program closed its descriptor: somebody else may have had the share since.
     /// Of what was created, and stays: BUSY where such a child has it, or somebody who was quicker to
     /// lease it, with who; as [`Node::apply`]. The lease is given back all the same.
     pub fn release(self) -> Result<()> {
-        if self.handed_on.load(Ordering::Relaxed) {
+        if !self.caller.is_this() {
+            return Ok(());
+        }
+        let held = self.held.with(|_| ());
+        if held.is_ok() && self.handed_on.load(Ordering::Relaxed) {
             self.note_that_it_is_released();
         }
         self.held.let_go();
-        create::give_back(&self.node, &self.created)
+        // Whoever leased the share since has what was created, too.
+        held.map_err(|error| match &self.created[..] {
+            [] => error,
+            _ => error.context("what was created for the lease stays"),
+        })?;
+        self.node.call(|node, _| {
+            let given_back = create::give_back(node, &self.created);
+            given_back.map_err(|error| error.context("the lease is given back"))
+        })
     }
 
     /// Says beside its slots that who has them now is not who took them. While they are ours still:

@@ -8,6 +8,7 @@ mod devices;
 mod machine;
 mod mps;
 mod nvml;
+mod own;
 mod returned;
 mod slots;
 
@@ -28,6 +29,7 @@ pub use nvml::{
     Activation, ComputeInstanceInfo, ContextKind, GpuInstanceInfo, MigDeviceInfo, MigMode, Nvml,
     NvmlLibrary, PciInfo, ProcessInfo, ProfileAnswer, UnnamedComputeInstance,
 };
+pub(crate) use own::expect_this;
 pub use returned::{NvmlFailure, NvmlResult, NvmlReturn};
 pub use slots::{HeldSlot, LeaseScope, Note, Slot, Slots, Taken, Ticket};
 

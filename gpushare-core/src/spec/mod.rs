@@ -7,6 +7,7 @@
 mod check;
 mod cursor;
 mod document;
+pub(crate) mod file;
 mod json;
 #[cfg(test)]
 #[cfg(feature = "yaml")]

@@ -85,7 +85,18 @@ fn a_spec_may_come_from_standard_input_and_errors_name_file_and_line() {
     assert!(answer.stderr.contains(&path), "{answer:?}");
     let huge = place.spec("huge.yaml", &"#".repeat((1 << 20) + 1));
     place.run(&["plan", &huge]).expect_error("INVALID_ARGUMENT");
-    place.run(&["plan", place.path().to_str().unwrap()]).expect_error("IO");
+    let folder = place.path().to_str().unwrap();
+    let answer = place.run(&["plan", folder]).expect_error("INVALID_ARGUMENT");
+    assert!(answer.stderr.contains(folder), "{answer:?}");
+    let mut piped = std::process::Command::new("bash");
+    let command = place.command(&["plan"]);
+    piped
+        .args(["-c", r#""$@" <(cat)"#, "bash"])
+        .arg(command.get_program())
+        .args(command.get_args());
+    piped.stdin(std::fs::File::open(place.spec("piped", MIG)).unwrap());
+    // What is there already.
+    Answer::of(piped.output().unwrap()).expect(0);
 }
 
 #[test]

@@ -6,6 +6,7 @@ cannot derive its own from ``Exception`` and give them attributes before Python 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, NamedTuple
 
@@ -62,6 +63,10 @@ class GpuShareError(Exception):
     """Who was ended before it happened, by consent, and stays ended."""
     context: tuple[str, ...]
     """What was being done when it happened, outermost last."""
+    os_error: int | None
+    """The number of the system's error, where the system gave one: ``errno`` of those that are OSErrors."""
+    path: str | None
+    """The file or directory that the system's error is about: ``filename`` of those that are OSErrors."""
     simulated: bool | None
     """Whether the node is simulated; None where there was none yet."""
 
@@ -78,6 +83,8 @@ class GpuShareError(Exception):
         driver: DriverCall | None = None,
         evicted: Iterable[Holder] = (),
         context: Iterable[str] = (),
+        os_error: int | None = None,
+        path: str | None = None,
         simulated: bool | None = None,
     ) -> None:
         super().__init__(message)
@@ -90,7 +97,11 @@ class GpuShareError(Exception):
         self.driver = driver
         self.evicted = tuple(evicted)
         self.context = tuple(context)
+        self.os_error = os_error
+        self.path = path
         self.simulated = simulated
+        if isinstance(self, OSError) and os_error is not None:
+            self.errno, self.strerror, self.filename = os_error, os.strerror(os_error), path
 
     @property
     def nvml_return(self) -> int | None:
@@ -99,7 +110,14 @@ class GpuShareError(Exception):
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Exception's own would lose the attributes, OSError's would take the message for an errno.
-        return (type(self), self.args, self.__dict__)
+        state = dict(self.__dict__)
+        if isinstance(self, OSError):
+            state |= {name: getattr(self, name) for name in ("errno", "strerror", "filename")}
+        return (type(self), self.args, state)
+
+    def __str__(self) -> str:
+        # OSError's would say the errno's text instead of what happened.
+        return str(self.args[0]) if self.args else ""
 
 
 class InvalidRequestError(GpuShareError, ValueError):
@@ -121,7 +139,7 @@ class UnsupportedError(GpuShareError):
 
 
 class PermissionDeniedError(GpuShareError, PermissionError):
-    """The caller may not; ``needs`` names what is missing."""
+    """The caller may not; ``needs`` names what is missing. ``errno`` is set where the system said so."""
 
     code = ErrorCode.PERMISSION_DENIED
 
@@ -192,7 +210,7 @@ class MpsError(GpuShareError):
 
 
 class StorageError(GpuShareError, OSError):
-    """A file, directory or process of the system refused or failed."""
+    """A file, directory or process of the system refused or failed: ``errno`` and ``filename`` say how."""
 
     code = ErrorCode.IO
 
@@ -236,5 +254,7 @@ def from_document(message: str, document: Mapping[str, Any]) -> GpuShareError:
         driver=None if driver is None else DriverCall(driver["call"], driver["nvml_return"], driver["name"]),
         evicted=_holders(document["evicted"]),
         context=document["context"],
+        os_error=document["os_error"],
+        path=document["path"],
         simulated=document["simulated"],
     )

@@ -41,8 +41,12 @@ _EMS = {
 _BOLD = 1.2
 """Bold letters are wider by this at most."""
 
-# XML has no place for these, and the last ones let a name reorder the text around it.
-_UNSAID = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff\u202a-\u202e\u2066-\u2069]")
+# XML has no place for these. The last two lines let a name reorder the text around it, or are not seen.
+_UNSAID = re.compile(
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff"
+    r"\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069"
+    r"\u200b-\u200d\ufeff]"
+)
 
 
 class Cell(NamedTuple):

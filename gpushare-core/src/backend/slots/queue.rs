@@ -13,7 +13,7 @@ use rustix::io::Errno;
 use super::watch::Watch;
 use super::{Folder, READABLE, SCRATCH, SLOTS, scratch, since_boot};
 use crate::error::{Error, Result};
-use crate::fork::OwnFile;
+use crate::fork::{Caller, OwnFile};
 use crate::port::Ticket;
 
 /// How often who cannot be told looks again.
@@ -29,7 +29,7 @@ struct FileTicket {
     name: String,
     /// Holds the ticket.
     _file: Option<OwnFile>,
-    pid: u32,
+    caller: Caller,
     /// Where the kernel tells us of other tickets; none where it tells no more of this user's processes.
     watch: Option<Watch>,
     /// The same for slots, once it was needed.
@@ -56,14 +56,14 @@ pub(super) fn join(folder: Arc<Folder>, content: &[u8]) -> Result<Box<dyn Ticket
         return Err(folder.error("write", &name)(errno));
     }
     let watch = Watch::new();
-    let pid = std::process::id();
-    Ok(Box::new(FileTicket { folder, name, _file: file, pid, watch, releases: None }))
+    let caller = Caller::this();
+    Ok(Box::new(FileTicket { folder, name, _file: file, caller, watch, releases: None }))
 }
 
 impl Drop for FileTicket {
     fn drop(&mut self) {
         // A forked child must not take its parent's place away.
-        if self.pid == std::process::id() {
+        if self.caller.is_this() {
             let _ = rustix::fs::unlinkat(&self.folder.directory, &self.name, AtFlags::empty());
         }
     }
