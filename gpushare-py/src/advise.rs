@@ -125,7 +125,7 @@ pub(crate) fn workload(
     count: &Given<'_>,
     memory: Option<&Bound<'_, PyAny>>,
     [kernels, isolation, style]: [Chosen<'_, '_>; 3],
-    half_precision: bool,
+    half_precision: &Given<'_>,
 ) -> PyResult<Workload> {
     let count = match count {
         Given::Yes(count) => arguments::positive("count", count)?,
@@ -136,6 +136,8 @@ pub(crate) fn workload(
     workload.kernels = word(py, kernels)?;
     workload.isolation = word(py, isolation)?;
     workload.style = word(py, style)?;
-    workload.half_precision = half_precision;
+    if let Given::Yes(half_precision) = half_precision {
+        workload.half_precision = arguments::flag("half_precision", half_precision)?;
+    }
     Ok(workload)
 }

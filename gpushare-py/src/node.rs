@@ -1,6 +1,5 @@
 //! Nodes.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use gpushare_core::log::Dispatch;
@@ -104,13 +103,20 @@ impl Node {
     fn new(
         py: Python<'_>,
         sim: Option<&Bound<'_, PyAny>>,
-        state_dir: Option<PathBuf>,
-        nvml_path: Option<PathBuf>,
-        nvidia_smi: Option<PathBuf>,
-        mps_control: Option<PathBuf>,
+        state_dir: Option<&Bound<'_, PyAny>>,
+        nvml_path: Option<&Bound<'_, PyAny>>,
+        nvidia_smi: Option<&Bound<'_, PyAny>>,
+        mps_control: Option<&Bound<'_, PyAny>>,
         log_level: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Self> {
         let sim = sim.map(|sim| arguments::text("sim", sim)).transpose()?;
+        let path = |key, given: Option<&Bound<'_, PyAny>>| {
+            given.map(|given| arguments::path(key, given)).transpose()
+        };
+        let state_dir = path("state_dir", state_dir)?;
+        let nvml_path = path("nvml_path", nvml_path)?;
+        let nvidia_smi = path("nvidia_smi", nvidia_smi)?;
+        let mps_control = path("mps_control", mps_control)?;
         let log = log_level.map(|level| log::dispatch(py, level)).transpose()?;
         let node = Call::named("Node").run(py, || {
             let mut builder = gpushare_core::Node::builder();
@@ -288,7 +294,7 @@ impl Node {
     /// :param style: how they use a GPU over time: ``"interactive"``, ``"batch"`` or ``"unknown"``.
     /// :param half_precision: whether they compute in bf16 or fp16.
     /// :param gpu: these GPUs alone.
-    #[pyo3(signature = (count=Given::No, *, memory=None, kernels=Given::No, isolation=Given::No, style=Given::No, half_precision=true, gpu=None), text_signature = "($self, count=1, *, memory=None, kernels='unknown', isolation='none', style='unknown', half_precision=True, gpu=None)")]
+    #[pyo3(signature = (count=Given::No, *, memory=None, kernels=Given::No, isolation=Given::No, style=Given::No, half_precision=Given::No, gpu=None), text_signature = "($self, count=1, *, memory=None, kernels='unknown', isolation='none', style='unknown', half_precision=True, gpu=None)")]
     #[expect(clippy::too_many_arguments, reason = "keywords of Python's")]
     fn advise(
         &self,
@@ -298,7 +304,7 @@ impl Node {
         kernels: Given<'_>,
         isolation: Given<'_>,
         style: Given<'_>,
-        half_precision: bool,
+        half_precision: Given<'_>,
         gpu: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Advice> {
         let workload = advise::workload(
@@ -310,7 +316,7 @@ impl Node {
                 ("isolation", &isolation, "none, limits or strict"),
                 ("style", &style, "interactive, batch or unknown"),
             ],
-            half_precision,
+            &half_precision,
         )?;
         let gpu = gpu.map(|gpu| arguments::selector("gpu", gpu)).transpose()?;
         let advice = self.call("Node.advise").run(py, || {

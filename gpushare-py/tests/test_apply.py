@@ -103,11 +103,27 @@ class Progress(unittest.TestCase):
 
     def test_a_cause_of_its_own_is_kept(self) -> None:
         def progress(event):
-            raise ValueError from KeyError("why")
+            if event.step == 4:
+                raise ValueError from KeyError("why")
 
         with self.assertRaises(ValueError) as caught:
             self.node.plan(MANY).apply(progress)
-        self.assertIsInstance(caught.exception.__cause__, KeyError)
+        cause = caught.exception.__cause__
+        self.assertIsInstance(cause, KeyError)
+        # What became of the GPU comes after it.
+        self.assertIsInstance(cause.__cause__, gpushare.InterruptedTransitionError)
+        self.assertIs(cause.__cause__.outcome, Outcome.ROLLED_BACK)
+
+    def test_causes_in_a_circle_have_an_end(self) -> None:
+        first, second = ValueError("first"), KeyError("second")
+        first.__cause__, second.__cause__ = second, first
+
+        def progress(event):
+            raise first
+
+        with self.assertRaisesRegex(ValueError, "first"):
+            self.node.plan(MANY).apply(progress)
+        self.assertIs(second.__cause__, first)
 
     def test_it_may_look_at_the_node(self) -> None:
         seen = []
@@ -136,8 +152,12 @@ class Progress(unittest.TestCase):
         with self.assertRaisesRegex(gpushare.InvalidRequestError, 'allow_hazards: "all" is no hazard'):
             plan.apply(allow_hazards="all")
         for keywords in ({"allow_evict": 1}, {"allow_reset": "yes"}, {"node": 1}, {"evict": True}):
-            with self.assertRaises(TypeError, msg=keywords):
+            with self.assertRaisesRegex(TypeError, next(iter(keywords)), msg=keywords):
                 plan.apply(**keywords)
+        with self.assertRaisesRegex(TypeError, "^allow_evict: str is not True or False"):
+            plan.apply(allow_evict="no")
+        with self.assertRaisesRegex(TypeError, "^progress: it cannot be called"):
+            plan.apply(progress=True)
         with self.assertRaises(TypeError):
             plan.apply(None, True)
         self.assertEqual(self.node.gpus[0].mode, "time_sliced")

@@ -1,6 +1,7 @@
 """Leases: what is asked for, what is given, and how it ends."""
 
 import copy
+import collections
 import gc
 import inspect
 import os
@@ -105,6 +106,18 @@ class Requests(unittest.TestCase):
                     self.node.lease(**{key: value})
                 if key not in ("gpu", "pinned_memory"):
                     self.assertIn(key, str(caught.exception))
+        for key in ("gpu", "mig", "share", "visible", "pinned_memory", "min_memory", "allow_hazards"):
+            with self.assertRaisesRegex(gpushare.InvalidRequestError, f"^{key}: .*not valid text", msg=key):
+                self.node.lease(**{key: "\ud800"})
+        with self.assertRaisesRegex(gpushare.InvalidRequestError, "^allow_hazards: .*not valid text"):
+            self.node.lease(allow_hazards=["\ud800"])
+        with self.assertRaisesRegex(TypeError, "unexpected keyword argument"):
+            self.node.lease(**{"\ud800": 1})
+        for count in (0, -1):
+            with self.assertRaisesRegex(
+                gpushare.InvalidRequestError, f"^count: {count}: .* from 1 to 4294967295$"
+            ):
+                self.node.lease(count=count)
         for keywords in (
             {"gpu": 0, "mig": "1g"},
             {"gpu": 0, "share": "x"},
@@ -226,8 +239,11 @@ class Environment(unittest.TestCase):
         self.assertEqual(self.lease.env()["PATH"], os.environ["PATH"])
         self.assertEqual(dict(os.environ), before)
         self.assertIsNot(self.lease.variables, self.lease.variables)
-        with self.assertRaises(TypeError):
-            self.lease.env(7)
+        for wrong in (7, ["PATH"], {"PATH": 1}, {1: "a"}, {b"PATH": b"/bin"}):
+            with self.assertRaisesRegex(TypeError, "^base: "):
+                self.lease.env(wrong)
+        odd = collections.UserDict({"odd": "\udcff"})
+        self.assertEqual(self.lease.env(odd)["odd"], "\udcff")
 
     def test_activate_is_put_back(self) -> None:
         def environment():
@@ -271,6 +287,7 @@ class Environment(unittest.TestCase):
         self.assertEqual(self.lease.to_dict()["schema"], "gpushare.lease/v1")
         for call in (
             self.lease.activate,
+            self.lease.env,
             self.lease.fileno,
             self.lease.filenos,
             self.lease.check,
@@ -555,6 +572,46 @@ class Activation(unittest.TestCase):
                     print("refused")
         """
         return alone(code).stdout
+
+    def test_a_library_that_is_none_of_nvidias(self) -> None:
+        code = """
+            import os, gpushare
+            from gpushare import _cuda
+            _cuda._library = lambda: object()
+            before = dict(os.environ)
+            with gpushare.Node(sim="H100-80GB").lease(gpu=0) as lease:
+                for call in (lease.activate, lambda: lease.verify(inside=True)):
+                    try: call()
+                    except gpushare.DriverError as error: print("cuDeviceGetCount" in str(error))
+                assert dict(os.environ) == before
+        """
+        self.assertEqual(alone(code).stdout, "True\nTrue\n")
+
+    def test_cuda_sees_it_whatever_os_environ_is(self) -> None:
+        code = """
+            import ctypes, os, sys, gpushare
+            getenv = ctypes.CDLL(None).getenv
+            getenv.restype = ctypes.c_char_p
+            node = gpushare.Node(sim="H100-80GB")
+            original, before = os.environ, getenv(b"CUDA_VISIBLE_DEVICES")
+            def replace(): os.environ = dict(original)
+            for early in (True, False):
+                os.environ = original
+                if early: replace()
+                with node.lease(gpu=0) as lease:
+                    if not early: replace()
+                    lease.activate()
+                    wanted = lease.variables["CUDA_VISIBLE_DEVICES"]
+                    assert os.environ["CUDA_VISIBLE_DEVICES"] == wanted
+                    assert getenv(b"CUDA_VISIBLE_DEVICES").decode() == wanted
+                    assert getenv(b"CUDA_MPS_PIPE_DIRECTORY") is None
+                assert os.environ["CUDA_MPS_PIPE_DIRECTORY"] == "/theirs"
+                assert getenv(b"CUDA_MPS_PIPE_DIRECTORY") == b"/theirs"
+                assert getenv(b"CUDA_VISIBLE_DEVICES") == before
+            print("done")
+        """
+        said = alone(code, env={"CUDA_MPS_PIPE_DIRECTORY": "/theirs"})
+        self.assertEqual(said.stdout, "done\n")
 
     def test_inside_asks_cuda(self) -> None:
         code = """

@@ -40,6 +40,10 @@ class Opening(unittest.TestCase):
         for keywords in [*wrong, {"sim": b"L40S"}, {"simulated": True}, *levels]:
             with self.assertRaises(TypeError, msg=keywords):
                 gpushare.Node(**keywords)
+        for key in ("state_dir", "nvml_path", "nvidia_smi", "mps_control"):
+            for path in ("\0", "/a\0b", "\ud800"):
+                with self.assertRaisesRegex(gpushare.InvalidRequestError, f"^{key}: "):
+                    gpushare.Node(sim="L40S", **{key: path})
         with self.assertRaises(TypeError):
             gpushare.Node("L40S")
         logging.addLevelName(-5, "SILLY")
@@ -145,6 +149,9 @@ class Cordons(Shared):
             self.node.cordon(9, "why")
         with self.assertRaises(gpushare.InvalidRequestError):
             self.node.cordon(0, "two\nlines")
+        for gpu, reason, key in ((0, "\ud800", "reason"), ("\ud800", "why", "gpu")):
+            with self.assertRaisesRegex(gpushare.InvalidRequestError, f"^{key}: it is not valid text"):
+                self.node.cordon(gpu, reason)
         with self.assertRaises(TypeError):
             self.node.cordon(0, 1)
         with self.assertRaises(TypeError):

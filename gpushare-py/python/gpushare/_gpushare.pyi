@@ -46,6 +46,7 @@ __all__ = [
     "_after_fork_in_parent",
     "_before_fork",
     "_command",
+    "_end",
 ]
 
 __version__: str
@@ -766,7 +767,9 @@ class Lease:
     def unset(self) -> tuple[str, ...]:
         """The names of variables that the tenant's environment must not have."""
     def env(self, base: Mapping[str, str] | None = None) -> dict[str, str]:
-        """The environment of a tenant: a copy of ``base``, by default ``os.environ``, with both done."""
+        """The environment of a tenant: a copy of ``base``, by default ``os.environ``, with both done. Of a
+        lease that lasts.
+        """
     def activate(self) -> None:
         """Makes this process its tenant: sets and removes the variables in ``os.environ``. Before CUDA begins,
         which reads them once: afterwards it is an InvalidStateError, since they would be ignored.
@@ -1309,8 +1312,13 @@ def _command(own: Sequence[str], arguments: Sequence[str], /) -> int:
     status.
     """
 
+def _end() -> None:
+    """At exit: calls nobody back any more, and waits for who is called already."""
+
 def _before_fork() -> None:
-    """Lets no fork come in the middle of something."""
+    """Lets no fork come in the middle of something. Who is in the middle may need the GIL to get on: others'
+    handlers run between this and the fork.
+    """
 
 def _after_fork_in_parent() -> None:
     """Lets things go on."""
