@@ -106,8 +106,11 @@ pub(crate) fn size(key: &str, value: &Bound<'_, PyAny>) -> PyResult<Bytes> {
         let text = text(key, value)?;
         return text.parse().map_err(|error| refused_by(value.py(), key, error));
     }
-    let Some(value) = as_whole(value)? else {
-        return Err(wrong_type(key, value, "a number of bytes or text like '4GiB'"));
+    // As 20e9 is written.
+    let integral = value.is_instance_of::<PyFloat>() && value.extract::<f64>()?.fract() == 0.0;
+    let whole_float = if integral { Some(call_method(value, "__int__", ())?) } else { None };
+    let Some(value) = whole_float.map_or_else(|| as_whole(value), |whole| Ok(Some(whole)))? else {
+        return Err(wrong_type(key, value, "a whole number of bytes or text like '4GiB'"));
     };
     whole(key, &value, 0, u64::MAX).map(Bytes::new)
 }

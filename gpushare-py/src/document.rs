@@ -214,6 +214,16 @@ pub(crate) fn repr(py: Python<'_>, name: &str, document: &impl Serialize) -> PyR
     Ok(format!("{name}({})", parts.join(", ")))
 }
 
+/// How a repr ends, for a simulated node.
+pub(crate) const fn simulated(simulated: bool) -> &'static str {
+    if simulated { ", SIMULATED" } else { "" }
+}
+
+/// A number of things: `1 share`, `2 shares`.
+pub(crate) fn counted(number: usize, one: &str) -> String {
+    format!("{number} {one}{}", if number == 1 { "" } else { "s" })
+}
+
 /// What every class that shows a document of the core has. Its one field derefs to what is serialised.
 macro_rules! shows_document {
     ($class:ident) => {
@@ -250,17 +260,16 @@ macro_rules! shows_document {
             fn __hash__(&self) -> u64 {
                 $crate::document::hash(&*self.0)
             }
-
-            fn __repr__(&self, py: pyo3::Python<'_>) -> pyo3::PyResult<String> {
-                $crate::document::repr(py, stringify!($class), &*self.0)
-            }
         }
     };
 }
 
-/// A class that shows a document of the core.
+/// A class that shows a document of the core. Its repr is the plain fields, or what a function tells.
 macro_rules! document_class {
     ($(#[$attribute:meta])* $class:ident, $document:ty) => {
+        $crate::document::document_class!($(#[$attribute])* $class, $document, |_| None);
+    };
+    ($(#[$attribute:meta])* $class:ident, $document:ty, $told:expr) => {
         $(#[$attribute])*
         #[pyo3::pyclass(frozen, eq, module = "gpushare", weakref)]
         #[derive(Clone, Debug, PartialEq)]
@@ -273,6 +282,17 @@ macro_rules! document_class {
         }
 
         $crate::document::shows_document!($class);
+
+        #[pyo3::pymethods]
+        impl $class {
+            fn __repr__(&self, py: pyo3::Python<'_>) -> pyo3::PyResult<String> {
+                let told: fn(&$document) -> Option<String> = $told;
+                match told(&self.0) {
+                    Some(told) => Ok(format!("<gpushare.{} {told}>", stringify!($class))),
+                    None => $crate::document::repr(py, stringify!($class), &*self.0),
+                }
+            }
+        }
     };
 }
 

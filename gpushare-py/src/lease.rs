@@ -14,7 +14,7 @@ use pyo3::types::{PyDict, PyTuple};
 use crate::arguments;
 use crate::call::Call;
 use crate::callback::{call, call_method, call_with};
-use crate::document::{document_class, loads, texts, tuple, word};
+use crate::document::{document_class, loads, simulated, texts, tuple, word};
 use crate::error::exception;
 use crate::mps::Attachment;
 use crate::node::State;
@@ -336,8 +336,9 @@ impl Lease {
 
     fn __repr__(&self) -> String {
         let shares: Vec<_> = self.grants.iter().map(|grant| grant.share.to_string()).collect();
-        let simulated = if self.state.is_simulated() { ", SIMULATED" } else { "" };
-        format!("<gpushare.Lease {} of {}{simulated}>", self.name, shares.join(", "))
+        let (released, end) =
+            (if self.released() { ", released" } else { "" }, simulated(self.state.is_simulated()));
+        format!("<gpushare.Lease {} of {}{released}{end}>", self.name, shares.join(", "))
     }
 }
 

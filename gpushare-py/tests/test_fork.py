@@ -153,7 +153,10 @@ class Others(unittest.TestCase):
             thread = threading.Thread(target=fork)
             thread.start()
             time.sleep(0.1)
-            {"fork": fork, "drop": drop, "release": lambda: lease.release(), "call": lambda: lease.fileno()}[sys.argv[1]]()
+            calls = {"fork": fork, "drop": drop, "release": lease.release, "call": lease.fileno}
+            call = calls.pop(sys.argv[1])
+            calls.clear()
+            call()
             thread.join()
             os._exit(0)
         """

@@ -1,7 +1,7 @@
 """Leases: what is asked for, what is given, and how it ends."""
 
-import copy
 import collections
+import copy
 import gc
 import inspect
 import os
@@ -128,8 +128,9 @@ class Requests(unittest.TestCase):
                 self.node.lease(**keywords)
         with self.assertRaisesRegex(TypeError, "unexpected keyword argument 'gpus'"):
             self.node.lease(gpus=0)
-        with self.assertRaises(TypeError):
-            self.node.lease(0)
+        for call, name in ((self.node.lease, "lease"), (self.node.leased, "leased")):
+            with self.assertRaisesRegex(TypeError, rf"^{name}\(\) takes keywords alone: {name}\(gpu=0\)"):
+                call(0)
         # None is what is not said.
         self.node.lease(
             gpu=None, mig=None, share=None, min_memory=None, for_pid=None, progress=None
@@ -140,6 +141,16 @@ class Requests(unittest.TestCase):
             self.assertEqual([share.index for share in lease.shares], [1, 1])
         with self.node.lease(min_memory=Whole(1 << 30), min_sm_count=Whole(2), timeout=Whole(0)):
             pass
+        with self.node.lease(min_memory=20e9):
+            pass
+        with self.assertRaises(gpushare.InsufficientError):
+            self.node.lease(min_memory=1e15)
+        for memory in (-1.0, 1e30):
+            with self.assertRaisesRegex(gpushare.InvalidRequestError, "^min_memory: "):
+                self.node.lease(min_memory=memory)
+        for memory in (20e9 + 0.5, float("inf"), float("nan")):
+            with self.assertRaisesRegex(TypeError, "^min_memory: "):
+                self.node.lease(min_memory=memory)
         for timeout in (Fraction(1, 8), Decimal("0.125"), Real(0.125)):
             with (
                 self.node.lease(gpu=0, count=4),

@@ -134,6 +134,29 @@ class Recovering(Shared):
         self.node.recover(timeout=float("inf"))
 
 
+class Shown(unittest.TestCase):
+    def test_a_repr_says_what_there_is(self) -> None:
+        node = gpushare.Node(sim="2xH100-80GB,1xL40S")
+        self.assertEqual(repr(node), "<gpushare.Node 2xH100-80GB,1xL40S, SIMULATED>")
+        self.assertRegex(
+            repr(node.status()),
+            r"^<gpushare.Snapshot 2 x H100 80GB HBM3, 1 x L40S, driver [0-9.]+, SIMULATED>$",
+        )
+        report = node.plan(MODES["time_sliced"]).apply()
+        self.assertEqual(repr(report), f"<gpushare.Report applied: {report.step_count} steps, SIMULATED>")
+        with node.lease(gpu=0, count=2) as lease:
+            all = len(node.leases().shares)
+            self.assertEqual(
+                repr(node.leases()), f"<gpushare.LeaseList 2 of {all} shares leased, 0 waiting, SIMULATED>"
+            )
+            self.assertNotIn("released", repr(lease))
+        self.assertRegex(repr(lease), ", released, SIMULATED>$")
+        advice = node.advise()
+        wanted = f"{len(advice.options)} options, {advice.recommended} recommended, SIMULATED"
+        self.assertEqual(repr(advice), f"<gpushare.Advice {wanted}>")
+        self.assertEqual(repr(node.doctor()), "<gpushare.Diagnosis 0 findings, 0 not looked at, SIMULATED>")
+
+
 class Cordons(Shared):
     def test_a_cordon_stops_new_leases(self) -> None:
         with self.node.lease(gpu=0):

@@ -265,6 +265,7 @@ impl Lease {
             self.note_that_it_is_released();
         }
         self.held.let_go();
+        tracing::debug!(target: "gpushare::lease", "gave back lease {}", self.document.name);
         create::give_back(&self.node, &self.created)
     }
 

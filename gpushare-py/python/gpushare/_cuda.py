@@ -26,8 +26,8 @@ def _count(library: ctypes.CDLL) -> int | None:
         call = library.cuDeviceGetCount
     except AttributeError:
         raise DriverError(
-            "the libcuda.so.1 that is loaded here has no cuDeviceGetCount: it is not NVIDIA's, and cannot say "
-            "whether CUDA has begun; start a process with lease.env() instead"
+            "the libcuda.so.1 that is loaded here has no cuDeviceGetCount: it is not NVIDIA's, and cannot "
+            "say whether CUDA has begun; start a process with lease.env() instead"
         ) from None
     code = call(ctypes.byref(count))
     if code == NOT_INITIALIZED:

@@ -1225,7 +1225,8 @@ class Node:
         :param count: several shares, all or none, of different devices where there are enough.
         :param thread_percentage: MPS: the share of threads that the tenant is asked to take.
         :param pinned_memory: MPS: the device memory that it is asked to take, its context included.
-        :param min_memory: devices with at least that much memory: bytes, or text like ``"20GiB"``.
+        :param min_memory: devices with at least that much memory: bytes, or text like ``"20GiB"``. In text every
+            spelling is a power of 1024, as MPS has it: ``"20GB"`` is ``"20GiB"``, and ``20e9`` is 20 * 10^9.
         :param min_sm_count: devices with at least that many multiprocessors.
         :param timeout: seconds to wait, first come first served: 0 does not wait, None waits for ever.
         :param create: creates the MIG device where none is free. Needs root; nothing is destroyed for it.
