@@ -9,6 +9,9 @@ use serde_json::Value;
 use crate::callback::call;
 use crate::document::to_python;
 
+/// What one can do all the same on a machine without a GPU.
+const NO_DRIVER: &str = "; gpushare.Node(sim=\"1xH100-80GB\") simulates a node where there is none";
+
 /// The exception for an error, with all that it says. Where a handler of signals raises meanwhile, what it
 /// raised, with that as its cause.
 pub(crate) fn exception(py: Python<'_>, error: &Error, simulated: Option<bool>) -> PyErr {
@@ -19,7 +22,10 @@ pub(crate) fn exception(py: Python<'_>, error: &Error, simulated: Option<bool>) 
         if let Some(object) = document.as_object_mut() {
             object.insert("simulated".to_owned(), simulated.map_or(Value::Null, Value::Bool));
         }
-        let message = error.to_string();
+        let mut message = error.to_string();
+        if simulated == Some(false) && document["driver"]["name"] == "LIBRARY_NOT_FOUND" {
+            message += NO_DRIVER;
+        }
         Ok(PyErr::from_value(call(from_document, (message, to_python(py, &document)?))?))
     };
     let raised = match make() {

@@ -1,6 +1,7 @@
 """Applying: progress, consent, and every way to stop it."""
 
 import datetime
+import io
 import os
 import pickle
 import threading
@@ -9,7 +10,7 @@ import unittest
 import weakref
 
 import gpushare
-from common import MODES, Shared, heard, layout, mig, spec
+from common import MODES, Shared, heard, layout, mig, real, spec
 from gpushare import EventKind, Outcome
 
 MANY = mig(0, **{"1g": 7})
@@ -44,6 +45,27 @@ class Progress(unittest.TestCase):
         bar, plan = Bar(), self.node.plan(MANY)
         plan.apply(progress=lambda event: bar.update(event.step - bar.n))
         self.assertEqual(bar.n, len(plan.steps))
+
+    def test_the_bars_that_there_are(self) -> None:
+        tqdm, plan = real("tqdm"), self.node.plan(MANY)
+        with tqdm.tqdm(total=len(plan.steps), file=io.StringIO()) as bar:
+            plan.apply(progress=lambda event: bar.update(event.step - bar.n))
+        self.assertEqual(bar.n, len(plan.steps))
+
+    def test_the_bars_of_rich(self) -> None:
+        real("rich")
+        console, bars = real("rich.console"), real("rich.progress")
+        plan = self.node.plan(MANY)
+        with bars.Progress(console=console.Console(file=io.StringIO())) as progress:
+            task = progress.add_task("", total=None)
+            plan.apply(
+                progress=lambda event: progress.update(
+                    task, completed=event.step, total=event.steps, description=event.text
+                )
+            )
+        [done] = progress.tasks
+        self.assertTrue(done.finished)
+        self.assertEqual((done.completed, done.description), (len(plan.steps), str(plan.steps[-1])))
 
     def test_nothing_to_do_tells_nothing(self) -> None:
         layout(self.node, **{"1g": 7})

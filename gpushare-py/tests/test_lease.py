@@ -17,7 +17,7 @@ from fractions import Fraction
 from unittest import mock
 
 import gpushare
-from common import MODES, Shared, alone, heard, layout, spec
+from common import MODES, Shared, alone, heard, layout, real, spec
 
 
 class Whole:
@@ -163,6 +163,18 @@ class Requests(unittest.TestCase):
             self.node.lease(timeout=Fraction(10**400))
         with self.assertRaisesRegex(ZeroDivisionError, "mine"):
             self.node.lease(gpu=Whole(ZeroDivisionError("mine")))
+
+    def test_numbers_of_numpy(self) -> None:
+        numpy = real("numpy")
+        for kind in (numpy.int8, numpy.uint64, numpy.int32):
+            with self.node.lease(gpu=kind(1), count=kind(2), timeout=numpy.float32(0.5)) as lease:
+                self.assertEqual([share.index for share in lease.shares], [1, 1])
+        with self.node.lease(min_memory=numpy.float64(20e9)):
+            pass
+        with self.assertRaisesRegex(gpushare.InvalidRequestError, "^gpu: -1"):
+            self.node.lease(gpu=numpy.int8(-1))
+        with self.assertRaisesRegex(TypeError, "^gpu: "):
+            self.node.lease(gpu=numpy.bool_(True))
 
     def test_several_are_all_or_none(self) -> None:
         with self.node.lease(gpu="all", count=2) as lease:

@@ -72,6 +72,8 @@ class Opening(unittest.TestCase):
                 node.gpus
             except gpushare.DeviceNotFoundError as error:
                 assert error.simulated is False and isinstance(error, LookupError)
+                assert "not installed" in str(error), error
+                assert 'Node(sim="1xH100-80GB") simulates' in str(error), error
                 assert not node.doctor().simulated and node.doctor().needs_mending
                 print("said")
         """
