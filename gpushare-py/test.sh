@@ -51,12 +51,14 @@ tests() {
 
 echo "== tools"
 tools=$target/python-tools
-if [ ! -e "$tools/complete" ]; then
+wanted="abi3audit basedpyright hypothesis maturin>=1.8,<2 mypy numpy prometheus-client rich ruff tqdm"
+if [ "$(cat "$tools/complete" 2>/dev/null)" != "$wanted" ]; then
     rm -rf "$tools"
     "$python" -m venv "$tools"
-    if "$tools/bin/pip" install --quiet --disable-pip-version-check \
-        abi3audit basedpyright hypothesis "maturin>=1.8,<2" mypy ruff; then
-        touch "$tools/complete"
+    # Each is a word.
+    # shellcheck disable=SC2086
+    if "$tools/bin/pip" install --quiet --disable-pip-version-check $wanted; then
+        echo "$wanted" >"$tools/complete"
     fi
 fi
 if [ -e "$tools/complete" ]; then
@@ -72,7 +74,7 @@ if [ -e "$tools/complete" ]; then
     grep "completeness score" "$site/types"
     "$tools/bin/abi3audit" --strict --assume-minimum-abi3 3.11 gpushare/_gpushare.abi3.so
 else
-    skipped "stubtest, mypy, basedpyright, ruff, abi3audit, hypothesis" "they could not be installed"
+    skipped "stubtest, mypy, basedpyright, ruff, abi3audit, hypothesis, tqdm, rich, numpy, prometheus-client" "they could not be installed"
 fi
 
 # Ray and Dask, for the scripts that use them (350 MB). The extension is good for any CPython from 3.11 on.

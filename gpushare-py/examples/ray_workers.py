@@ -5,7 +5,8 @@
 
 With ``num_gpus=0.25`` Ray counts to one and shows each of four workers the whole GPU. Here each leases
 a MIG device, or a part under MPS that the driver holds it to. ``GPUSHARE_SIM=1xH100-80GB`` with
-``GPUSHARE_STATE_DIR`` runs it on a simulated node.
+``GPUSHARE_STATE_DIR`` runs it on a simulated node. Where Ray is told to want a token it keeps it in
+``~/.ray/auth_token``; ``RAY_AUTH_MODE=disabled`` has none.
 """
 
 import argparse

@@ -8,7 +8,7 @@ use pyo3::types::PyTuple;
 use serde::de::DeserializeOwned;
 
 use crate::arguments;
-use crate::document::{document_class, shown, shows_text, texts, tuple};
+use crate::document::{counted, document_class, shown, shows_text, simulated, texts, tuple};
 use crate::error::refused;
 use crate::node::Given;
 use crate::plan::Needs;
@@ -16,7 +16,12 @@ use crate::plan::Needs;
 document_class!(
     /// The ways to run a workload on a node, the recommended one first. ``str()`` tells them.
     Advice,
-    advise::Advice
+    advise::Advice,
+    |advice| {
+        let options = counted(advice.options.len(), "option");
+        let best = advice.recommended.map_or("none", |way| way.as_str());
+        Some(format!("{options}, {best} recommended{}", simulated(advice.simulated)))
+    }
 );
 shows_text!(Advice);
 
@@ -125,7 +130,7 @@ pub(crate) fn workload(
     count: &Given<'_>,
     memory: Option<&Bound<'_, PyAny>>,
     [kernels, isolation, style]: [Chosen<'_, '_>; 3],
-    half_precision: bool,
+    half_precision: &Given<'_>,
 ) -> PyResult<Workload> {
     let count = match count {
         Given::Yes(count) => arguments::positive("count", count)?,
@@ -136,6 +141,8 @@ pub(crate) fn workload(
     workload.kernels = word(py, kernels)?;
     workload.isolation = word(py, isolation)?;
     workload.style = word(py, style)?;
-    workload.half_precision = half_precision;
+    if let Given::Yes(half_precision) = half_precision {
+        workload.half_precision = arguments::flag("half_precision", half_precision)?;
+    }
     Ok(workload)
 }

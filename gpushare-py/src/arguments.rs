@@ -1,16 +1,18 @@
 //! The forms that arguments come in.
 
 use std::num::NonZeroU32;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use gpushare_core::hazard::HazardName;
 use gpushare_core::id::Pid;
 use gpushare_core::units::{Bytes, ThreadPercentage};
-use pyo3::exceptions::{PyOverflowError, PyTypeError};
+use pyo3::exceptions::{PyOverflowError, PyTypeError, PyUnicodeEncodeError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyBool, PyDelta, PyFloat, PyInt, PyString};
+use pyo3::types::{PyBool, PyDelta, PyDict, PyFloat, PyInt, PyString};
 
+use crate::callback::{call, call_method};
 use crate::error::{refused, refused_by};
 use crate::snapshot::gpu::Gpu;
 
@@ -35,7 +37,7 @@ pub(crate) fn as_whole<'py>(value: &Bound<'py, PyAny>) -> PyResult<Option<Bound<
         return Ok(None);
     }
     static INDEX: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    let whole = INDEX.import(value.py(), "operator", "index")?.call1((value,))?;
+    let whole = call(INDEX.import(value.py(), "operator", "index")?, (value,))?;
     Ok(Some(whole))
 }
 
@@ -55,25 +57,29 @@ pub(crate) fn as_float(value: &Bound<'_, PyAny>) -> PyResult<Option<f64>> {
     }
 }
 
-/// A whole number from 0 on. Negative ones and those that are too large are wrong values, not types.
-fn whole(key: &str, value: &Bound<'_, PyAny>, most: u64) -> PyResult<u64> {
+/// A whole number. Negative ones and those that are too large are wrong values, not types.
+fn whole(key: &str, value: &Bound<'_, PyAny>, least: u64, most: u64) -> PyResult<u64> {
     let Some(value) = as_whole(value)? else {
         return Err(wrong_type(key, value, "a whole number"));
     };
-    value.extract::<u64>().ok().filter(|number| *number <= most).ok_or_else(|| {
+    value.extract::<u64>().ok().filter(|number| (least..=most).contains(number)).ok_or_else(|| {
         let shown = value.str().map_or_else(|_| String::new(), |text| text.to_string());
-        refused(value.py(), key, format!("{shown}: give a whole number from 0 to {most}"))
+        refused(value.py(), key, format!("{shown}: give a whole number from {least} to {most}"))
     })
 }
 
-pub(crate) fn number(key: &str, value: &Bound<'_, PyAny>) -> PyResult<u32> {
-    let number = whole(key, value, u32::MAX.into())?;
+fn number_from(least: u32, key: &str, value: &Bound<'_, PyAny>) -> PyResult<u32> {
+    let number = whole(key, value, least.into(), u32::MAX.into())?;
     u32::try_from(number).map_err(|_| refused(value.py(), key, "too large"))
+}
+
+pub(crate) fn number(key: &str, value: &Bound<'_, PyAny>) -> PyResult<u32> {
+    number_from(0, key, value)
 }
 
 /// A whole number from 1 on.
 pub(crate) fn positive(key: &str, value: &Bound<'_, PyAny>) -> PyResult<NonZeroU32> {
-    NonZeroU32::new(number(key, value)?)
+    NonZeroU32::new(number_from(1, key, value)?)
         .ok_or_else(|| refused(value.py(), key, "0: give a whole number from 1 on"))
 }
 
@@ -96,14 +102,17 @@ pub(crate) fn percentage(key: &str, value: &Bound<'_, PyAny>) -> PyResult<Thread
 
 /// A size: bytes, or text like `4GiB`.
 pub(crate) fn size(key: &str, value: &Bound<'_, PyAny>) -> PyResult<Bytes> {
-    if let Ok(text) = value.cast::<PyString>() {
-        let text: String = text.extract()?;
+    if value.is_instance_of::<PyString>() {
+        let text = text(key, value)?;
         return text.parse().map_err(|error| refused_by(value.py(), key, error));
     }
-    let Some(value) = as_whole(value)? else {
-        return Err(wrong_type(key, value, "a number of bytes or text like '4GiB'"));
+    // As 20e9 is written.
+    let integral = value.is_instance_of::<PyFloat>() && value.extract::<f64>()?.fract() == 0.0;
+    let whole_float = if integral { Some(call_method(value, "__int__", ())?) } else { None };
+    let Some(value) = whole_float.map_or_else(|| as_whole(value), |whole| Ok(Some(whole)))? else {
+        return Err(wrong_type(key, value, "a whole number of bytes or text like '4GiB'"));
     };
-    whole(key, &value, u64::MAX).map(Bytes::new)
+    whole(key, &value, 0, u64::MAX).map(Bytes::new)
 }
 
 /// Seconds, as a number or a timedelta.
@@ -135,7 +144,7 @@ pub(crate) fn timeout(key: &str, value: &Bound<'_, PyAny>) -> PyResult<Option<Du
 /// Hazards by name: an iterable of them, or one.
 pub(crate) fn hazards(key: &str, value: &Bound<'_, PyAny>) -> PyResult<Vec<HazardName>> {
     let names: Vec<String> = if value.is_instance_of::<PyString>() {
-        vec![value.extract()?]
+        vec![text(key, value)?]
     } else {
         // What it raises itself is heard.
         let wrong = |error: PyErr| {
@@ -148,7 +157,10 @@ pub(crate) fn hazards(key: &str, value: &Bound<'_, PyAny>) -> PyResult<Vec<Hazar
         let mut names = Vec::new();
         for name in value.try_iter().map_err(wrong)? {
             let name = name?;
-            names.push(name.extract().map_err(|_| wrong_type(key, &name, "the name of a hazard"))?);
+            if !name.is_instance_of::<PyString>() {
+                return Err(wrong_type(key, &name, "the name of a hazard"));
+            }
+            names.push(text(key, &name)?);
         }
         names
     };
@@ -169,7 +181,7 @@ pub(crate) fn selector(key: &str, value: &Bound<'_, PyAny>) -> PyResult<String> 
         return Ok(gpu.get().0.uuid.to_string());
     }
     if value.is_instance_of::<PyString>() {
-        return value.extract();
+        return text(key, value);
     }
     if let Some(value) = as_whole(value)? {
         return number(key, &value).map(|index| index.to_string());
@@ -177,11 +189,83 @@ pub(crate) fn selector(key: &str, value: &Bound<'_, PyAny>) -> PyResult<String> 
     Err(wrong_type(key, value, "an index, text or a Gpu"))
 }
 
+/// Adds the variables of a mapping to an environment.
+pub(crate) fn environment(
+    key: &str,
+    given: &Bound<'_, PyAny>,
+    environment: &Bound<'_, PyDict>,
+) -> PyResult<()> {
+    for (name, value) in pairs(key, given)? {
+        for text in [&name, &value] {
+            // As os.environb has them, and os.environ.
+            if !text.is_instance_of::<PyString>() {
+                return Err(wrong_type(key, text, "text, which an environment consists of"));
+            }
+        }
+        environment.set_item(name, value)?;
+    }
+    Ok(())
+}
+
+/// Whether it is a mapping. What the question raises itself is heard.
+pub(crate) fn is_mapping(value: &Bound<'_, PyAny>) -> PyResult<bool> {
+    if value.is_instance_of::<PyDict>() {
+        return Ok(true);
+    }
+    static MAPPING: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    value.is_instance(MAPPING.import(value.py(), "collections.abc", "Mapping")?)
+}
+
+/// A key of a mapping, and its value.
+pub(crate) type Pair<'py> = (Bound<'py, PyAny>, Bound<'py, PyAny>);
+
+/// What a mapping has.
+pub(crate) fn pairs<'py>(key: &str, value: &Bound<'py, PyAny>) -> PyResult<Vec<Pair<'py>>> {
+    if !is_mapping(value)? {
+        return Err(wrong_type(key, value, "a mapping"));
+    }
+    if let Ok(dict) = value.cast_exact::<PyDict>() {
+        return Ok(dict.iter().collect());
+    }
+    let items = call_method(value, "items", ())?;
+    let mut pairs = Vec::new();
+    for item in items.try_iter()? {
+        let item = item?;
+        let pair = item.extract();
+        pairs.push(
+            pair.map_err(|_| wrong_type(key, &item, "a pair, which items() of a mapping gives"))?,
+        );
+    }
+    Ok(pairs)
+}
+
+/// True or False.
+pub(crate) fn flag(key: &str, value: &Bound<'_, PyAny>) -> PyResult<bool> {
+    value.extract().map_err(|_| wrong_type(key, value, "True or False"))
+}
+
+/// The path of a file or directory.
+pub(crate) fn path(key: &str, value: &Bound<'_, PyAny>) -> PyResult<PathBuf> {
+    let path: PathBuf = value.extract().map_err(|error: PyErr| {
+        if error.is_instance_of::<PyUnicodeEncodeError>(value.py()) {
+            refused(value.py(), key, NO_TEXT)
+        } else {
+            wrong_type(key, value, "a path")
+        }
+    })?;
+    if path.as_os_str().as_encoded_bytes().contains(&0) {
+        return Err(refused(value.py(), key, "a path has no NUL character"));
+    }
+    Ok(path)
+}
+
+const NO_TEXT: &str = "it is not valid text: it has a lone surrogate";
+
 /// Text.
 pub(crate) fn text(key: &str, value: &Bound<'_, PyAny>) -> PyResult<String> {
     if !value.is_instance_of::<PyString>() {
         return Err(wrong_type(key, value, "text"));
     }
     // Lone surrogates are text of Python's and of nobody else's.
-    value.extract().map_err(|_| refused(value.py(), key, "it is not valid text"))
+    value.extract().map_err(|_| refused(value.py(), key, NO_TEXT))
 }

@@ -11,6 +11,7 @@ use gpushare_core::{Error, ErrorCode, Outcome, Result};
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 
+use crate::callback;
 use crate::error::{because_of, exception};
 use crate::event::Event;
 use crate::log;
@@ -57,7 +58,12 @@ impl<'a> Call<'a> {
         listener: &mut Listener,
         body: impl FnOnce(&mut Listener) -> Result<T> + Send,
     ) -> PyResult<T> {
-        let result = py.detach(|| self.caught(|| body(&mut *listener)));
+        let result = py.detach(|| {
+            self.caught(|| {
+                callback::expect_shallow()?;
+                body(&mut *listener)
+            })
+        });
         let raised = match (listener.raised.take(), log::raised()) {
             (Some(first), Some(later)) => Some(because_of(py, later, first)),
             (first, later) => first.or(later),
@@ -66,11 +72,20 @@ impl<'a> Call<'a> {
     }
 
     /// What was raised is what the caller hears; what became of the GPUs is its cause.
-    fn told<T>(self, py: Python<'_>, result: Result<T>, raised: Option<PyErr>) -> PyResult<T> {
+    fn told<T: Send>(
+        self,
+        py: Python<'_>,
+        result: Result<T>,
+        raised: Option<PyErr>,
+    ) -> PyResult<T> {
         match (raised, result) {
             (None, Ok(answer)) => Ok(answer),
             (None, Err(error)) => Err(self.exception(py, &error)),
-            (Some(raised), Ok(_)) => Err(raised),
+            (Some(raised), Ok(answer)) => {
+                // A lease waits for who forks.
+                py.detach(|| drop(answer));
+                Err(raised)
+            }
             (Some(raised), Err(error)) => Err(because_of(py, raised, self.exception(py, &error))),
         }
     }
@@ -140,10 +155,10 @@ impl Listener {
             return ControlFlow::Break(());
         }
         let function = self.function.as_ref();
-        let heard = Python::try_attach(|py| {
+        let heard = callback::within(|py| {
             py.check_signals()?;
             if let Some(function) = function {
-                function.call1(py, (Py::new(py, event())?,))?;
+                callback::call(function.bind(py), (Py::new(py, event())?,))?;
             }
             Ok(())
         });

@@ -4,12 +4,17 @@ use gpushare_core::doctor;
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
-use crate::document::{document_class, shows_text, texts, tuple};
+use crate::document::{counted, document_class, shows_text, simulated, texts, tuple};
 
 document_class!(
     /// What was found, what was not looked at, and what is as it should be. ``str()`` tells it.
     Diagnosis,
-    doctor::Diagnosis
+    doctor::Diagnosis,
+    |diagnosis| {
+        let findings = counted(diagnosis.findings.len(), "finding");
+        let (unseen, end) = (diagnosis.unseen.len(), simulated(diagnosis.simulated));
+        Some(format!("{findings}, {unseen} not looked at{end}"))
+    }
 );
 shows_text!(Diagnosis);
 

@@ -6,9 +6,11 @@ use pyo3::IntoPyObjectExt as _;
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyBool, PyDict, PyFloat, PyInt, PyList, PyMapping, PyString, PyTuple};
+use pyo3::types::{PyBool, PyDict, PyFloat, PyInt, PyList, PyString, PyTuple};
 use serde::Serialize;
 use serde_json::Value;
+
+use crate::arguments::{is_mapping, pairs};
 
 /// As deep as a spec may be, and a little more: the core says where it is too deep.
 const DEPTH: usize = 80;
@@ -92,23 +94,54 @@ pub(crate) fn to_python<'py>(py: Python<'py>, value: &Value) -> PyResult<Bound<'
     }
 }
 
+/// As long as a spec in a file may be, in bytes.
+const MOST_BYTES: usize = 1 << 20;
+
+/// Of a longer path to a value messages have the beginning.
+const MOST_PATH: usize = 100;
+
+/// Ctrl-C is heard after so many values.
+const VALUES_BETWEEN_SIGNALS: usize = 4096;
+
 /// Python's own values as JSON, in their order.
 ///
 /// # Errors
-/// TypeError for what a document cannot hold.
+/// TypeError for what a document cannot hold; InvalidRequestError for what is longer than any spec.
 pub(crate) fn from_python(value: &Bound<'_, PyAny>, key: &str) -> PyResult<String> {
     let mut text = String::new();
-    write(&mut text, value, key, 0)?;
+    let mut values = 0;
+    write(&mut text, &mut values, value, key, 0)?;
     Ok(text)
 }
 
 /// `key` is the path to the value, for messages.
-fn write(text: &mut String, value: &Bound<'_, PyAny>, key: &str, depth: usize) -> PyResult<()> {
-    let at = || if key.is_empty() { "spec".to_owned() } else { format!("spec, {key}") };
+fn write(
+    text: &mut String,
+    values: &mut usize,
+    value: &Bound<'_, PyAny>,
+    key: &str,
+    depth: usize,
+) -> PyResult<()> {
+    let at = || match (key.is_empty(), key.char_indices().nth(MOST_PATH)) {
+        (true, _) => "spec".to_owned(),
+        (_, None) => format!("spec, {key}"),
+        (_, Some((end, _))) => format!("spec, {}…", key.get(..end).unwrap_or_default()),
+    };
     let wrong = |what: &str| Err(PyTypeError::new_err(format!("{}: {what}", at())));
     if depth > DEPTH {
         return wrong("lists and maps in one another without an end");
     }
+    *values += 1;
+    if *values % VALUES_BETWEEN_SIGNALS == 0 {
+        value.py().check_signals()?;
+    }
+    let expect_room = |length: usize| {
+        if length <= MOST_BYTES {
+            return Ok(());
+        }
+        Err(crate::error::refused(value.py(), &at(), "the spec is longer than 1 MiB by here"))
+    };
+    expect_room(text.len())?;
     if value.is_none() {
         text.push_str("null");
     } else if value.is_instance_of::<PyBool>() {
@@ -122,25 +155,31 @@ fn write(text: &mut String, value: &Bound<'_, PyAny>, key: &str, depth: usize) -
     } else if value.is_instance_of::<PyFloat>() {
         let float: f64 = value.extract()?;
         if !float.is_finite() {
-            return Err(crate::error::refused(value.py(), &at(), format!("{float}")));
+            return Err(crate::error::refused(
+                value.py(),
+                &at(),
+                format!("{float}: give a finite number"),
+            ));
         }
         text.push_str(&json(&float));
     } else if value.is_instance_of::<PyString>() {
+        expect_room(text.len() + value.len()?)?;
         text.push_str(&json(&crate::arguments::text(&at(), value)?));
-    } else if let Ok(mapping) = value.cast::<PyMapping>() {
+    } else if is_mapping(value)? {
         text.push('{');
-        for (position, pair) in mapping.items()?.iter().enumerate() {
-            let (name, item): (Bound<'_, PyAny>, Bound<'_, PyAny>) = pair.extract()?;
-            let Ok(name) = name.extract::<String>() else {
+        for (position, (name, item)) in pairs(&at(), value)?.into_iter().enumerate() {
+            if !name.is_instance_of::<PyString>() {
                 return wrong(&format!("the key {} is no text", name.repr()?));
-            };
+            }
+            expect_room(text.len() + name.len()?)?;
+            let name = crate::arguments::text(&at(), &name)?;
             let below = if key.is_empty() { name.clone() } else { format!("{key}.{name}") };
             if position > 0 {
                 text.push(',');
             }
             text.push_str(&json(&name));
             text.push(':');
-            write(text, &item, &below, depth + 1)?;
+            write(text, values, &item, &below, depth + 1)?;
         }
         text.push('}');
     } else if value.is_instance_of::<PyList>() || value.is_instance_of::<PyTuple>() {
@@ -149,13 +188,13 @@ fn write(text: &mut String, value: &Bound<'_, PyAny>, key: &str, depth: usize) -
             if position > 0 {
                 text.push(',');
             }
-            write(text, &item?, &format!("{key}[{position}]"), depth + 1)?;
+            write(text, values, &item?, &format!("{key}[{position}]"), depth + 1)?;
         }
         text.push(']');
     } else if let Some(whole) = crate::arguments::as_whole(value)? {
-        write(text, &whole, key, depth)?;
+        write(text, values, &whole, key, depth)?;
     } else if let Some(float) = crate::arguments::as_float(value)? {
-        write(text, &PyFloat::new(value.py(), float), key, depth)?;
+        write(text, values, &PyFloat::new(value.py(), float), key, depth)?;
     } else {
         return wrong(&format!("a {} cannot be in a spec", value.get_type().name()?));
     }
@@ -175,6 +214,16 @@ pub(crate) fn repr(py: Python<'_>, name: &str, document: &impl Serialize) -> PyR
     Ok(format!("{name}({})", parts.join(", ")))
 }
 
+/// How a repr ends, for a simulated node.
+pub(crate) const fn simulated(simulated: bool) -> &'static str {
+    if simulated { ", SIMULATED" } else { "" }
+}
+
+/// A number of things: `1 share`, `2 shares`.
+pub(crate) fn counted(number: usize, one: &str) -> String {
+    format!("{number} {one}{}", if number == 1 { "" } else { "s" })
+}
+
 /// What every class that shows a document of the core has. Its one field derefs to what is serialised.
 macro_rules! shows_document {
     ($class:ident) => {
@@ -189,8 +238,12 @@ macro_rules! shows_document {
             }
 
             #[staticmethod]
-            fn _from_json(py: pyo3::Python<'_>, text: &str) -> pyo3::PyResult<Self> {
-                match serde_json::from_str(text) {
+            fn _from_json(
+                py: pyo3::Python<'_>,
+                text: &pyo3::Bound<'_, pyo3::PyAny>,
+            ) -> pyo3::PyResult<Self> {
+                let text = $crate::arguments::text(stringify!($class), text)?;
+                match serde_json::from_str(&text) {
                     Ok(document) => Ok(Self(std::sync::Arc::new(document))),
                     Err(error) => Err($crate::error::refused(py, stringify!($class), error)),
                 }
@@ -207,17 +260,16 @@ macro_rules! shows_document {
             fn __hash__(&self) -> u64 {
                 $crate::document::hash(&*self.0)
             }
-
-            fn __repr__(&self, py: pyo3::Python<'_>) -> pyo3::PyResult<String> {
-                $crate::document::repr(py, stringify!($class), &*self.0)
-            }
         }
     };
 }
 
-/// A class that shows a document of the core.
+/// A class that shows a document of the core. Its repr is the plain fields, or what a function tells.
 macro_rules! document_class {
     ($(#[$attribute:meta])* $class:ident, $document:ty) => {
+        $crate::document::document_class!($(#[$attribute])* $class, $document, |_| None);
+    };
+    ($(#[$attribute:meta])* $class:ident, $document:ty, $told:expr) => {
         $(#[$attribute])*
         #[pyo3::pyclass(frozen, eq, module = "gpushare", weakref)]
         #[derive(Clone, Debug, PartialEq)]
@@ -230,6 +282,17 @@ macro_rules! document_class {
         }
 
         $crate::document::shows_document!($class);
+
+        #[pyo3::pymethods]
+        impl $class {
+            fn __repr__(&self, py: pyo3::Python<'_>) -> pyo3::PyResult<String> {
+                let told: fn(&$document) -> Option<String> = $told;
+                match told(&self.0) {
+                    Some(told) => Ok(format!("<gpushare.{} {told}>", stringify!($class))),
+                    None => $crate::document::repr(py, stringify!($class), &*self.0),
+                }
+            }
+        }
     };
 }
 

@@ -6,7 +6,11 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use serde_json::Value;
 
+use crate::callback::call;
 use crate::document::to_python;
+
+/// What one can do all the same on a machine without a GPU.
+const NO_DRIVER: &str = "; gpushare.Node(sim=\"1xH100-80GB\") simulates a node where there is none";
 
 /// The exception for an error, with all that it says. Where a handler of signals raises meanwhile, what it
 /// raised, with that as its cause.
@@ -18,8 +22,11 @@ pub(crate) fn exception(py: Python<'_>, error: &Error, simulated: Option<bool>) 
         if let Some(object) = document.as_object_mut() {
             object.insert("simulated".to_owned(), simulated.map_or(Value::Null, Value::Bool));
         }
-        let message = error.to_string();
-        Ok(PyErr::from_value(from_document.call1((message, to_python(py, &document)?))?))
+        let mut message = error.to_string();
+        if simulated == Some(false) && document["driver"]["name"] == "LIBRARY_NOT_FOUND" {
+            message += NO_DRIVER;
+        }
+        Ok(PyErr::from_value(call(from_document, (message, to_python(py, &document)?))?))
     };
     let raised = match make() {
         Ok(exception) => return exception,
@@ -37,10 +44,23 @@ pub(crate) fn exception(py: Python<'_>, error: &Error, simulated: Option<bool>) 
     }
 }
 
-/// An exception with its cause, where it has none of its own.
+/// So many causes of causes are followed: they can go round in a circle.
+const MOST_CAUSES: usize = 64;
+
+/// An exception with its cause: after those that it has itself, by `raise … from …`.
 pub(crate) fn because_of(py: Python<'_>, raised: PyErr, cause: PyErr) -> PyErr {
-    if raised.cause(py).is_none() {
-        raised.set_cause(py, Some(cause));
+    let mut last = raised.clone_ref(py);
+    for _ in 0..MOST_CAUSES {
+        match last.cause(py) {
+            Some(earlier) if earlier.value(py).is(cause.value(py)) => break,
+            Some(earlier) => last = earlier,
+            None => {
+                if !last.value(py).is(cause.value(py)) {
+                    last.set_cause(py, Some(cause));
+                }
+                break;
+            }
+        }
     }
     raised
 }

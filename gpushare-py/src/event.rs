@@ -10,6 +10,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 use serde::{Deserialize, Serialize};
 
+use crate::arguments;
 use crate::call::Listener;
 use crate::document::{hash, json};
 use crate::error::refused;
@@ -78,8 +79,9 @@ impl Event {
     }
 
     #[staticmethod]
-    fn _from_json(py: Python<'_>, text: &str) -> PyResult<Self> {
-        serde_json::from_str(text).map_err(|error| refused(py, "Event", error))
+    fn _from_json(py: Python<'_>, text: &Bound<'_, PyAny>) -> PyResult<Self> {
+        let text = arguments::text("Event", text)?;
+        serde_json::from_str(&text).map_err(|error| refused(py, "Event", error))
     }
 
     fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<(Bound<'py, PyAny>, (String,))> {

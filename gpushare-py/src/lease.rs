@@ -13,7 +13,8 @@ use pyo3::types::{PyDict, PyTuple};
 
 use crate::arguments;
 use crate::call::Call;
-use crate::document::{document_class, loads, texts, tuple, word};
+use crate::callback::{call, call_method, call_with};
+use crate::document::{document_class, loads, simulated, texts, tuple, word};
 use crate::error::exception;
 use crate::mps::Attachment;
 use crate::node::State;
@@ -50,12 +51,14 @@ impl Lease {
         state: Arc<State>,
         gives_back: bool,
     ) -> PyResult<Self> {
-        static ACTIVATION: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-        let environment = py.import("os")?.getattr("environ")?;
-        let activation = ACTIVATION
-            .import(py, "gpushare._environment", "Activation")?
-            .call1((lease.name(), environment))?
-            .unbind();
+        let activation = match activation(py, lease.name()) {
+            Ok(activation) => activation,
+            Err(error) => {
+                // It waits for who forks, who waits for the GIL.
+                py.detach(|| drop(lease));
+                return Err(error);
+            }
+        };
         let pair = |(name, value): (&String, &String)| (name.clone(), value.clone());
         Ok(Self {
             state,
@@ -119,9 +122,16 @@ impl Lease {
             let lease = self.held().take();
             lease.and_then(Arc::into_inner).map_or(Ok(()), lease::Lease::release)
         });
-        self.activation.call_method0(py, "put_back")?;
+        call_method(self.activation.bind(py), "put_back", ())?;
         released
     }
+}
+
+fn activation(py: Python<'_>, name: &str) -> PyResult<Py<PyAny>> {
+    static ACTIVATION: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let environment = py.import("os")?.getattr("environ")?;
+    let class = ACTIVATION.import(py, "gpushare._environment", "Activation")?;
+    Ok(call(class, (name, environment))?.unbind())
 }
 
 #[pymethods]
@@ -190,20 +200,23 @@ impl Lease {
         texts(py, &self.unset)
     }
 
-    /// The environment of a tenant: a copy of ``base``, by default ``os.environ``, with both done.
+    /// The environment of a tenant: a copy of ``base``, by default ``os.environ``, with both done. Of a
+    /// lease that lasts.
     #[pyo3(signature = (base=None))]
     fn env<'py>(
         &self,
         py: Python<'py>,
         base: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyDict>> {
+        self.with(py, "Lease.env", |_| Ok(()))?;
         let environment = PyDict::new(py);
-        match base {
-            Some(base) => environment.update(base.cast()?)?,
-            None => environment.update(py.import("os")?.getattr("environ")?.cast()?)?,
-        }
+        let base = match base {
+            Some(base) => base.clone(),
+            None => py.import("os")?.getattr("environ")?,
+        };
+        arguments::environment("base", &base, &environment)?;
         for name in &self.unset {
-            environment.call_method1("pop", (name, py.None()))?;
+            call_method(environment.as_any(), "pop", (name, py.None()))?;
         }
         environment.update(self.variables(py)?.as_mapping())?;
         Ok(environment)
@@ -218,13 +231,15 @@ impl Lease {
     /// stays on the share all the same, for as long as this process lives.
     fn activate(&self, py: Python<'_>) -> PyResult<()> {
         self.with(py, "Lease.activate", |_| Ok(()))?;
-        let begun: bool = py.import("gpushare._cuda")?.getattr("begun")?.call0()?.extract()?;
+        let begun = py.import("gpushare._cuda")?.getattr("begun")?;
+        let begun: bool = call(&begun, ())?.extract()?;
         if begun {
             let why = "CUDA has begun in this process and has read its environment: activate the lease before anything uses a GPU, or start a process with lease.env()";
             let error = Error::new(ErrorCode::InvalidState, why);
             return Err(exception(py, &error, Some(self.state.is_simulated())));
         }
-        self.activation.call_method1(py, "activate", (self.variables(py)?, self.unset(py)?))?;
+        let changes = (self.variables(py)?, self.unset(py)?);
+        call_method(self.activation.bind(py), "activate", changes)?;
         Ok(())
     }
 
@@ -265,8 +280,8 @@ impl Lease {
         if pid.is_some() {
             return Err(crate::error::refused(py, "pid", "inside is of this process alone"));
         }
-        let seen: Option<Vec<(String, u32, u64)>> =
-            py.import("gpushare._cuda")?.getattr("devices")?.call0()?.extract()?;
+        let devices = py.import("gpushare._cuda")?.getattr("devices")?;
+        let seen: Option<Vec<(String, u32, u64)>> = call(&devices, ())?.extract()?;
         let seen: Option<Vec<_>> = seen.map(|seen| {
             let device = |(uuid, sm_count, memory)| CudaDevice {
                 uuid,
@@ -321,17 +336,17 @@ impl Lease {
 
     fn __repr__(&self) -> String {
         let shares: Vec<_> = self.grants.iter().map(|grant| grant.share.to_string()).collect();
-        let simulated = if self.state.is_simulated() { ", SIMULATED" } else { "" };
-        format!("<gpushare.Lease {} of {}{simulated}>", self.name, shares.join(", "))
+        let (released, end) =
+            (if self.released() { ", released" } else { "" }, simulated(self.state.is_simulated()));
+        format!("<gpushare.Lease {} of {}{released}{end}>", self.name, shares.join(", "))
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        let lease = self.lease.get_mut().unwrap_or_else(PoisonError::into_inner);
-        if lease.is_none() || !self.state.is_own() {
-            return;
-        }
+        let lease = self.lease.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(lease) = lease else { return };
+        let own = self.state.is_own();
         let name = &self.name;
         let stays = if self.gives_back { ", and what was created for it stays" } else { "" };
         let text =
@@ -340,13 +355,18 @@ impl Drop for Lease {
         Python::try_attach(|py| {
             // What is being raised now is not to be lost.
             let raised = PyErr::take(py);
+            // It waits for who forks, who waits for the GIL.
+            py.detach(|| drop(lease));
             let warned = || -> PyResult<()> {
-                self.activation.call_method0(py, "put_back")?;
+                if !own {
+                    return Ok(());
+                }
+                call_method(self.activation.bind(py), "put_back", ())?;
                 let Ok(warnings) = py.import("warnings") else { return Ok(()) };
                 let options = PyDict::new(py);
                 options.set_item("category", py.get_type::<PyResourceWarning>())?;
                 options.set_item("source", &self.activation)?;
-                warnings.getattr("warn")?.call((text,), Some(&options))?;
+                call_with(&warnings.getattr("warn")?, (text,), Some(&options))?;
                 Ok(())
             };
             if let Err(error) = warned() {

@@ -4,13 +4,20 @@ use gpushare_core::lease;
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
-use crate::document::{document_class, shows_text, tuple};
+use crate::document::{counted, document_class, shows_text, simulated, tuple};
 use crate::snapshot::parts::Share;
 
 document_class!(
     /// Who has which share of a node. ``str()`` lists it.
     LeaseList,
-    lease::LeaseList
+    lease::LeaseList,
+    |list| {
+        let shares = || list.gpus.iter().flat_map(|gpu| &gpu.shares);
+        let taken = shares().filter(|share| share.is_leased()).count();
+        let all = counted(shares().count(), "share");
+        let end = simulated(list.simulated);
+        Some(format!("{taken} of {all} leased, {} waiting{end}", list.waiting))
+    }
 );
 shows_text!(LeaseList);
 

@@ -6,6 +6,7 @@
 mod advise;
 mod arguments;
 mod call;
+mod callback;
 #[cfg(feature = "cli")]
 mod command;
 mod doctor;
@@ -37,6 +38,9 @@ mod _gpushare {
 
     #[pymodule_export]
     use crate::advise::{Advice, Choice};
+    use crate::callback;
+    #[pymodule_export]
+    use crate::callback::_end;
     #[cfg(feature = "cli")]
     #[pymodule_export]
     use crate::command::_command;
@@ -65,10 +69,11 @@ mod _gpushare {
     #[pymodule_export]
     use crate::snapshot::parts::{GpuProcess, MigDevice, MpsDaemon, Share};
 
-    /// Lets no fork come in the middle of something.
+    /// Lets no fork come in the middle of something. Who is in the middle may need the GIL to get on: others'
+    /// handlers run between this and the fork.
     #[pyfunction]
-    fn _before_fork() {
-        let _ = std::panic::catch_unwind(fork::before);
+    fn _before_fork(py: Python<'_>) {
+        let _ = py.detach(|| std::panic::catch_unwind(fork::before));
     }
 
     /// Lets things go on.
@@ -81,22 +86,25 @@ mod _gpushare {
     #[pyfunction]
     fn _after_fork_in_child() {
         let _ = std::panic::catch_unwind(fork::after_in_child);
+        callback::forked();
     }
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
         module.add("__version__", env!("CARGO_PKG_VERSION"))?;
-        // A child that only computes would hold its parent's shares, too. Once for the process, however
-        // often the module is made anew: nobody can take it back.
+        // Once for the process, however often the module is made anew: nobody can take it back.
         static REGISTERED: AtomicBool = AtomicBool::new(false);
         if REGISTERED.swap(true, Ordering::Relaxed) {
             return Ok(());
         }
+        // A child that only computes would hold its parent's shares, too.
         let hooks = PyDict::new(module.py());
         hooks.set_item("before", wrap_pyfunction!(_before_fork, module)?)?;
         hooks.set_item("after_in_parent", wrap_pyfunction!(_after_fork_in_parent, module)?)?;
         hooks.set_item("after_in_child", wrap_pyfunction!(_after_fork_in_child, module)?)?;
         module.py().import("os")?.getattr("register_at_fork")?.call((), Some(&hooks))?;
+        let end = wrap_pyfunction!(_end, module)?;
+        module.py().import("atexit")?.getattr("register")?.call1((end,))?;
         Ok(())
     }
 }

@@ -8,6 +8,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyInt, PyString};
 
 use crate::arguments::{self, as_whole};
+use crate::callback;
 use crate::error::refused;
 
 /// Logging's own number; TRACE is half of DEBUG.
@@ -46,9 +47,10 @@ pub(crate) fn dispatch(py: Python<'_>, level: &Bound<'_, PyAny>) -> PyResult<Dis
 fn forward(get_logger: &Py<PyAny>, message: &Message<'_>) {
     let _within = Within::enter(Where::Logging);
     let name = message.target.replace("::", ".");
-    Python::try_attach(|py| {
-        let logged = get_logger.call1(py, (name,)).and_then(|logger| {
-            logger.call_method1(py, "log", (number(message.level), "%s", message.text))
+    callback::within(|py| {
+        let logged = callback::call(get_logger.bind(py), (name,)).and_then(|logger| {
+            let told = (number(message.level), "%s", message.text);
+            callback::call_method(&logger, "log", told)
         });
         match logged {
             Ok(_) => {}

@@ -8,9 +8,9 @@ use gpushare_core::plan::GpuHazard;
 use gpushare_core::snapshot::GpuSnapshot;
 use gpushare_core::spec::Want;
 use pyo3::prelude::*;
-use pyo3::types::{PyMapping, PyTuple};
+use pyo3::types::PyTuple;
 
-use crate::arguments::wrong_type;
+use crate::arguments::{is_mapping, wrong_type};
 use crate::document::{document_class, from_python, shows_text, texts};
 use crate::error::{exception, refused};
 use crate::spec::from_document;
@@ -178,7 +178,7 @@ pub(crate) fn split(
 /// What a spec says at `mps`.
 pub(crate) fn config(mps: &Bound<'_, PyAny>) -> PyResult<MpsConfig> {
     let py = mps.py();
-    if mps.cast::<PyMapping>().is_err() {
+    if !is_mapping(mps)? {
         return Err(wrong_type("mps", mps, "a mapping"));
     }
     let mps = from_python(mps, "mps")?;

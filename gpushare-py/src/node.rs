@@ -1,6 +1,5 @@
 //! Nodes.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use gpushare_core::fork::Caller;
@@ -13,8 +12,9 @@ use pyo3::types::{PyDict, PyTuple};
 use crate::advise::{self, Advice};
 use crate::arguments;
 use crate::call::{Call, Listener};
+use crate::callback::call;
 use crate::doctor::Diagnosis;
-use crate::document::tuple;
+use crate::document::{simulated, tuple};
 use crate::event::Teller;
 use crate::lease::Lease;
 use crate::leases::LeaseList;
@@ -35,6 +35,8 @@ pub(crate) struct State {
     /// The process that opened it.
     opener: Caller,
     log: Option<Dispatch>,
+    /// The fleet that was asked for, where it is simulated and the caller said it.
+    sim: Option<String>,
 }
 
 impl State {
@@ -103,17 +105,24 @@ impl Node {
     fn new(
         py: Python<'_>,
         sim: Option<&Bound<'_, PyAny>>,
-        state_dir: Option<PathBuf>,
-        nvml_path: Option<PathBuf>,
-        nvidia_smi: Option<PathBuf>,
-        mps_control: Option<PathBuf>,
+        state_dir: Option<&Bound<'_, PyAny>>,
+        nvml_path: Option<&Bound<'_, PyAny>>,
+        nvidia_smi: Option<&Bound<'_, PyAny>>,
+        mps_control: Option<&Bound<'_, PyAny>>,
         log_level: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Self> {
         let sim = sim.map(|sim| arguments::text("sim", sim)).transpose()?;
+        let path = |key, given: Option<&Bound<'_, PyAny>>| {
+            given.map(|given| arguments::path(key, given)).transpose()
+        };
+        let state_dir = path("state_dir", state_dir)?;
+        let nvml_path = path("nvml_path", nvml_path)?;
+        let nvidia_smi = path("nvidia_smi", nvidia_smi)?;
+        let mps_control = path("mps_control", mps_control)?;
         let log = log_level.map(|level| log::dispatch(py, level)).transpose()?;
         let node = Call::named("Node").run(py, || {
             let mut builder = gpushare_core::Node::builder();
-            if let Some(sim) = sim {
+            if let Some(sim) = &sim {
                 builder = builder.sim(sim);
             }
             if let Some(directory) = state_dir {
@@ -130,7 +139,7 @@ impl Node {
             }
             builder.open()
         })?;
-        Ok(Self(Arc::new(State { node, opener: Caller::this(), log })))
+        Ok(Self(Arc::new(State { node, opener: Caller::this(), log, sim })))
     }
 
     /// Whether the node is simulated.
@@ -181,7 +190,8 @@ impl Node {
     /// :param count: several shares, all or none, of different devices where there are enough.
     /// :param thread_percentage: MPS: the share of threads that the tenant is asked to take.
     /// :param pinned_memory: MPS: the device memory that it is asked to take, its context included.
-    /// :param min_memory: devices with at least that much memory: bytes, or text like ``"20GiB"``.
+    /// :param min_memory: devices with at least that much memory: bytes, or text like ``"20GiB"``. In text every
+    ///     spelling is a power of 1024, as MPS has it: ``"20GB"`` is ``"20GiB"``, and ``20e9`` is 20 * 10^9.
     /// :param min_sm_count: devices with at least that many multiprocessors.
     /// :param timeout: seconds to wait, first come first served: 0 does not wait, None waits for ever.
     /// :param create: creates the MIG device where none is free. Needs root; nothing is destroyed for it.
@@ -190,8 +200,14 @@ impl Node {
     /// :param for_pid: notes that the share is held for that process, which is another one.
     /// :param allow_hazards: names of hazards of the terms that are accepted.
     /// :param progress: called with an :class:`Event` every 100 ms of waiting; what it raises ends it.
-    #[pyo3(signature = (**options), text_signature = "($self, *, gpu=None, mig=None, share=None, visible=..., count=1, thread_percentage=None, pinned_memory=None, min_memory=None, min_sm_count=None, timeout=0, create=False, give_back=False, for_pid=None, allow_hazards=(), progress=None)")]
-    fn lease(&self, py: Python<'_>, options: Option<&Bound<'_, PyDict>>) -> PyResult<Lease> {
+    #[pyo3(signature = (*given, **options), text_signature = "($self, *, gpu=None, mig=None, share=None, visible=..., count=1, thread_percentage=None, pinned_memory=None, min_memory=None, min_sm_count=None, timeout=0, create=False, give_back=False, for_pid=None, allow_hazards=(), progress=None)")]
+    fn lease(
+        &self,
+        py: Python<'_>,
+        given: &Bound<'_, PyTuple>,
+        options: Option<&Bound<'_, PyDict>>,
+    ) -> PyResult<Lease> {
+        expect_keywords_alone("lease", given)?;
         let Requested { request, gives_back, progress } = Requested::from_options(py, options)?;
         let mut listener = Listener::new(progress)?;
         let call = self.call("Node.lease").changes();
@@ -205,16 +221,18 @@ impl Node {
     /// Decorates a function that is to have a lease: each call takes one, gives it to the function as its
     /// first argument, and gives it back at the end. Takes what :meth:`lease` takes. A method takes its lease
     /// inside: its first argument is its own.
-    #[pyo3(signature = (**options), text_signature = "($self, *, gpu=None, mig=None, share=None, visible=..., count=1, thread_percentage=None, pinned_memory=None, min_memory=None, min_sm_count=None, timeout=0, create=False, give_back=False, for_pid=None, allow_hazards=(), progress=None)")]
+    #[pyo3(signature = (*given, **options), text_signature = "($self, *, gpu=None, mig=None, share=None, visible=..., count=1, thread_percentage=None, pinned_memory=None, min_memory=None, min_sm_count=None, timeout=0, create=False, give_back=False, for_pid=None, allow_hazards=(), progress=None)")]
     fn leased<'py>(
         slf: &Bound<'py, Self>,
+        given: &Bound<'py, PyTuple>,
         options: Option<&Bound<'py, PyDict>>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let py = slf.py();
+        expect_keywords_alone("leased", given)?;
         // What is wrong with them is said where they stand, and not when the function is called.
         Requested::from_options(py, options)?;
         let options = options.cloned().unwrap_or_else(|| PyDict::new(py));
-        py.import("gpushare._leased")?.getattr("leased")?.call1((slf, options))
+        call(&py.import("gpushare._leased")?.getattr("leased")?, (slf, options))
     }
 
     /// Who has which share.
@@ -286,7 +304,7 @@ impl Node {
     /// :param style: how they use a GPU over time: ``"interactive"``, ``"batch"`` or ``"unknown"``.
     /// :param half_precision: whether they compute in bf16 or fp16.
     /// :param gpu: these GPUs alone.
-    #[pyo3(signature = (count=Given::No, *, memory=None, kernels=Given::No, isolation=Given::No, style=Given::No, half_precision=true, gpu=None), text_signature = "($self, count=1, *, memory=None, kernels='unknown', isolation='none', style='unknown', half_precision=True, gpu=None)")]
+    #[pyo3(signature = (count=Given::No, *, memory=None, kernels=Given::No, isolation=Given::No, style=Given::No, half_precision=Given::No, gpu=None), text_signature = "($self, count=1, *, memory=None, kernels='unknown', isolation='none', style='unknown', half_precision=True, gpu=None)")]
     #[expect(clippy::too_many_arguments, reason = "keywords of Python's")]
     fn advise(
         &self,
@@ -296,7 +314,7 @@ impl Node {
         kernels: Given<'_>,
         isolation: Given<'_>,
         style: Given<'_>,
-        half_precision: bool,
+        half_precision: Given<'_>,
         gpu: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Advice> {
         let workload = advise::workload(
@@ -308,7 +326,7 @@ impl Node {
                 ("isolation", &isolation, "none, limits or strict"),
                 ("style", &style, "interactive, batch or unknown"),
             ],
-            half_precision,
+            &half_precision,
         )?;
         let gpu = gpu.map(|gpu| arguments::selector("gpu", gpu)).transpose()?;
         let advice = self.call("Node.advise").run(py, || {
@@ -369,9 +387,22 @@ impl Node {
         ))
     }
 
-    fn __repr__(&self) -> &'static str {
-        if self.0.is_simulated() { "<gpushare.Node, SIMULATED>" } else { "<gpushare.Node>" }
+    fn __repr__(&self) -> String {
+        let named = match &self.0.sim {
+            Some(fleet) => format!(" {fleet}"),
+            None => String::new(),
+        };
+        format!("<gpushare.Node{named}{}>", simulated(self.0.is_simulated()))
     }
+}
+
+/// What is asked for has names: a number in the first place could be a GPU, or how many.
+fn expect_keywords_alone(name: &str, given: &Bound<'_, PyTuple>) -> PyResult<()> {
+    if given.is_empty() {
+        return Ok(());
+    }
+    let why = format!("{name}() takes keywords alone: {name}(gpu=0), {name}(mig=\"1g.10gb\")");
+    Err(PyTypeError::new_err(why))
 }
 
 /// An argument that has a meaning when it is None: what Python's Option would take for not given.

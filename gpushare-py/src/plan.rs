@@ -99,7 +99,7 @@ impl Plan {
     /// :param grace: seconds between SIGTERM and SIGKILL of an evicted process.
     /// :param node: the node to apply it on, for a plan that was unpickled.
     #[pyo3(
-        signature = (progress=None, *, allow_evict=false, allow_reset=false, allow_hazards=Given::No, timeout=Given::No, drain=Given::No, grace=Given::No, node=None),
+        signature = (progress=None, *, allow_evict=Given::No, allow_reset=Given::No, allow_hazards=Given::No, timeout=Given::No, drain=Given::No, grace=Given::No, node=None),
         text_signature = "($self, progress=None, *, allow_evict=False, allow_reset=False, allow_hazards=(), timeout=0, drain=0, grace=30, node=None)"
     )]
     #[expect(clippy::too_many_arguments, reason = "keywords of Python's")]
@@ -107,15 +107,21 @@ impl Plan {
         &self,
         py: Python<'_>,
         progress: Option<Bound<'_, PyAny>>,
-        allow_evict: bool,
-        allow_reset: bool,
+        allow_evict: Given<'_>,
+        allow_reset: Given<'_>,
         allow_hazards: Given<'_>,
         timeout: Given<'_>,
         drain: Given<'_>,
         grace: Given<'_>,
-        node: Option<&Bound<'_, Node>>,
+        node: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Report> {
-        let mut options = ApplyOptions::new().allow_evict(allow_evict).allow_reset(allow_reset);
+        let mut options = ApplyOptions::new();
+        if let Given::Yes(allowed) = allow_evict {
+            options = options.allow_evict(arguments::flag("allow_evict", &allowed)?);
+        }
+        if let Given::Yes(allowed) = allow_reset {
+            options = options.allow_reset(arguments::flag("allow_reset", &allowed)?);
+        }
         if let Given::Yes(names) = allow_hazards {
             for hazard in arguments::hazards("allow_hazards", &names)? {
                 options = options.allow_hazard(hazard);
@@ -130,7 +136,11 @@ impl Plan {
         if let Given::Yes(grace) = grace {
             options = options.grace(arguments::seconds("grace", &grace)?);
         }
-        let given = node.map(|node| node.get().0.clone());
+        let given = node.map(|node| match node.cast::<Node>() {
+            Ok(node) => Ok(node.get().0.clone()),
+            Err(_) => Err(arguments::wrong_type("node", node, "a gpushare.Node")),
+        });
+        let given = given.transpose()?;
         let Some(state) = given.or_else(|| self.state.clone()) else {
             let why = "this plan was a document, and knows no node: give apply(node=…)";
             let error = Error::new(ErrorCode::InvalidState, why);
@@ -152,8 +162,9 @@ impl Plan {
     }
 
     #[staticmethod]
-    fn _from_json(py: Python<'_>, text: &str) -> PyResult<Self> {
-        let plan = plan::Plan::from_json(text).map_err(|error| refused_by(py, "Plan", error))?;
+    fn _from_json(py: Python<'_>, text: &Bound<'_, PyAny>) -> PyResult<Self> {
+        let text = arguments::text("Plan", text)?;
+        let plan = plan::Plan::from_json(&text).map_err(|error| refused_by(py, "Plan", error))?;
         Ok(Self { plan: Arc::new(plan), state: None })
     }
 

@@ -4,13 +4,17 @@ use gpushare_core::apply::report;
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
-use crate::document::{document_class, shown, shows_text, texts, tuple, word};
+use crate::document::{counted, document_class, shown, shows_text, simulated, texts, tuple, word};
 use crate::snapshot::parts::holder;
 
 document_class!(
     /// What was done. ``str()`` says it in words.
     Report,
-    report::Report
+    report::Report,
+    |report| {
+        let (outcome, steps) = (word(&report.outcome), counted(report.steps, "step"));
+        Some(format!("{outcome}: {steps}{}", simulated(report.simulated)))
+    }
 );
 shows_text!(Report);
 

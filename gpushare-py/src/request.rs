@@ -5,8 +5,11 @@ use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyEllipsis, PyString};
 
-use crate::arguments::{hazards, number, percentage, pid, positive, selector, size, text, timeout};
+use crate::arguments::{
+    flag, hazards, number, percentage, pid, positive, selector, size, text, timeout,
+};
 use crate::call::Listener;
+use crate::callback::call_method;
 use crate::error::{refused, refused_by};
 use crate::snapshot::parts::Share;
 
@@ -20,7 +23,8 @@ pub(crate) struct Requested<'py> {
 /// What bounds the choice where the caller does not say.
 fn own_visible(py: Python<'_>) -> PyResult<Option<String>> {
     const NAME: &str = "CUDA_VISIBLE_DEVICES";
-    let value = py.import("os")?.getattr("environ")?.call_method1("get", (NAME,))?;
+    let environment = py.import("os")?.getattr("environ")?;
+    let value = call_method(&environment, "get", (NAME,))?;
     if value.is_none() { Ok(None) } else { text(NAME, &value).map(Some) }
 }
 
@@ -38,8 +42,8 @@ impl<'py> Requested<'py> {
             Some(options) => options
                 .extract::<Bound<'py, PyDict>>()?
                 .iter()
-                .map(|(key, value)| Ok((key.extract()?, value)))
-                .collect::<PyResult<_>>()?,
+                .map(|(key, value)| (key.to_string(), value))
+                .collect(),
             None => Vec::new(),
         };
         for (key, value) in pairs.iter().filter(|(_, value)| !value.is_none()) {
@@ -109,10 +113,6 @@ impl<'py> Requested<'py> {
         Listener::new(progress.clone())?;
         Ok(Self { request, gives_back, progress })
     }
-}
-
-fn flag(key: &str, value: &Bound<'_, PyAny>) -> PyResult<bool> {
-    value.extract().map_err(|_| PyTypeError::new_err(format!("{key}: give True or False")))
 }
 
 fn mig(value: &Bound<'_, PyAny>) -> PyResult<LeaseRequest> {

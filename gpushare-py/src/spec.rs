@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use gpushare_core::{Error, ErrorCode, Result, Spec};
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
-use pyo3::types::{PyMapping, PyString};
+use pyo3::types::PyString;
 
+use crate::arguments::{is_mapping, path};
 use crate::document::from_python;
 
 /// What was given, before it is read.
@@ -19,7 +20,7 @@ pub(crate) enum Given {
 
 /// A mapping; text, which has a line break or begins with a brace; or a path.
 pub(crate) fn given(spec: &Bound<'_, PyAny>) -> PyResult<Given> {
-    if spec.cast::<PyMapping>().is_ok() {
+    if is_mapping(spec)? {
         return from_python(spec, "").map(Given::Document);
     }
     if spec.is_instance_of::<PyString>() {
@@ -28,9 +29,13 @@ pub(crate) fn given(spec: &Bound<'_, PyAny>) -> PyResult<Given> {
             return Ok(Given::Text(text));
         }
     }
-    spec.extract()
-        .map(Given::File)
-        .map_err(|_| PyTypeError::new_err("spec: give a dict, a path, or the text of a spec"))
+    path("spec", spec).map(Given::File).map_err(|error| {
+        if error.is_instance_of::<PyTypeError>(spec.py()) {
+            PyTypeError::new_err("spec: give a dict, a path, or the text of a spec")
+        } else {
+            error
+        }
+    })
 }
 
 impl Given {

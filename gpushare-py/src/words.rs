@@ -4,13 +4,15 @@ use gpushare_core::mode::{SharingMode, Verdict};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 
+use crate::callback::call;
+
 fn member<'py>(
     py: Python<'py>,
     class: &'static PyOnceLock<Py<PyAny>>,
     name: &str,
     word: &str,
 ) -> PyResult<Bound<'py, PyAny>> {
-    class.import(py, "gpushare._enums", name)?.call1((word,))
+    call(class.import(py, "gpushare._enums", name)?, (word,))
 }
 
 /// `gpushare.SharingMode`.

@@ -1,5 +1,6 @@
 """What the tests share: simulated nodes, in memory or in a directory that real processes share."""
 
+import importlib
 import json
 import os
 import select
@@ -106,6 +107,15 @@ def heard(process):
     if not select.select([process.stdout], [], [], 60)[0]:
         raise TimeoutError("the child says nothing")
     return process.stdout.readline().strip()
+
+
+def real(name):
+    """A package of others; where it is not there, the test is skipped aloud."""
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        print(f"\nSKIPPED: {name}: it is not installed", file=sys.stderr)
+        raise unittest.SkipTest(f"{name} is not installed") from None
 
 
 def alone(code, *words, check=True, env=None, **options):

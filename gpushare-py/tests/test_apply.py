@@ -1,6 +1,7 @@
 """Applying: progress, consent, and every way to stop it."""
 
 import datetime
+import io
 import os
 import pickle
 import threading
@@ -9,7 +10,7 @@ import unittest
 import weakref
 
 import gpushare
-from common import MODES, Shared, heard, layout, mig, spec
+from common import MODES, Shared, heard, layout, mig, real, spec
 from gpushare import EventKind, Outcome
 
 MANY = mig(0, **{"1g": 7})
@@ -44,6 +45,27 @@ class Progress(unittest.TestCase):
         bar, plan = Bar(), self.node.plan(MANY)
         plan.apply(progress=lambda event: bar.update(event.step - bar.n))
         self.assertEqual(bar.n, len(plan.steps))
+
+    def test_the_bars_that_there_are(self) -> None:
+        tqdm, plan = real("tqdm"), self.node.plan(MANY)
+        with tqdm.tqdm(total=len(plan.steps), file=io.StringIO()) as bar:
+            plan.apply(progress=lambda event: bar.update(event.step - bar.n))
+        self.assertEqual(bar.n, len(plan.steps))
+
+    def test_the_bars_of_rich(self) -> None:
+        real("rich")
+        console, bars = real("rich.console"), real("rich.progress")
+        plan = self.node.plan(MANY)
+        with bars.Progress(console=console.Console(file=io.StringIO())) as progress:
+            task = progress.add_task("", total=None)
+            plan.apply(
+                progress=lambda event: progress.update(
+                    task, completed=event.step, total=event.steps, description=event.text
+                )
+            )
+        [done] = progress.tasks
+        self.assertTrue(done.finished)
+        self.assertEqual((done.completed, done.description), (len(plan.steps), str(plan.steps[-1])))
 
     def test_nothing_to_do_tells_nothing(self) -> None:
         layout(self.node, **{"1g": 7})
@@ -103,11 +125,27 @@ class Progress(unittest.TestCase):
 
     def test_a_cause_of_its_own_is_kept(self) -> None:
         def progress(event):
-            raise ValueError from KeyError("why")
+            if event.step == 4:
+                raise ValueError from KeyError("why")
 
         with self.assertRaises(ValueError) as caught:
             self.node.plan(MANY).apply(progress)
-        self.assertIsInstance(caught.exception.__cause__, KeyError)
+        cause = caught.exception.__cause__
+        self.assertIsInstance(cause, KeyError)
+        # What became of the GPU comes after it.
+        self.assertIsInstance(cause.__cause__, gpushare.InterruptedTransitionError)
+        self.assertIs(cause.__cause__.outcome, Outcome.ROLLED_BACK)
+
+    def test_causes_in_a_circle_have_an_end(self) -> None:
+        first, second = ValueError("first"), KeyError("second")
+        first.__cause__, second.__cause__ = second, first
+
+        def progress(event):
+            raise first
+
+        with self.assertRaisesRegex(ValueError, "first"):
+            self.node.plan(MANY).apply(progress)
+        self.assertIs(second.__cause__, first)
 
     def test_it_may_look_at_the_node(self) -> None:
         seen = []
@@ -136,8 +174,12 @@ class Progress(unittest.TestCase):
         with self.assertRaisesRegex(gpushare.InvalidRequestError, 'allow_hazards: "all" is no hazard'):
             plan.apply(allow_hazards="all")
         for keywords in ({"allow_evict": 1}, {"allow_reset": "yes"}, {"node": 1}, {"evict": True}):
-            with self.assertRaises(TypeError, msg=keywords):
+            with self.assertRaisesRegex(TypeError, next(iter(keywords)), msg=keywords):
                 plan.apply(**keywords)
+        with self.assertRaisesRegex(TypeError, "^allow_evict: str is not True or False"):
+            plan.apply(allow_evict="no")
+        with self.assertRaisesRegex(TypeError, "^progress: it cannot be called"):
+            plan.apply(progress=True)
         with self.assertRaises(TypeError):
             plan.apply(None, True)
         self.assertEqual(self.node.gpus[0].mode, "time_sliced")

@@ -10,7 +10,7 @@ import time
 import unittest
 
 import gpushare
-from common import MODES, Shared, layout
+from common import MODES, Shared, layout, real
 
 COMMAND = [sys.executable, "-m", "gpushare"]
 
@@ -137,6 +137,23 @@ class Running(Shared):
         finally:
             tenant.kill()
             tenant.wait()
+
+    def test_prometheus_reads_the_metrics(self) -> None:
+        parser = real("prometheus_client.parser")
+        with self.node.lease(gpu=0) as lease:
+            families = {
+                family.name: family
+                for family in parser.text_string_to_metric_families(self.command("metrics").stdout)
+            }
+        self.assertTrue(families and families["gpushare_gpu_info"].samples)
+        for name, family in families.items():
+            self.assertTrue(name.startswith("gpushare_"), name)
+            self.assertTrue(family.documentation and family.type in ("gauge", "counter"), family)
+            # One sample for each set of labels.
+            sets = [(sample.name, tuple(sorted(sample.labels.items()))) for sample in family.samples]
+            self.assertEqual(len(sets), len(set(sets)), name)
+        labels = [sample.labels for family in families.values() for sample in family.samples]
+        self.assertTrue(any(lease.name in one.values() or lease.share in one.values() for one in labels))
 
     def test_the_installed_script_is_the_same(self) -> None:
         script = shutil.which("gpushare", path=os.path.dirname(sys.executable))

@@ -400,6 +400,19 @@ class Safe(Drawn):
             gpu["notes"] = [HOSTILE]
         self.assertNotIn("<script", draw(Plan._from_json(json.dumps(plan))))
 
+    def test_a_number_in_a_document_bounds_nothing(self) -> None:
+        for entry, most in (
+            ({"mode": "time_sliced", "time_sliced": {"replicas": 7}}, 1024),
+            ({"mode": "mps", "mps": {"max_clients": 7}}, 2**32 - 1),
+        ):
+            document = json.dumps(self.node.plan(spec({"select": 0, **entry})).to_dict())
+            few = draw(Plan._from_json(document))
+            for key in ("replicas", "max_clients"):
+                document = document.replace(f'"{key}": 7', f'"{key}": {most}')
+            drawing = draw(Plan._from_json(document))
+            self.assertLess(len(drawing), 2 * len(few))
+            self.assertIn(f"{most} shares", drawing)
+
     def test_it_can_be_read(self) -> None:
         for fill, ink in COLOURS.values():
             lighter, darker = sorted((luminance(fill), luminance(ink)), reverse=True)

@@ -68,6 +68,7 @@ class Forked(Shared):
             lease.check,
             lease.fileno,
             lease.activate,
+            lease.env,
             lambda: self.node.plan(MODES["exclusive"]),
             lambda: self.node.cordon(0, "why"),
             lambda: gpushare.mps.verify(node=self.node),
@@ -129,6 +130,63 @@ class Forked(Shared):
             self.assertEqual(in_child(end), "done 0")
             self.assertFalse(self.free())
             lease.check()
+
+
+class Others(unittest.TestCase):
+    """What else runs between gpushare's handler and the fork."""
+
+    def test_nobody_waits_with_the_gil_for_who_needs_it(self) -> None:
+        code = """
+            import os, sys, threading, time, warnings
+            # Registered earlier, it runs after gpushare's own, and lets the GIL go.
+            os.register_at_fork(before=lambda: time.sleep(0.3))
+            import gpushare
+            warnings.simplefilter("ignore")
+            node = gpushare.Node(sim="L40S")
+            lease = node.lease(gpu=0)
+            def fork():
+                pid = os.fork()
+                if pid == 0:
+                    os._exit(0)
+                os.waitpid(pid, 0)
+            def drop():
+                global lease
+                del lease
+            thread = threading.Thread(target=fork)
+            thread.start()
+            time.sleep(0.1)
+            calls = {"fork": fork, "drop": drop, "release": lease.release, "call": lease.fileno}
+            call = calls.pop(sys.argv[1])
+            calls.clear()
+            call()
+            thread.join()
+            os._exit(0)
+        """
+        for what in ("fork", "drop", "release", "call"):
+            with self.subTest(what):
+                alone(code, what)
+
+    def test_a_fork_within_a_fork(self) -> None:
+        code = """
+            import os, sys
+            inner = []
+            def starts():
+                if not inner:
+                    inner.append(os.fork())
+                    if inner[0] == 0:
+                        os._exit(0)
+                    os.waitpid(inner.pop(), 0)
+            os.register_at_fork(before=starts)
+            import gpushare
+            lease = gpushare.Node(sim="L40S").lease(gpu=0)
+            pid = os.fork()
+            if pid == 0:
+                os._exit(7 if lease.released else 8)
+            assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+            lease.check()
+            lease.release()
+        """
+        alone(code)
 
 
 class Registered(unittest.TestCase):

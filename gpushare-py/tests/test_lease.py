@@ -1,5 +1,6 @@
 """Leases: what is asked for, what is given, and how it ends."""
 
+import collections
 import copy
 import gc
 import inspect
@@ -16,7 +17,7 @@ from fractions import Fraction
 from unittest import mock
 
 import gpushare
-from common import MODES, Shared, alone, heard, layout, spec
+from common import MODES, Shared, alone, heard, layout, real, spec
 
 
 class Whole:
@@ -105,6 +106,18 @@ class Requests(unittest.TestCase):
                     self.node.lease(**{key: value})
                 if key not in ("gpu", "pinned_memory"):
                     self.assertIn(key, str(caught.exception))
+        for key in ("gpu", "mig", "share", "visible", "pinned_memory", "min_memory", "allow_hazards"):
+            with self.assertRaisesRegex(gpushare.InvalidRequestError, f"^{key}: .*not valid text", msg=key):
+                self.node.lease(**{key: "\ud800"})
+        with self.assertRaisesRegex(gpushare.InvalidRequestError, "^allow_hazards: .*not valid text"):
+            self.node.lease(allow_hazards=["\ud800"])
+        with self.assertRaisesRegex(TypeError, "unexpected keyword argument"):
+            self.node.lease(**{"\ud800": 1})
+        for count in (0, -1):
+            with self.assertRaisesRegex(
+                gpushare.InvalidRequestError, f"^count: {count}: .* from 1 to 4294967295$"
+            ):
+                self.node.lease(count=count)
         for keywords in (
             {"gpu": 0, "mig": "1g"},
             {"gpu": 0, "share": "x"},
@@ -115,8 +128,9 @@ class Requests(unittest.TestCase):
                 self.node.lease(**keywords)
         with self.assertRaisesRegex(TypeError, "unexpected keyword argument 'gpus'"):
             self.node.lease(gpus=0)
-        with self.assertRaises(TypeError):
-            self.node.lease(0)
+        for call, name in ((self.node.lease, "lease"), (self.node.leased, "leased")):
+            with self.assertRaisesRegex(TypeError, rf"^{name}\(\) takes keywords alone: {name}\(gpu=0\)"):
+                call(0)
         # None is what is not said.
         self.node.lease(
             gpu=None, mig=None, share=None, min_memory=None, for_pid=None, progress=None
@@ -127,6 +141,16 @@ class Requests(unittest.TestCase):
             self.assertEqual([share.index for share in lease.shares], [1, 1])
         with self.node.lease(min_memory=Whole(1 << 30), min_sm_count=Whole(2), timeout=Whole(0)):
             pass
+        with self.node.lease(min_memory=20e9):
+            pass
+        with self.assertRaises(gpushare.InsufficientError):
+            self.node.lease(min_memory=1e15)
+        for memory in (-1.0, 1e30):
+            with self.assertRaisesRegex(gpushare.InvalidRequestError, "^min_memory: "):
+                self.node.lease(min_memory=memory)
+        for memory in (20e9 + 0.5, float("inf"), float("nan")):
+            with self.assertRaisesRegex(TypeError, "^min_memory: "):
+                self.node.lease(min_memory=memory)
         for timeout in (Fraction(1, 8), Decimal("0.125"), Real(0.125)):
             with (
                 self.node.lease(gpu=0, count=4),
@@ -139,6 +163,18 @@ class Requests(unittest.TestCase):
             self.node.lease(timeout=Fraction(10**400))
         with self.assertRaisesRegex(ZeroDivisionError, "mine"):
             self.node.lease(gpu=Whole(ZeroDivisionError("mine")))
+
+    def test_numbers_of_numpy(self) -> None:
+        numpy = real("numpy")
+        for kind in (numpy.int8, numpy.uint64, numpy.int32):
+            with self.node.lease(gpu=kind(1), count=kind(2), timeout=numpy.float32(0.5)) as lease:
+                self.assertEqual([share.index for share in lease.shares], [1, 1])
+        with self.node.lease(min_memory=numpy.float64(20e9)):
+            pass
+        with self.assertRaisesRegex(gpushare.InvalidRequestError, "^gpu: -1"):
+            self.node.lease(gpu=numpy.int8(-1))
+        with self.assertRaisesRegex(TypeError, "^gpu: "):
+            self.node.lease(gpu=numpy.bool_(True))
 
     def test_several_are_all_or_none(self) -> None:
         with self.node.lease(gpu="all", count=2) as lease:
@@ -226,8 +262,11 @@ class Environment(unittest.TestCase):
         self.assertEqual(self.lease.env()["PATH"], os.environ["PATH"])
         self.assertEqual(dict(os.environ), before)
         self.assertIsNot(self.lease.variables, self.lease.variables)
-        with self.assertRaises(TypeError):
-            self.lease.env(7)
+        for wrong in (7, ["PATH"], {"PATH": 1}, {1: "a"}, {b"PATH": b"/bin"}):
+            with self.assertRaisesRegex(TypeError, "^base: "):
+                self.lease.env(wrong)
+        odd = collections.UserDict({"odd": "\udcff"})
+        self.assertEqual(self.lease.env(odd)["odd"], "\udcff")
 
     def test_activate_is_put_back(self) -> None:
         def environment():
@@ -270,6 +309,8 @@ class Environment(unittest.TestCase):
         self.assertIn("CUDA_VISIBLE_DEVICES", self.lease.variables)
         self.assertEqual(self.lease.to_dict()["schema"], "gpushare.lease/v1")
         for call in (
+            self.lease.activate,
+            self.lease.env,
             self.lease.fileno,
             self.lease.filenos,
             self.lease.check,
@@ -554,6 +595,46 @@ class Activation(unittest.TestCase):
                     print("refused")
         """
         return alone(code).stdout
+
+    def test_a_library_that_is_none_of_nvidias(self) -> None:
+        code = """
+            import os, gpushare
+            from gpushare import _cuda
+            _cuda._library = lambda: object()
+            before = dict(os.environ)
+            with gpushare.Node(sim="H100-80GB").lease(gpu=0) as lease:
+                for call in (lease.activate, lambda: lease.verify(inside=True)):
+                    try: call()
+                    except gpushare.DriverError as error: print("cuDeviceGetCount" in str(error))
+                assert dict(os.environ) == before
+        """
+        self.assertEqual(alone(code).stdout, "True\nTrue\n")
+
+    def test_cuda_sees_it_whatever_os_environ_is(self) -> None:
+        code = """
+            import ctypes, os, sys, gpushare
+            getenv = ctypes.CDLL(None).getenv
+            getenv.restype = ctypes.c_char_p
+            node = gpushare.Node(sim="H100-80GB")
+            original, before = os.environ, getenv(b"CUDA_VISIBLE_DEVICES")
+            def replace(): os.environ = dict(original)
+            for early in (True, False):
+                os.environ = original
+                if early: replace()
+                with node.lease(gpu=0) as lease:
+                    if not early: replace()
+                    lease.activate()
+                    wanted = lease.variables["CUDA_VISIBLE_DEVICES"]
+                    assert os.environ["CUDA_VISIBLE_DEVICES"] == wanted
+                    assert getenv(b"CUDA_VISIBLE_DEVICES").decode() == wanted
+                    assert getenv(b"CUDA_MPS_PIPE_DIRECTORY") is None
+                assert os.environ["CUDA_MPS_PIPE_DIRECTORY"] == "/theirs"
+                assert getenv(b"CUDA_MPS_PIPE_DIRECTORY") == b"/theirs"
+                assert getenv(b"CUDA_VISIBLE_DEVICES") == before
+            print("done")
+        """
+        said = alone(code, env={"CUDA_MPS_PIPE_DIRECTORY": "/theirs"})
+        self.assertEqual(said.stdout, "done\n")
 
     def test_inside_asks_cuda(self) -> None:
         code = """

@@ -1,5 +1,6 @@
 """The decorator."""
 
+import functools
 import inspect
 import unittest
 
@@ -74,7 +75,18 @@ class Leased(unittest.TestCase):
         for function in (lambda: None, keywords, lambda **lease: None):
             with self.assertRaisesRegex(TypeError, "no first argument"):
                 NODE.leased(gpu=0)(function)
-        for function in (coroutine, generator, both):
+
+        class Runs:
+            async def __call__(self, lease): ...
+
+        with self.assertRaisesRegex(TypeError, "a int cannot be called"):
+            NODE.leased(gpu=0)(7)
+        with self.assertRaisesRegex(TypeError, "a classmethod cannot be called"):
+            NODE.leased(gpu=0)(classmethod(coroutine))
+        with self.assertRaisesRegex(TypeError, "unexpected keyword argument 'gup'"):
+            NODE.leased(gup=0)
+        partial = functools.partial(coroutine)
+        for function in (coroutine, generator, both, Runs(), partial):
             with self.assertRaisesRegex(TypeError, "asyncio.to_thread"):
                 NODE.leased(gpu=0)(function)
 

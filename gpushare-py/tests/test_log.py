@@ -16,6 +16,17 @@ class Logged(unittest.TestCase):
             self.assertIn("gpushare.audit", {record.name for record in logs.records})
             self.assertLessEqual({record.levelno for record in logs.records}, {20, 30, 40})
 
+    def test_what_was_done_comes_first(self) -> None:
+        node = gpushare.Node(sim="H100-80GB", log_level="DEBUG")
+        with self.assertLogs("gpushare", logging.DEBUG) as logs:
+            node.plan(MODES["mig"]).apply()
+            with node.lease(mig="7g", create=True) as lease:
+                pass
+        said = [record.getMessage() for record in logs.records if record.name == "gpushare.audit"]
+        self.assertTrue(any(text.startswith("nvmlDeviceSetMigMode on uid=") for text in said), said)
+        said = [record.getMessage() for record in logs.records if record.name == "gpushare.lease"]
+        self.assertEqual(said, [f"took lease {lease.name} of {lease.share}", f"gave back lease {lease.name}"])
+
     def test_nothing_without_being_asked(self) -> None:
         node = gpushare.Node(sim="L40S")
         with self.assertNoLogs("gpushare", logging.DEBUG):

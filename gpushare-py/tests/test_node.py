@@ -40,6 +40,10 @@ class Opening(unittest.TestCase):
         for keywords in [*wrong, {"sim": b"L40S"}, {"simulated": True}, *levels]:
             with self.assertRaises(TypeError, msg=keywords):
                 gpushare.Node(**keywords)
+        for key in ("state_dir", "nvml_path", "nvidia_smi", "mps_control"):
+            for path in ("\0", "/a\0b", "\ud800"):
+                with self.assertRaisesRegex(gpushare.InvalidRequestError, f"^{key}: "):
+                    gpushare.Node(sim="L40S", **{key: path})
         with self.assertRaises(TypeError):
             gpushare.Node("L40S")
         logging.addLevelName(-5, "SILLY")
@@ -68,6 +72,8 @@ class Opening(unittest.TestCase):
                 node.gpus
             except gpushare.DeviceNotFoundError as error:
                 assert error.simulated is False and isinstance(error, LookupError)
+                assert "not installed" in str(error), error
+                assert 'Node(sim="1xH100-80GB") simulates' in str(error), error
                 assert not node.doctor().simulated and node.doctor().needs_mending
                 print("said")
         """
@@ -130,6 +136,29 @@ class Recovering(Shared):
         self.node.recover(timeout=float("inf"))
 
 
+class Shown(unittest.TestCase):
+    def test_a_repr_says_what_there_is(self) -> None:
+        node = gpushare.Node(sim="2xH100-80GB,1xL40S")
+        self.assertEqual(repr(node), "<gpushare.Node 2xH100-80GB,1xL40S, SIMULATED>")
+        self.assertRegex(
+            repr(node.status()),
+            r"^<gpushare.Snapshot 2 x H100 80GB HBM3, 1 x L40S, driver [0-9.]+, SIMULATED>$",
+        )
+        report = node.plan(MODES["time_sliced"]).apply()
+        self.assertEqual(repr(report), f"<gpushare.Report applied: {report.step_count} steps, SIMULATED>")
+        with node.lease(gpu=0, count=2) as lease:
+            all = len(node.leases().shares)
+            self.assertEqual(
+                repr(node.leases()), f"<gpushare.LeaseList 2 of {all} shares leased, 0 waiting, SIMULATED>"
+            )
+            self.assertNotIn("released", repr(lease))
+        self.assertRegex(repr(lease), ", released, SIMULATED>$")
+        advice = node.advise()
+        wanted = f"{len(advice.options)} options, {advice.recommended} recommended, SIMULATED"
+        self.assertEqual(repr(advice), f"<gpushare.Advice {wanted}>")
+        self.assertEqual(repr(node.doctor()), "<gpushare.Diagnosis 0 findings, 0 not looked at, SIMULATED>")
+
+
 class Cordons(Shared):
     def test_a_cordon_stops_new_leases(self) -> None:
         with self.node.lease(gpu=0):
@@ -145,6 +174,9 @@ class Cordons(Shared):
             self.node.cordon(9, "why")
         with self.assertRaises(gpushare.InvalidRequestError):
             self.node.cordon(0, "two\nlines")
+        for gpu, reason, key in ((0, "\ud800", "reason"), ("\ud800", "why", "gpu")):
+            with self.assertRaisesRegex(gpushare.InvalidRequestError, f"^{key}: it is not valid text"):
+                self.node.cordon(gpu, reason)
         with self.assertRaises(TypeError):
             self.node.cordon(0, 1)
         with self.assertRaises(TypeError):

@@ -1,9 +1,11 @@
 """Plans: the forms of a spec, what is refused, and what a plan says."""
 
 import collections
+import itertools
 import json
 import os
 import pickle
+import signal
 import tempfile
 import unittest
 from pathlib import Path
@@ -112,13 +114,69 @@ class Specs(unittest.TestCase):
         endless["gpus"].append(endless)
         with self.assertRaisesRegex(TypeError, "without an end"):
             node().plan(endless)
+        endless = {}
+        endless["gpus"] = endless
+        with self.assertRaisesRegex(TypeError, "without an end") as caught:
+            node().plan(endless)
+        self.assertLess(len(str(caught.exception)), 200)
         deep = DICT
         for _ in range(70):
             deep = {"x": deep}
         with self.assertRaises(gpushare.InvalidRequestError):
             node().plan(deep)
 
+    def test_what_is_longer_than_a_file_may_be_is_refused_soon(self) -> None:
+        bomb = []
+        for _ in range(40):
+            bomb = [bomb, bomb]
+
+        class Endless(list):
+            def __iter__(self):
+                return itertools.repeat([])
+
+        for value in (bomb, "x" * (1 << 20), [0] * (1 << 21), {"x" * (1 << 20): 1}, Endless()):
+            with self.assertRaisesRegex(gpushare.InvalidRequestError, "longer than 1 MiB") as caught:
+                node().plan({"version": value})
+            self.assertLess(len(str(caught.exception)), 300)
+
+    def test_signals_are_heard_meanwhile(self) -> None:
+        def stop(number, frame):
+            raise ZeroDivisionError
+
+        class Late(list):
+            def __iter__(self):
+                signal.raise_signal(signal.SIGUSR1)
+                yield from itertools.repeat(0, 1 << 20)
+
+        before = signal.signal(signal.SIGUSR1, stop)
+        try:
+            with self.assertRaises(ZeroDivisionError):
+                node().plan({"version": Late()})
+        finally:
+            signal.signal(signal.SIGUSR1, before)
+
+    def test_text_that_is_nobody_elses(self) -> None:
+        for value in ({"\ud800": 1}, {"version": "\ud800"}, "\ud800", "\ud800\n", "a\0"):
+            with self.assertRaisesRegex(gpushare.InvalidRequestError, "^spec"):
+                node().plan(value)
+
     def test_a_mapping_that_raises_is_heard(self) -> None:
+        class Secret:
+            @property
+            def __class__(self):
+                raise RuntimeError("mine")
+
+        for value in (Secret(), {"version": Secret()}):
+            with self.assertRaisesRegex(RuntimeError, "mine"):
+                node().plan(value)
+
+        class NoPairs(collections.UserDict):
+            def items(self):
+                return [1, 2]
+
+        with self.assertRaisesRegex(TypeError, "^spec: int is not a pair"):
+            node().plan(NoPairs(DICT))
+
         class Broken(collections.UserDict):
             def items(self):
                 raise RuntimeError("mine")

@@ -63,7 +63,9 @@ class Values(Shared):
             self.assertIs(weakref.ref(value)(), value)
             document = value.to_dict()
             self.assertEqual(json.loads(json.dumps(document)), document)
-            self.assertTrue(repr(value).startswith(type(value).__name__ + "("), repr(value))
+            name = type(value).__name__
+            self.assertTrue(repr(value).startswith((f"{name}(", f"<gpushare.{name} ")), repr(value))
+            self.assertNotIn("()", repr(value).replace("Needs()", ""))
             with self.assertRaises(AttributeError):
                 value.anything = 1
             for name in dir(type(value)):

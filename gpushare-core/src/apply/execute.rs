@@ -333,6 +333,7 @@ impl<'a> Executor<'a> {
         result: &str,
         micros: u128,
     ) {
+        let blank = if argument.is_empty() { "" } else { " " };
         tracing::info!(
             target: AUDIT,
             uid = self.ports.processes.own_uid(),
@@ -343,6 +344,7 @@ impl<'a> Executor<'a> {
             argument,
             result,
             micros = u64::try_from(micros).unwrap_or(u64::MAX),
+            "{call}{blank}{argument}",
         );
     }
 

@@ -110,7 +110,11 @@ pub(super) fn acquire(
         None => Cow::Owned(acquire.look.at(request)?),
     };
     let leased = acquire.run(snapshot, waiting);
-    if leased.is_err() {
+    if let Ok(lease) = &leased {
+        let shares = lease.grants().iter().map(|grant| grant.share.to_string());
+        let shares: Vec<_> = shares.collect();
+        tracing::debug!(target: "gpushare::lease", "took lease {} of {}", lease.name(), shares.join(", "));
+    } else {
         // What was made for it is nobody's. In a forked child it is the parent's, and this does nothing.
         if let Err(error) = create::give_back(node, &acquire.created) {
             tracing::warn!(target: "gpushare::lease", %error, "a MIG device stays that was made for a lease");

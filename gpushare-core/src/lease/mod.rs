@@ -291,6 +291,7 @@ impl Lease {
             self.note_that_it_is_released();
         }
         self.held.let_go();
+        tracing::debug!(target: "gpushare::lease", "gave back lease {}", self.document.name);
         // Whoever leased the share since has what was created, too.
         held.map_err(|error| match &self.created[..] {
             [] => error,

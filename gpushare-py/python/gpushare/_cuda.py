@@ -22,7 +22,14 @@ def _library() -> ctypes.CDLL | None:
 def _count(library: ctypes.CDLL) -> int | None:
     """How many devices CUDA shows; None where nobody has called cuInit yet. It has no effect."""
     count = ctypes.c_int()
-    code = library.cuDeviceGetCount(ctypes.byref(count))
+    try:
+        call = library.cuDeviceGetCount
+    except AttributeError:
+        raise DriverError(
+            "the libcuda.so.1 that is loaded here has no cuDeviceGetCount: it is not NVIDIA's, and cannot "
+            "say whether CUDA has begun; start a process with lease.env() instead"
+        ) from None
+    code = call(ctypes.byref(count))
     if code == NOT_INITIALIZED:
         return None
     return count.value if code == 0 else 0

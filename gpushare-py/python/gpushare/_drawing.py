@@ -16,6 +16,10 @@ LISTED = 12
 """So many processes are told one by one."""
 
 
+DRAWN = 256
+"""So many shares are drawn one by one."""
+
+
 def draw(thing: Snapshot | Gpu | Plan) -> str:
     """The drawing of one of these; anything else is a TypeError."""
     if isinstance(thing, Gpu):
@@ -270,6 +274,10 @@ class _Sharing(NamedTuple):
     def cells(
         self, state: str, label: str, told: str, start: float = 0.0, width: float = 1.0
     ) -> Iterator[Cell]:
+        if self.shares > DRAWN:
+            # Of a plan that came as a document: how many there are is told.
+            yield Cell(state, label, _joined(told, _counted(self.shares)), start, width)
+            return
         for number in range(self.shares):
             yield Cell(state, label, told, start + number * self.part * width, self.part * width)
 

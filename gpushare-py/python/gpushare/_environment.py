@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, MutableMapping
 
 
@@ -21,6 +22,9 @@ class Activation:
 
     def activate(self, variables: Mapping[str, str], unset: Iterable[str]) -> None:
         """Sets and removes variables."""
+        if not self._changed:
+            # A program may have put something else there meanwhile.
+            self._environment = os.environ
         for name, after in {**dict.fromkeys(unset), **variables}.items():
             now = self._environment.get(name)
             before, was_set_to = self._changed.get(name, (now, now))
@@ -38,5 +42,8 @@ class Activation:
     def _set(self, name: str, value: str | None) -> None:
         if value is None:
             self._environment.pop(name, None)
+            os.unsetenv(name)
         else:
             self._environment[name] = value
+            # CUDA asks getenv(3). A plain dict in the place of os.environ does not tell it.
+            os.putenv(name, value)

@@ -46,6 +46,7 @@ __all__ = [
     "_after_fork_in_parent",
     "_before_fork",
     "_command",
+    "_end",
 ]
 
 __version__: str
@@ -766,7 +767,9 @@ class Lease:
     def unset(self) -> tuple[str, ...]:
         """The names of variables that the tenant's environment must not have."""
     def env(self, base: Mapping[str, str] | None = None) -> dict[str, str]:
-        """The environment of a tenant: a copy of ``base``, by default ``os.environ``, with both done."""
+        """The environment of a tenant: a copy of ``base``, by default ``os.environ``, with both done. Of a
+        lease that lasts.
+        """
     def activate(self) -> None:
         """Makes this process its tenant: sets and removes the variables in ``os.environ``. Before CUDA begins,
         which reads them once: afterwards it is an InvalidStateError, since they would be ignored.
@@ -1222,7 +1225,8 @@ class Node:
         :param count: several shares, all or none, of different devices where there are enough.
         :param thread_percentage: MPS: the share of threads that the tenant is asked to take.
         :param pinned_memory: MPS: the device memory that it is asked to take, its context included.
-        :param min_memory: devices with at least that much memory: bytes, or text like ``"20GiB"``.
+        :param min_memory: devices with at least that much memory: bytes, or text like ``"20GiB"``. In text every
+            spelling is a power of 1024, as MPS has it: ``"20GB"`` is ``"20GiB"``, and ``20e9`` is 20 * 10^9.
         :param min_sm_count: devices with at least that many multiprocessors.
         :param timeout: seconds to wait, first come first served: 0 does not wait, None waits for ever.
         :param create: creates the MIG device where none is free. Needs root; nothing is destroyed for it.
@@ -1309,8 +1313,13 @@ def _command(own: Sequence[str], arguments: Sequence[str], /) -> int:
     status.
     """
 
+def _end() -> None:
+    """At exit: calls nobody back any more, and waits for who is called already."""
+
 def _before_fork() -> None:
-    """Lets no fork come in the middle of something."""
+    """Lets no fork come in the middle of something. Who is in the middle may need the GIL to get on: others'
+    handlers run between this and the fork.
+    """
 
 def _after_fork_in_parent() -> None:
     """Lets things go on."""

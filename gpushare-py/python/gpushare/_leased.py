@@ -19,9 +19,11 @@ def leased(
     """What ``Node.leased(**options)`` decorates with."""
 
     def decorate(function: Callable[Concatenate[Lease, P], R]) -> Callable[P, R]:
+        if not callable(function):
+            raise TypeError(f"leased: a {type(function).__name__} cannot be called; it is for functions")
         # Their bodies run after the call has returned, and the lease would be gone.
         later = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
-        if any(test(function) for test in later):
+        if any(test(run) for test in later for run in (function, type(function).__call__)):
             raise TypeError(
                 "leased: a coroutine or generator runs after the call has returned; take the lease inside, "
                 "as in `with await asyncio.to_thread(node.lease, gpu=0) as lease:`"

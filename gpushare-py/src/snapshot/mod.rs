@@ -8,17 +8,33 @@ use std::sync::Arc;
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
-use crate::document::{document_class, shows_drawing, shows_text, tuple};
+use crate::document::{document_class, shows_drawing, shows_text, simulated, tuple};
 use gpu::Gpu;
 use parts::Share;
 
 document_class!(
     /// The state of a node at one moment. It never changes; look again with :meth:`Node.status`.
     Snapshot,
-    gpushare_core::Snapshot
+    gpushare_core::Snapshot,
+    |snapshot| Some(told(snapshot))
 );
 shows_text!(Snapshot);
 shows_drawing!(Snapshot);
+
+/// The driver, and how many GPUs there are of each model.
+fn told(snapshot: &gpushare_core::Snapshot) -> String {
+    let mut models: Vec<(&str, usize)> = Vec::new();
+    for gpu in &snapshot.gpus {
+        match models.iter_mut().find(|(model, _)| *model == gpu.model) {
+            Some((_, count)) => *count += 1,
+            None => models.push((&gpu.model, 1)),
+        }
+    }
+    let models: Vec<_> = models.iter().map(|(model, count)| format!("{count} x {model}")).collect();
+    let gpus = if models.is_empty() { "no GPU".to_owned() } else { models.join(", ") };
+    let driver = &snapshot.driver.version;
+    format!("{gpus}, driver {driver}{}", simulated(snapshot.simulated))
+}
 
 #[pymethods]
 impl Snapshot {

@@ -6,19 +6,22 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyTuple;
 
+use crate::callback::call;
 use crate::document::{document_class, tuple, word};
 
 /// A process as `gpushare.Holder`.
 pub(crate) fn holder<'py>(py: Python<'py>, holder: &Holder) -> PyResult<Bound<'py, PyAny>> {
     static CLASS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    CLASS.import(py, "gpushare._errors", "Holder")?.call1((
+    let class = CLASS.import(py, "gpushare._errors", "Holder")?;
+    let what = (
         holder.pid.get(),
         &holder.command,
         holder.uid,
         word(&holder.kind),
         holder.start_time,
         holder.protected.as_deref(),
-    ))
+    );
+    call(class, what)
 }
 
 pub(crate) fn holders<'py>(py: Python<'py>, holders: &[Holder]) -> PyResult<Bound<'py, PyTuple>> {
