@@ -68,6 +68,8 @@ impl<S: Subscriber> Layer<S> for Audit {
         if metadata.target() == TARGET {
             fields.0.insert("time".to_owned(), self.clock.unix_time().into());
             event.record(&mut fields);
+            // It is for logs: the fields say the same.
+            fields.0.remove("message");
             self.write(Value::Object(fields.0).to_string());
         } else if *metadata.level() <= Level::WARN && metadata.target().starts_with("gpushare") {
             event.record(&mut fields);
