@@ -134,6 +134,7 @@ class Reached(Shared):
             print("heard")
         """
         self.assertEqual(alone(code).stdout, "heard\n")
+
     def test_what_the_system_said_is_there_for_who_knows_no_gpushare(self) -> None:
         soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))

@@ -237,6 +237,8 @@ class Registered(unittest.TestCase):
             print("\nSKIPPED: a child with its parent's pid: it takes root", file=sys.stderr)
             self.skipTest(said)
         self.assertEqual(said, "refused True\n")
+
+
 class InTheMiddle(Shared):
     """A progress function forks, and the child comes back from it into its parent's call."""
 

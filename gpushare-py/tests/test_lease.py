@@ -748,9 +748,11 @@ class Closed(Shared):
     def test_what_was_created_for_it_stays(self) -> None:
         self.lease.release()
         layout(self.node, 1)
-        with self.assertRaisesRegex(gpushare.InvalidStateError, "what was created for the lease stays"):
-            with self.node.lease(mig="1g", create=True, give_back=True) as lease:
-                os.close(lease.fileno())
+        with (
+            self.assertRaisesRegex(gpushare.InvalidStateError, "what was created for the lease stays"),
+            self.node.lease(mig="1g", create=True, give_back=True) as lease,
+        ):
+            os.close(lease.fileno())
         self.assertEqual(len(self.node.status().gpus[1].mig_devices), 1)
 
 

@@ -101,7 +101,9 @@ class GpuShareError(Exception):
         self.path = path
         self.simulated = simulated
         if isinstance(self, OSError) and os_error is not None:
-            self.errno, self.strerror, self.filename = os_error, os.strerror(os_error), path
+            # Not through `self`, whose other classes have none of these.
+            told: OSError = self
+            told.errno, told.strerror, told.filename = os_error, os.strerror(os_error), path
 
     @property
     def nvml_return(self) -> int | None:
