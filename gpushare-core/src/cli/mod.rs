@@ -6,6 +6,7 @@
 mod advise;
 mod arguments;
 mod audit;
+mod boot;
 mod change;
 mod colour;
 mod doctor;
@@ -211,6 +212,8 @@ fn command(
             let options = ApplyOptions::new().timeout(timeout.0);
             change::recover(node, output, discard.as_deref(), &options)
         }
+        Command::Persist(arguments) => boot::persist(node, output, arguments),
+        Command::Restore(arguments) => boot::restore(node, output, arguments),
         Command::Run { lease, verify, command } => run::run(node, output, lease, *verify, command),
         Command::Lease { lease, pid } => lease::for_process(node, output, own, global, lease, *pid),
         Command::Hold { lease, pid, detach } => lease::hold(node, output, lease, *pid, *detach),
