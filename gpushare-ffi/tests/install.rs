@@ -114,6 +114,7 @@ fn everything_is_where_distributions_look_and_goes_again() {
     let expected = [
         "usr/bin/gpushare".to_owned(),
         "usr/include/gpushare.h".to_owned(),
+        "usr/lib/systemd/system/gpushare-restore.service".to_owned(),
         format!("{lib}/libgpushare.a"),
         format!("{lib}/libgpushare.so"),
         format!("{lib}/libgpushare.so.0"),
@@ -123,6 +124,9 @@ fn everything_is_where_distributions_look_and_goes_again() {
         format!("{lib}/cmake/gpushare/gpushareConfigVersion.cmake"),
     ];
     assert_eq!(files(&stage), BTreeSet::from(expected));
+    let unit = stage.join("usr/lib/systemd/system/gpushare-restore.service");
+    let unit = std::fs::read_to_string(unit).unwrap();
+    assert!(unit.contains("\nExecStart=/usr/bin/gpushare restore "), "{unit}");
     let soname = stage.join(lib).join("libgpushare.so.0");
     let points_at = std::fs::read_link(&soname).unwrap();
     assert_eq!(points_at, Path::new(&format!("libgpushare.so.{version}")));

@@ -318,9 +318,8 @@ impl Restoring<'_> {
         }
         self.tell_errors()?;
         let plan = plan::plan(snapshot, &pending)?;
-        let mut given = Given::default();
-        given.reset = self.arguments.allow_reset;
-        given.hazards = hazards(&plan);
+        let (reset, hazards) = (self.arguments.allow_reset, hazards(&plan));
+        let given = Given { reset, hazards, ..Given::default() };
         change::show_plan(self.node, output, &plan, given)
     }
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
-use crate::place::{Answer, NOBODY, Place, can_be_nobody};
+use crate::place::{Answer, NOBODY, Place, can_be_nobody, skipped};
 use crate::schema::Schema;
 
 /// Entries of specs, with the hazards that they need: each mode, alone and inside MIG.
@@ -61,11 +61,19 @@ fn file(place: &Place) -> PathBuf {
     place.state().join("etc").join(name).join("node.yaml")
 }
 
-/// The status, without the uuids of MIG devices: they are others each time.
+/// The status, without the uuids of MIG devices and the ids of instances: they are others each time.
 fn status(place: &Place) -> String {
     let text = place.done(&["status"]).stdout;
-    let words = text.split_inclusive(char::is_whitespace);
-    words.map(|word| if word.starts_with("MIG-") { "MIG " } else { word }).collect()
+    let ids = |word: &str| {
+        let pair = word.trim_end().split_once('/');
+        pair.is_some_and(|(gi, ci)| [gi, ci].iter().all(|id| id.parse::<u8>().is_ok()))
+    };
+    let words = text.split_inclusive(char::is_whitespace).map(|word| match word {
+        word if word.starts_with("MIG-") => "MIG ",
+        word if ids(word) => "GI/CI ",
+        word => word,
+    });
+    words.collect()
 }
 
 fn modes(place: &Place) -> Vec<String> {
@@ -228,6 +236,9 @@ fn a_gpu_that_is_gone_is_named_and_keeps_no_other_back() {
             } else {
                 assert!(answer.stderr.contains("GPU-1e109052-d5d2-57c4-c5cd"), "{answer:?}");
                 assert!(answer.stdout.contains("restored: time_sliced, 2 steps"), "{answer:?}");
+                // A new card in its place: nothing tells of the old one but the file.
+                std::fs::remove_dir_all(place.lib().join("records")).unwrap();
+                place.run(&["restore"]).expect_error("NOT_FOUND");
             }
             place.done(&["sim", "reboot"]);
             place.done(&["restore"]);
@@ -265,7 +276,10 @@ fn a_driver_that_is_not_there_yet_is_waited_for() {
     // And one that never comes: as long as was said, or until somebody asks to stop.
     place.done(&["sim", "lose", "0", "--gone"]);
     let start = Instant::now();
-    place.run(&["restore", "--wait", "1.5"]).expect_error("NOT_FOUND");
+    let answer = place.run(&["restore", "--wait", "1.5"]).expect(1);
+    let told: Vec<_> = answer.stderr.lines().collect();
+    assert!(told.len() == 2 && told[0].starts_with("gpushare: waiting up to 1.5 s: "), "{told:?}");
+    assert!(told[1].starts_with("gpushare: NOT_FOUND: "), "{told:?}");
     assert!(start.elapsed() >= Duration::from_millis(1_500));
     let child = place.start(&["restore", "--wait", "60"]);
     std::thread::sleep(Duration::from_millis(300));
@@ -445,9 +459,9 @@ fn what_no_spec_can_say_is_told() {
     let place = stored("2xH100-80GB", &spec([ENTRIES[1].0, ENTRIES[1].0]), &[]);
     place.done(&["sim", "lose", "1"]);
     let answer = place.done(&["persist"]);
-    assert!(answer.stderr.contains("no spec can say this: GPU 1 (GPU-"), "{answer:?}");
+    assert!(answer.stderr.contains("no spec can say this: GPU GPU-02a19b3e-"), "{answer:?}");
     let text = std::fs::read_to_string(file(&place)).unwrap();
-    assert!(text.contains("# Not said here: GPU 1 (GPU-"), "{text}");
+    assert!(text.contains("# Not said here: GPU GPU-02a19b3e-"), "{text}");
     assert_eq!(place.json(&["persist"])["cannot_say"].as_array().unwrap().len(), 1);
 }
 
@@ -472,4 +486,54 @@ fn the_documents_are_as_described() {
     let document = place.json(&["persist", "--remove"]);
     Schema::of(&document).expect(&document);
     assert!(document["spec"].is_null());
+}
+
+const UNIT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../systemd/gpushare-restore.service");
+
+#[test]
+fn the_unit_says_what_the_command_takes() {
+    let unit = std::fs::read_to_string(UNIT).unwrap();
+    let lines: Vec<_> = unit.lines().filter_map(|line| line.split_once('=')).collect();
+    let values = |key: &str| -> Vec<&str> {
+        let lines = lines.iter().filter(|(found, _)| *found == key);
+        lines.flat_map(|(_, value)| value.split(' ')).collect()
+    };
+    let place = stored("1xH100-80GB", &spec([ENTRIES[1].0]), &[]);
+    let wanted = status(&place);
+    place.done(&["sim", "reboot"]);
+    let run = values("ExecStart");
+    assert_eq!(run[0], "/usr/local/bin/gpushare", "make install writes another in its place");
+    place.done(&run[1..]);
+    assert_eq!(status(&place), wanted);
+    // A unit without Before= comes too late for those who count GPUs.
+    for service in ["docker", "containerd", "crio", "kubelet", "slurmd"] {
+        assert!(values("Before").contains(&format!("{service}.service").as_str()), "{service}");
+    }
+    assert!(values("After").contains(&"nvidia-persistenced.service"));
+    // Where persist stores it when nobody says.
+    assert_eq!(values("ConditionPathExists"), ["/etc/gpushare/node.yaml"]);
+    let help = place.done(&["persist", "--help"]).stdout;
+    assert!(help.contains("/etc/gpushare/node.yaml"), "{help}");
+}
+
+#[test]
+fn systemd_takes_the_unit() {
+    let place = Place::new("1xT4");
+    let check = |change: &dyn Fn(String) -> String| {
+        let text = std::fs::read_to_string(UNIT).unwrap();
+        // It must be there.
+        let text = change(text.replace("/usr/local/bin/gpushare", "/bin/sh"));
+        let unit = place.spec("gpushare-restore.service", &text);
+        std::process::Command::new("systemd-analyze").args(["verify", "--man=no", &unit]).output()
+    };
+    let answer = match check(&|text| text) {
+        Ok(answer) => Answer::of(answer),
+        Err(error) => return skipped("the unit of systemd", &error.to_string()),
+    };
+    let wrong =
+        Answer::of(check(&|text| text.replace("KillMode=process", "KillMode=none?")).unwrap());
+    if !wrong.stderr.contains("KillMode") {
+        return skipped("the unit of systemd", "systemd-analyze finds no mistake here");
+    }
+    assert!(answer.status == 0 && !answer.stderr.contains("gpushare-restore"), "{answer:?}");
 }
