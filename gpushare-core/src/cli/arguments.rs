@@ -19,9 +19,10 @@ use crate::units::{Bytes, ThreadPercentage};
 use crate::visible::DeviceOrder;
 
 use super::advise::Advise;
-use super::boot::{Persist, Restore};
 use super::handover::{Export, Import};
 use super::new_instance::NewInstance;
+use super::persist::Persist;
+use super::restore::Restore;
 use super::simulate::SimCommand;
 
 /// Share NVIDIA GPUs by time-slicing, MPS and MIG, as transactions.

@@ -455,6 +455,22 @@ fn a_spec_is_stored_only_while_it_is_in_force() {
 }
 
 #[test]
+fn a_daemon_that_died_is_stored_as_it_was_meant() {
+    let entries = [ENTRIES[2].0, ENTRIES[5].0];
+    let place = stored("2xH100-80GB", &spec(entries), &[ENTRIES[2].1, ENTRIES[5].1].concat());
+    let good = place.json(&["persist"])["spec"].clone();
+    place.done(&["sim", "kill-mps", "0"]);
+    place.done(&["sim", "kill-mps", &place.devices(1)[0]]);
+    assert_eq!(modes(&place)[0], "degraded");
+    assert_eq!(place.json(&["persist"])["spec"], good);
+    // It is started again, and no more than that.
+    let before = place.layout(1);
+    let answer = place.done(&["restore", "--force"]);
+    assert!(answer.stdout.contains("GPU 0: restored: degraded -> mps"), "{answer:?}");
+    assert_eq!((place.layout(1), place.json(&["persist"])["spec"].clone()), (before, good));
+}
+
+#[test]
 fn what_no_spec_can_say_is_told() {
     let place = stored("2xH100-80GB", &spec([ENTRIES[1].0, ENTRIES[1].0]), &[]);
     place.done(&["sim", "lose", "1"]);
@@ -486,6 +502,24 @@ fn the_documents_are_as_described() {
     let document = place.json(&["persist", "--remove"]);
     Schema::of(&document).expect(&document);
     assert!(document["spec"].is_null());
+}
+
+#[test]
+fn the_readme_shows_what_is_brought_back() {
+    let readme = concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md");
+    let readme = std::fs::read_to_string(readme).unwrap();
+    let section = readme.split("\n## After a reboot\n").nth(1).unwrap();
+    let shown = section.split("```console\n").nth(1).unwrap().split("```").next().unwrap();
+    let fleet = "gpushare --sim 1xH100-80GB,1xT4 ";
+    let place = Place::new("1xH100-80GB,1xT4");
+    let mut printed = String::new();
+    for line in shown.lines().filter_map(|line| line.strip_prefix("$ ")) {
+        for command in line.split(" && ") {
+            let words: Vec<_> = command.strip_prefix(fleet).unwrap().split(' ').collect();
+            printed = place.done(&words).stdout;
+        }
+    }
+    assert!(shown.ends_with(&format!("restore\n{printed}")), "{printed}");
 }
 
 const UNIT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../systemd/gpushare-restore.service");
