@@ -51,7 +51,7 @@ build:
 # What `make build` made, as somebody who may write there: cargo is not run.
 install:
 	@test -f $(TARGET)/release/libgpushare.so || { echo "run 'make build' first" >&2; exit 1; }
-	@for dir in '$(bindir)' '$(libdir)' '$(includedir)'; do case $$dir in /*) ;; \
+	@for dir in '$(bindir)' '$(libdir)' '$(includedir)' '$(unitdir)'; do case $$dir in /*) ;; \
 	*) echo "$$dir is no absolute path" >&2; exit 1;; esac; done
 	$(INSTALL) -d $(to_bin) $(to_lib)/pkgconfig $(to_lib)/cmake/gpushare $(to_include) $(to_unit)
 	$(INSTALL) -m 755 $(TARGET)/release/gpushare $(to_bin)/gpushare
