@@ -10,6 +10,8 @@ exec_prefix = $(prefix)
 bindir = $(exec_prefix)/$(BIN)
 libdir = $(exec_prefix)/$(LIB)
 includedir = $(prefix)/$(INCLUDE)
+# Where systemd looks, below /usr and /usr/local.
+unitdir = $(exec_prefix)/lib/systemd/system
 DESTDIR ?=
 # The short names of the same, the last three relative. Debian has LIB=lib/x86_64-linux-gnu, Fedora lib64.
 PREFIX = /usr/local
@@ -29,6 +31,7 @@ TARGET = $(or $(CARGO_TARGET_DIR),target)
 to_bin = $(DESTDIR)$(bindir)
 to_lib = $(DESTDIR)$(libdir)
 to_include = $(DESTDIR)$(includedir)
+to_unit = $(DESTDIR)$(unitdir)
 # An installation can be moved as a whole: its files find each other from where they are.
 way = $(shell realpath -s -m --relative-to=$(1) $(2))
 # 2 for 64 bits, 1 for 32: the fifth byte of every ELF file.
@@ -48,10 +51,11 @@ build:
 # What `make build` made, as somebody who may write there: cargo is not run.
 install:
 	@test -f $(TARGET)/release/libgpushare.so || { echo "run 'make build' first" >&2; exit 1; }
-	@for dir in '$(bindir)' '$(libdir)' '$(includedir)'; do case $$dir in /*) ;; \
+	@for dir in '$(bindir)' '$(libdir)' '$(includedir)' '$(unitdir)'; do case $$dir in /*) ;; \
 	*) echo "$$dir is no absolute path" >&2; exit 1;; esac; done
-	$(INSTALL) -d $(to_bin) $(to_lib)/pkgconfig $(to_lib)/cmake/gpushare $(to_include)
+	$(INSTALL) -d $(to_bin) $(to_lib)/pkgconfig $(to_lib)/cmake/gpushare $(to_include) $(to_unit)
 	$(INSTALL) -m 755 $(TARGET)/release/gpushare $(to_bin)/gpushare
+	sed -e 's|/usr/local/bin/gpushare|$(bindir)/gpushare|' systemd/gpushare-restore.service > $(to_unit)/gpushare-restore.service
 	$(INSTALL) -m 755 $(TARGET)/release/libgpushare.so $(to_lib)/libgpushare.so.$(VERSION)
 	ln -sf libgpushare.so.$(VERSION) $(to_lib)/libgpushare.so.$(SO)
 	ln -sf libgpushare.so.$(SO) $(to_lib)/libgpushare.so
@@ -62,6 +66,7 @@ install:
 	$(fill) gpushare-ffi/packaging/gpushareConfigVersion.cmake.in > $(to_lib)/cmake/gpushare/gpushareConfigVersion.cmake
 
 uninstall:
+	rm -f $(to_unit)/gpushare-restore.service
 	rm -f $(to_bin)/gpushare $(to_include)/gpushare.h $(to_lib)/libgpushare.a
 	rm -f $(to_lib)/libgpushare.so $(to_lib)/libgpushare.so.$(SO) $(to_lib)/libgpushare.so.$(VERSION)
 	rm -f $(to_lib)/pkgconfig/gpushare.pc

@@ -24,6 +24,7 @@ allowed, does them one by one with a journal, and undoes them when one fails.
 | a file of mig-parted's | the spec that it means here, and the way back | [`import::import`], [`export::export`] |
 | a machine where something does not work | what it is, and what mends it | [`Node::doctor`] |
 | a process that was killed while it applied | the GPUs to be in one state or the other | [`Node::recover`] |
+| a node that will reboot | what is in force as a spec, to apply afterwards | [`Node::spec_in_force`], `gpushare persist` |
 | monitors that hold the GPUs, or a kubelet | them stopped and started around a change | [`ApplyOptions::hooks`], [`Node::hooks`] |
 | a Prometheus | numbers by tenant | [`Node::metrics`] |
 | tests, and no GPU | all of the above | [`NodeBuilder::sim`](node::NodeBuilder::sim) |

@@ -17,6 +17,8 @@ use crate::backend::nvml::RealNvml;
 #[cfg(feature = "sim")]
 use crate::backend::sim::Simulator;
 use crate::backend::slots::FileSlots;
+#[cfg(feature = "cli")]
+use crate::backend::stored::StoredSpec;
 use crate::backend::system::{SystemClock, SystemProcesses, environment};
 use crate::backend::trust::distrusted;
 use crate::doctor::{self, Diagnosis, MachineFacts};
@@ -63,6 +65,9 @@ pub struct Node {
 struct Inner {
     ports: Ports,
     simulated: bool,
+    /// Where a spec is stored for the next boot.
+    #[cfg(feature = "cli")]
+    etc: Option<Directory>,
     #[cfg(feature = "sim")]
     simulator: Option<Simulator>,
 }
@@ -174,6 +179,11 @@ impl NodeBuilder {
         for path in [&nvml_path, &nvidia_smi, &mps_control].into_iter().flatten() {
             expect_trusted(path)?;
         }
+        #[cfg(feature = "cli")]
+        let etc = Some(match &state_dir {
+            Some(directory) => directory.join("etc"),
+            None => Directory::new(Path::new(ETC))?,
+        });
         let store = match state_dir {
             Some(directory) => FileStore::in_directory(&directory),
             None => default_store()?,
@@ -195,6 +205,8 @@ impl NodeBuilder {
             inner: Arc::new(Inner {
                 ports,
                 simulated: false,
+                #[cfg(feature = "cli")]
+                etc,
                 #[cfg(feature = "sim")]
                 simulator: None,
             }),
@@ -209,6 +221,8 @@ fn simulated(fleet: &str, state_dir: Option<Directory>, shared: bool) -> Result<
         None if shared => Some(simulated_directory()?),
         given => given,
     };
+    #[cfg(feature = "cli")]
+    let etc = directory.as_ref().map(|above| above.join("etc").join(&fleet.file_name()));
     let (simulator, ports) = match directory {
         None => {
             let simulator = Simulator::new(fleet)?;
@@ -231,7 +245,15 @@ fn simulated(fleet: &str, state_dir: Option<Directory>, shared: bool) -> Result<
             (simulator, ports)
         }
     };
-    Ok(Node { inner: Arc::new(Inner { ports, simulated: true, simulator: Some(simulator) }) })
+    Ok(Node {
+        inner: Arc::new(Inner {
+            ports,
+            simulated: true,
+            #[cfg(feature = "cli")]
+            etc,
+            simulator: Some(simulator),
+        }),
+    })
 }
 
 #[cfg(not(feature = "sim"))]
@@ -266,6 +288,10 @@ fn users_directory(uid: u32) -> Result<Directory> {
     };
     Ok(Directory::new(&path)?.private())
 }
+
+/// Where the spec of this machine is stored: root's, as what is restored at boot is.
+#[cfg(feature = "cli")]
+const ETC: &str = "/etc/gpushare";
 
 /// Where locks are on a machine whose root uses gpushare.
 const RUN: &str = "/run/gpushare";
@@ -344,6 +370,8 @@ impl Node {
             inner: Arc::new(Inner {
                 ports,
                 simulated,
+                #[cfg(feature = "cli")]
+                etc: None,
                 #[cfg(feature = "sim")]
                 simulator: None,
             }),
@@ -423,6 +451,39 @@ impl Node {
     /// As [`snapshot`](Self::snapshot).
     pub fn resolve_visible_devices(&self, string: Option<&str>) -> Result<Resolution> {
         Ok(visible::resolve(&self.snapshot()?, string))
+    }
+
+    /// A spec of what is in force here and a reboot or a reload of the driver would take away, and what
+    /// no spec can say: the GPUs that gpushare manages and those with MIG instances, each by its uuid, with
+    /// placements and names. GPUs that nobody manages are left out.
+    ///
+    /// Applied after a reboot it brings them back; `gpushare persist` stores it for that. MIG devices may
+    /// get other uuids then, and hazards must be accepted again.
+    ///
+    /// # Errors
+    /// As [`snapshot`](Self::snapshot); PERMISSION_DENIED where MIG is on and its instances cannot be
+    /// seen; RECOVERY_REQUIRED where a change was not finished.
+    pub fn spec_in_force(&self) -> Result<(Spec, Vec<String>)> {
+        previous::in_force(&self.observer()?.snapshot(&Scope::all().with_intervals_on_record())?)
+    }
+
+    /// The GPUs as a plan to that spec needs to see them.
+    #[cfg(feature = "cli")]
+    pub(crate) fn snapshot_for(&self, spec: &Spec) -> Result<Snapshot> {
+        self.observer()?.snapshot(&apply::scope_of(&Request::Apply(spec.clone())))
+    }
+
+    /// Where a spec is stored for the next boot: that file, or this node's.
+    #[cfg(feature = "cli")]
+    pub(crate) fn stored_spec(&self, file: Option<&Path>) -> Result<StoredSpec> {
+        match (file, &self.inner.etc) {
+            (Some(file), _) => StoredSpec::at(file),
+            (None, Some(directory)) => Ok(StoredSpec::of_node(directory.clone())),
+            (None, None) => {
+                let why = "this node has no directory of its own; say which file is meant";
+                Err(Error::new(ErrorCode::InvalidArgument, why))
+            }
+        }
     }
 
     /// What stands in the way of sharing GPUs here, and what mends it. Needs no privilege, and says

@@ -39,10 +39,12 @@ fn make(target: &str, variables: &[(&str, &Path)]) {
         "bindir",
         "libdir",
         "includedir",
+        "unitdir",
         "VERSION",
         "SO",
         "NATIVE",
         "to_lib",
+        "to_unit",
         "class",
         "way",
         "fill",
@@ -114,6 +116,7 @@ fn everything_is_where_distributions_look_and_goes_again() {
     let expected = [
         "usr/bin/gpushare".to_owned(),
         "usr/include/gpushare.h".to_owned(),
+        "usr/lib/systemd/system/gpushare-restore.service".to_owned(),
         format!("{lib}/libgpushare.a"),
         format!("{lib}/libgpushare.so"),
         format!("{lib}/libgpushare.so.0"),
@@ -123,6 +126,9 @@ fn everything_is_where_distributions_look_and_goes_again() {
         format!("{lib}/cmake/gpushare/gpushareConfigVersion.cmake"),
     ];
     assert_eq!(files(&stage), BTreeSet::from(expected));
+    let unit = stage.join("usr/lib/systemd/system/gpushare-restore.service");
+    let unit = std::fs::read_to_string(unit).unwrap();
+    assert!(unit.contains("\nExecStart=/usr/bin/gpushare restore "), "{unit}");
     let soname = stage.join(lib).join("libgpushare.so.0");
     let points_at = std::fs::read_link(&soname).unwrap();
     assert_eq!(points_at, Path::new(&format!("libgpushare.so.{version}")));
@@ -146,12 +152,14 @@ fn every_directory_can_be_chosen() {
     let prefix = stage.join("usr");
     let (bin, lib) = (stage.join("opt/tools"), stage.join("srv/deep/lib64"));
     let include = stage.join("headers/gpushare");
+    let units = stage.join("etc/units");
     let variables = [
         ("TARGET", target.as_path()),
         ("prefix", &prefix),
         ("bindir", &bin),
         ("libdir", &lib),
         ("includedir", &include),
+        ("unitdir", &units),
     ];
     make("install", &variables);
     for path in [
@@ -159,6 +167,7 @@ fn every_directory_can_be_chosen() {
         lib.join("libgpushare.so"),
         lib.join("pkgconfig/gpushare.pc"),
         include.join("gpushare.h"),
+        units.join("gpushare-restore.service"),
     ] {
         assert!(path.exists(), "{path:?}");
     }
@@ -170,7 +179,9 @@ fn every_directory_can_be_chosen() {
         prints_a_status(&program, Some(&lib));
     }
     make("uninstall", &variables);
-    assert_eq!(files(&stage.join("srv")), BTreeSet::new());
+    for emptied in ["srv", "etc"] {
+        assert_eq!(files(&stage.join(emptied)), BTreeSet::new());
+    }
     let relative = [("TARGET", target.as_path()), ("libdir", Path::new("lib64"))];
     let mut install = Command::new("make");
     install.arg("-s").arg("-C").arg(crate_dir().join("..")).arg("install");

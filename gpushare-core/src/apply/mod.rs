@@ -121,6 +121,7 @@ pub(crate) fn apply(
     let outcome = match &done {
         Ok(report) if report.outcome == ReportOutcome::Unchanged => None,
         Ok(_) => Some("applied".to_owned()),
+        Err(error) if error.outcome() == Outcome::Untouched => None,
         Err(error) => Some(error.outcome().to_string()),
     };
     let store = ports.store.as_ref();

@@ -57,6 +57,12 @@ impl FileStore {
         Self::over(directory.join("lib"), directory.join("run"))
     }
 
+    /// A store of durable files in one directory; there are no locks in it.
+    #[cfg(feature = "cli")]
+    pub(super) fn alone(directory: Directory) -> Self {
+        Self::over(directory.clone(), directory)
+    }
+
     /// A store of its own within this one: below that name in both directories.
     #[must_use]
     pub fn within(&self, name: &str) -> Self {

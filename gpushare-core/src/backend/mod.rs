@@ -13,5 +13,7 @@ pub mod nvml;
 #[cfg(feature = "sim")]
 pub mod sim;
 pub mod slots;
+#[cfg(feature = "cli")]
+pub(crate) mod stored;
 pub mod system;
 pub(crate) mod trust;

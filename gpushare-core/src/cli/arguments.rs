@@ -21,6 +21,8 @@ use crate::visible::DeviceOrder;
 use super::advise::Advise;
 use super::handover::{Export, Import};
 use super::new_instance::NewInstance;
+use super::persist::Persist;
+use super::restore::Restore;
 use super::simulate::SimCommand;
 
 /// Share NVIDIA GPUs by time-slicing, MPS and MIG, as transactions.
@@ -174,6 +176,18 @@ pub(super) enum Command {
         #[arg(long, value_name = "S", default_value = "0", value_parser = timeout)]
         timeout: Timeout,
     },
+    /// Store what is in force, for `restore` to bring back after a reboot
+    ///
+    /// That is every GPU that gpushare manages and every one with MIG instances, by uuid. Hazards that
+    /// are in force are stored with them, and are accepted again by `restore`.
+    Persist(Persist),
+    /// Bring the GPUs back to what `persist` stored: the layout, MPS, compute mode and interval, which a
+    /// reboot or a reload of the driver takes
+    ///
+    /// Nobody is evicted, and a GPU that somebody uses stays as it is (BUSY). One that cannot be restored
+    /// keeps no other back. A GPU that gpushare changed since the driver was loaded, or that was restored
+    /// since then, is left alone. systemd/gpushare-restore.service does this at boot.
+    Restore(Restore),
     /// Show what CUDA shows with a value of CUDA_VISIBLE_DEVICES; exit status 2 when that is nothing
     Resolve {
         /// The value, after -- if it begins with -; left out, the variable counts as unset, whatever it is here
@@ -553,7 +567,7 @@ fn pid(text: &str) -> Result<Pid, Error> {
     }
 }
 
-fn seconds(text: &str) -> Result<Duration, Error> {
+pub(super) fn seconds(text: &str) -> Result<Duration, Error> {
     let plain = text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
     let number = text.parse().ok().filter(|_| plain);
     match number.and_then(|number| Duration::try_from_secs_f64(number).ok()) {
@@ -562,7 +576,7 @@ fn seconds(text: &str) -> Result<Duration, Error> {
     }
 }
 
-fn timeout(text: &str) -> Result<Timeout, Error> {
+pub(super) fn timeout(text: &str) -> Result<Timeout, Error> {
     match text {
         "none" => Ok(Timeout(None)),
         _ => seconds(text)

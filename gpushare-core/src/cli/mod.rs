@@ -16,8 +16,10 @@ mod mig;
 mod mps;
 mod new_instance;
 mod output;
+mod persist;
 mod progress;
 mod resolve;
+mod restore;
 mod run;
 mod selection;
 mod simulate;
@@ -211,6 +213,8 @@ fn command(
             let options = ApplyOptions::new().timeout(timeout.0);
             change::recover(node, output, discard.as_deref(), &options)
         }
+        Command::Persist(arguments) => persist::persist(node, output, arguments),
+        Command::Restore(arguments) => restore::restore(node, output, arguments),
         Command::Run { lease, verify, command } => run::run(node, output, lease, *verify, command),
         Command::Lease { lease, pid } => lease::for_process(node, output, own, global, lease, *pid),
         Command::Hold { lease, pid, detach } => lease::hold(node, output, lease, *pid, *detach),

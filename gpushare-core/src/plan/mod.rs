@@ -10,6 +10,8 @@ pub(crate) mod explain;
 mod layout;
 mod mps;
 pub(crate) mod previous;
+#[cfg(feature = "cli")]
+pub(crate) mod restore;
 pub mod select;
 pub(crate) mod shares;
 pub mod state;

@@ -1,10 +1,11 @@
-//! The way back: a spec of the state that a plan changes.
+//! Specs of what is there: the way back from a plan, and what is in force on a node.
 
 use std::num::NonZeroU32;
 
+use crate::error::{Error, ErrorCode};
 use crate::mode::SharingMode;
 use crate::parameters::{Parameters, TimeSlicing};
-use crate::plan::{Plan, select};
+use crate::plan::{Plan, expect_visible, select};
 use crate::snapshot::{GpuInstance, GpuSnapshot, Snapshot};
 use crate::spec::{Entry, Instance, Selector, Spec, Want};
 
@@ -18,12 +19,49 @@ pub(crate) fn of(snapshot: &Snapshot, plan: &Plan) -> (Spec, Vec<String>) {
                 let select = vec![Selector::Uuid(gpu.uuid.to_string())];
                 spec.gpus.push(Entry::new(select, want));
             }
-            Err(why) => unsayable.push(format!("GPU {}: {why}", select::name(gpu))),
+            Err(state) => {
+                unsayable.push(format!("GPU {}: its state before was {state}", select::name(gpu)))
+            }
         }
     }
     (spec, unsayable)
 }
 
+/// A spec of what a reboot would take from a node, and what no spec can say: the GPUs that gpushare
+/// manages and those with MIG instances, each by its uuid. The others are nobody's to bring back.
+///
+/// # Errors
+/// PERMISSION_DENIED where instances could not be seen; RECOVERY_REQUIRED where a change was not finished.
+pub(crate) fn in_force(snapshot: &Snapshot) -> Result<(Spec, Vec<String>), Error> {
+    let mut spec = Spec::default();
+    let mut unsayable = Vec::new();
+    for gpu in &snapshot.gpus {
+        let of_it =
+            |error: Error| error.of_gpu(&gpu.uuid).context(format!("GPU {}", select::name(gpu)));
+        if let Some(journal) = &gpu.unsettled {
+            let why = format!(
+                "an unfinished change lies here (journal {journal}); `gpushare recover` settles it"
+            );
+            return Err(of_it(Error::new(ErrorCode::RecoveryRequired, why)));
+        }
+        expect_visible(gpu).map_err(of_it)?;
+        let managed = gpu.current_record(&snapshot.epoch).is_some();
+        let cut = gpu.mig.as_ref().is_some_and(|mig| !mig.gpu_instances.is_empty());
+        if !managed && !cut {
+            continue;
+        }
+        match want(snapshot, gpu) {
+            Ok(want) => {
+                let select = vec![Selector::Uuid(gpu.uuid.to_string())];
+                spec.gpus.push(Entry::new(select, want));
+            }
+            Err(state) => unsayable.push(format!("GPU {}: it is {state}", select::name(gpu))),
+        }
+    }
+    Ok((spec, unsayable))
+}
+
+/// What a GPU is, or the state that no spec has a word for.
 fn want(snapshot: &Snapshot, gpu: &GpuSnapshot) -> Result<Want, String> {
     let record = gpu.current_record(&snapshot.epoch);
     match gpu.mode {
@@ -47,7 +85,7 @@ fn want(snapshot: &Snapshot, gpu: &GpuSnapshot) -> Result<Want, String> {
             Ok(Want::Mig(Some(instances.iter().map(|gi| instance(snapshot, gpu, gi)).collect())))
         }
         SharingMode::Lost | SharingMode::Pending | SharingMode::Closed | SharingMode::Foreign => {
-            Err(format!("its state before was {} ({})", gpu.mode, gpu.reason))
+            Err(format!("{} ({})", gpu.mode, gpu.reason))
         }
     }
 }

@@ -3,5 +3,7 @@
 pub(crate) mod journal;
 pub(crate) mod lock;
 pub(crate) mod record;
+#[cfg(feature = "cli")]
+pub(crate) mod restored;
 pub(crate) mod slot;
 pub(crate) mod transitions;

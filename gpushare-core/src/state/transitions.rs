@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use crate::error::Result;
 use crate::port::Store;
 
-/// What a transition can come to.
-const OUTCOMES: [&str; 5] = ["applied", "untouched", "rolled_back", "indeterminate", "recovered"];
+/// What a transition can come to. What was refused before anything was touched is none, and writes nothing.
+const OUTCOMES: [&str; 4] = ["applied", "rolled_back", "indeterminate", "recovered"];
 
 fn file(outcome: &str) -> String {
     format!("transitions/{outcome}")

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs, reason = "tests")]
 
 mod advise;
+mod boot;
 mod commands;
 mod doctor;
 mod documents;

@@ -64,7 +64,7 @@ fn transitions_are_counted_by_what_came_of_them() {
     place.done(&["exclusive"]);
     assert_eq!(count("applied"), 1.0);
     place.run(&["mps", "enable", "--thread-percentage", "40"]).expect_error("HAZARD");
-    assert_eq!(count("untouched"), 1.0);
+    assert_eq!(sum(&samples(&place), "gpushare_transitions_total", ""), 1.0, "refused is none");
     assert_eq!(sum(&samples(&place), "gpushare_hazard_in_force", ""), 0.0);
     place.done(&[
         "mps",

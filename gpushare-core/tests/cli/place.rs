@@ -20,11 +20,14 @@ pub(crate) const NOBODY: u32 = 65534;
 pub(crate) fn can_be_nobody(what: &str) -> bool {
     let can = rustix::process::geteuid().is_root();
     if !can {
-        // Past the test harness, which would keep it to itself.
-        let why = "only root can run a command as another user";
-        let _ = writeln!(std::io::stderr(), "SKIPPED: {what}: {why}");
+        skipped(what, "only root can run a command as another user");
     }
     can
+}
+
+/// Says that a test was skipped and why: past the test harness, which would keep it to itself.
+pub(crate) fn skipped(what: &str, why: &str) {
+    let _ = writeln!(std::io::stderr(), "SKIPPED: {what}: {why}");
 }
 
 /// How long anything may take on a busy machine before a test gives up.

@@ -28,6 +28,8 @@ static SCHEMAS: LazyLock<BTreeMap<&str, Schema>> = LazyLock::new(|| {
         ("doctor", include_str!("../../schemas/doctor.v1.json")),
         ("advice", include_str!("../../schemas/advice.v1.json")),
         ("export", include_str!("../../schemas/export.v1.json")),
+        ("persist", include_str!("../../schemas/persist.v1.json")),
+        ("restore", include_str!("../../schemas/restore.v1.json")),
     ];
     texts.into_iter().map(|(name, text)| (name, Schema::new(text))).collect()
 });

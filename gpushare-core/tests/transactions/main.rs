@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs, reason = "tests")]
 
 mod attach;
+mod boot;
 mod consent;
 mod crash;
 mod hooks;
