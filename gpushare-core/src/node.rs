@@ -404,6 +404,8 @@ impl Node {
         let inner = Inner {
             ports: self.inner.ports.of(caller),
             simulated: self.inner.simulated,
+            #[cfg(feature = "cli")]
+            etc: self.inner.etc.clone(),
             #[cfg(feature = "sim")]
             simulator: self.inner.simulator.clone(),
         };
