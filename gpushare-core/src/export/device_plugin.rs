@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use super::Options;
 use super::kubernetes::{expect_allowed, hazards};
-use super::tenants::unusable;
+use super::tenants::{of_gpu, unusable};
 use crate::error::{Error, ErrorCode, Result};
 use crate::hazard::MpsTarget;
 use crate::mig::ProfileName;
@@ -17,7 +17,6 @@ use crate::parameters::{MpsComputeMode, MpsConfig};
 use crate::plan::select;
 use crate::snapshot::{GpuSnapshot, Snapshot};
 use crate::spec::tree::{Node, yaml_text};
-use crate::terminal::printable;
 use crate::units::{Bytes, ThreadPercentage};
 
 /// The prefix of its resources.
@@ -55,9 +54,7 @@ pub(super) fn export(snapshot: &Snapshot, options: &Options) -> Result<(String, 
     let mut resources: BTreeMap<String, Resource> = BTreeMap::new();
     let mut mig = false;
     for gpu in &snapshot.gpus {
-        let mut say = |what: &str| {
-            cannot_say.push(printable(&format!("GPU {}: {what}", select::name(gpu))).into_owned());
-        };
+        let mut say = |what: &str| cannot_say.push(of_gpu(gpu, what));
         if let Some(why) = unusable(gpu) {
             say(why);
             continue;

@@ -9,13 +9,11 @@ use std::path::{Path, PathBuf};
 
 use super::Options;
 use super::kubernetes::{expect_allowed, hazards};
-use super::tenants::unusable;
+use super::tenants::{of_gpu, unusable};
 use crate::error::{Error, ErrorCode, Result};
 use crate::hazard::{HazardName, MpsTarget};
 use crate::mode::{Interval, SharingMode};
-use crate::plan::select;
 use crate::snapshot::{GpuSnapshot, MigDevice, MpsStatus, Snapshot};
-use crate::terminal::printable;
 use crate::units::ThreadPercentage;
 
 /// The node where none is given.
@@ -45,9 +43,7 @@ pub(super) fn export(snapshot: &Snapshot, options: &Options) -> Result<(String, 
     let (mut cannot_say, mut lines) = (Vec::new(), Vec::new());
     let parts = parts(snapshot);
     for gpu in &snapshot.gpus {
-        let mut say = |what: &str| {
-            cannot_say.push(printable(&format!("GPU {}: {what}", select::name(gpu))).into_owned());
-        };
+        let mut say = |what: &str| cannot_say.push(of_gpu(gpu, what));
         if let Some(why) = unusable(gpu) {
             say(why);
             continue;

@@ -6,15 +6,13 @@
 
 use super::Options;
 use super::kubernetes::{expect_allowed, hazards};
-use super::tenants::unusable;
+use super::tenants::{of_gpu, unusable};
 use crate::error::{Error, ErrorCode, Result};
 use crate::hazard::MpsTarget;
 use crate::mode::{Interval, Priority, SharingMode};
 use crate::parameters::{MpsComputeMode, MpsConfig};
-use crate::plan::select;
 use crate::snapshot::{GpuSnapshot, MigDevice, Snapshot};
 use crate::spec::tree::{Node, yaml_text};
-use crate::terminal::printable;
 use crate::units::ThreadPercentage;
 
 /// The driver, and the domain of its attributes.
@@ -36,9 +34,7 @@ struct Sharing {
 pub(super) fn export(snapshot: &Snapshot, options: &Options) -> Result<(String, Vec<String>)> {
     let (mut cannot_say, mut documents) = (Vec::new(), Vec::new());
     for gpu in &snapshot.gpus {
-        let mut say = |what: &str| {
-            cannot_say.push(printable(&format!("GPU {}: {what}", select::name(gpu))).into_owned());
-        };
+        let mut say = |what: &str| cannot_say.push(of_gpu(gpu, what));
         if let Some(why) = unusable(gpu) {
             say(why);
             continue;

@@ -102,9 +102,7 @@ pub(super) fn of_one_device<'t, 's>(
 pub(super) fn tenants(snapshot: &Snapshot) -> (Vec<Tenant<'_>>, Vec<String>) {
     let (mut tenants, mut left_out) = (Vec::new(), Vec::new());
     for gpu in &snapshot.gpus {
-        let mut say = |what: &str| {
-            left_out.push(printable(&format!("GPU {}: {what}", select::name(gpu))).into_owned());
-        };
+        let mut say = |what: &str| left_out.push(of_gpu(gpu, what));
         if let Some(why) = unusable(gpu) {
             say(why);
             continue;
@@ -162,6 +160,11 @@ pub(super) fn tenants(snapshot: &Snapshot) -> (Vec<Tenant<'_>>, Vec<String>) {
         }
     }
     (tenants, left_out)
+}
+
+/// What is said of a GPU, for the terminal: names on a node may come from anybody.
+pub(super) fn of_gpu(gpu: &GpuSnapshot, what: &str) -> String {
+    printable(&format!("GPU {}: {what}", select::name(gpu))).into_owned()
 }
 
 /// Why no container is to be started on a GPU.
