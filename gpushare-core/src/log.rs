@@ -20,6 +20,7 @@
 //! # Ok::<(), gpushare_core::Error>(())
 //! ```
 
+use std::cell::Cell;
 use std::fmt::{Debug, Write as _};
 
 use tracing::field::{Field, Visit};
@@ -48,6 +49,54 @@ pub struct Message<'a> {
 /// It is called on the thread of the call, before the call returns, and must not panic.
 pub fn dispatch(level: Level, hear: impl Fn(&Message<'_>) + Send + Sync + 'static) -> Dispatch {
     Dispatch::new(Sink { level, hear })
+}
+
+/// Where this thread is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Where {
+    /// In no call that has a log.
+    Unlogged,
+    /// In a call with a log, or in a function of the caller's that it called.
+    LoggedCall,
+    /// In a function that hears a log.
+    Hearing,
+}
+
+thread_local! {
+    static WHERE: Cell<Where> = const { Cell::new(Where::Unlogged) };
+}
+
+/// This thread is there, until it is dropped.
+struct Within(Where);
+
+impl Within {
+    fn enter(there: Where) -> Self {
+        Self(WHERE.replace(there))
+    }
+}
+
+impl Drop for Within {
+    fn drop(&mut self) {
+        WHERE.set(self.0);
+    }
+}
+
+/// Runs a call with that log, or none: what a call does within another is not of the other's log.
+///
+/// A function that hears a log may make calls, too; nobody hears of those.
+pub fn of_call<R>(log: Option<&Dispatch>, call: impl FnOnce() -> R) -> R {
+    match (WHERE.get(), log) {
+        // A message is being delivered: who delivers it lets nobody exchange the log, and hears nothing.
+        (Where::Hearing, _) | (Where::Unlogged, None) => call(),
+        (_, Some(log)) => {
+            let _within = Within::enter(Where::LoggedCall);
+            with_default(log, call)
+        }
+        (Where::LoggedCall, None) => {
+            let _within = Within::enter(Where::Unlogged);
+            with_default(&Dispatch::none(), call)
+        }
+    }
 }
 
 struct Sink<F> {
@@ -84,6 +133,7 @@ impl<F: Fn(&Message<'_>) + Send + Sync + 'static> Subscriber for Sink<F> {
         let text = line.message + &line.fields;
         // Some consist of fields alone.
         let text = text.trim_start();
+        let _within = Within::enter(Where::Hearing);
         (self.hear)(&Message { level: *metadata.level(), target: metadata.target(), text });
     }
 }

@@ -8,10 +8,10 @@ use std::mem::MaybeUninit;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr;
 
+use gpushare_core::log::of_call;
 use gpushare_core::{Error, ErrorCode, Outcome, Result};
 
 use crate::error::gpushare_error;
-use crate::log::with_log;
 use crate::node::State;
 use crate::status::gpushare_status;
 
@@ -47,7 +47,7 @@ impl<'a> Call<'a> {
         let err = err.map(|err| err.write(ptr::null_mut()));
         let caught = catch_unwind(AssertUnwindSafe(|| {
             plant(self.name);
-            with_log(self.node.and_then(State::log), body)
+            of_call(self.node.and_then(State::log), body)
         }));
         let error = match caught {
             Ok(Ok(())) => return gpushare_status::Ok as i32,

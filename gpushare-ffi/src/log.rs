@@ -1,9 +1,8 @@
 //! What happens within the calls of a node, told to a function of the caller's.
 
-use std::cell::Cell;
 use std::ffi::{c_char, c_void};
 
-use gpushare_core::log::{self, Dispatch, Level, Message, with_default};
+use gpushare_core::log::{self, Dispatch, Level, Message};
 use gpushare_core::{Error, ErrorCode, Result};
 
 use crate::text::nul_terminated;
@@ -91,54 +90,7 @@ impl Listener {
             Level::TRACE => gpushare_log_level::Trace,
         };
         let (target, text) = (nul_terminated(message.target), nul_terminated(message.text));
-        let _within = Within::enter(Where::LogFunction);
         // SAFETY: the caller gave it for this, with what it points to.
         unsafe { (self.log)(level as u32, target.as_ptr(), text.as_ptr(), self.user) };
-    }
-}
-
-/// Where this thread is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Where {
-    /// In no call that has a log.
-    Unlogged,
-    /// In a call with a log, or in a function of the caller's that it called.
-    LoggedCall,
-    /// In a function that hears the log.
-    LogFunction,
-}
-
-thread_local! {
-    static WHERE: Cell<Where> = const { Cell::new(Where::Unlogged) };
-}
-
-/// This thread is there, until it is dropped.
-struct Within(Where);
-
-impl Within {
-    fn enter(there: Where) -> Self {
-        Self(WHERE.replace(there))
-    }
-}
-
-impl Drop for Within {
-    fn drop(&mut self) {
-        WHERE.set(self.0);
-    }
-}
-
-/// Runs something with that log, or none: what a call does within another is not of the other's log.
-pub(crate) fn with_log<R>(log: Option<&Dispatch>, body: impl FnOnce() -> R) -> R {
-    match (WHERE.get(), log) {
-        // A message is being delivered: who delivers it lets nobody exchange the log, and hears nothing.
-        (Where::LogFunction, _) | (Where::Unlogged, None) => body(),
-        (_, Some(log)) => {
-            let _within = Within::enter(Where::LoggedCall);
-            with_default(log, body)
-        }
-        (Where::LoggedCall, None) => {
-            let _within = Within::enter(Where::Unlogged);
-            with_default(&Dispatch::none(), body)
-        }
     }
 }

@@ -5,7 +5,7 @@ use std::mem::MaybeUninit;
 use std::ptr;
 use std::sync::{Arc, PoisonError, RwLock, TryLockError};
 
-use gpushare_core::log::Dispatch;
+use gpushare_core::log::{Dispatch, of_call};
 use gpushare_core::{Error, ErrorCode, Node, Result, Snapshot};
 use serde::Serialize;
 
@@ -13,7 +13,7 @@ use crate::call::{Call, answer, given};
 use crate::error::gpushare_error;
 use crate::fork::Opener;
 use crate::gpu_info::{self, gpushare_gpu_info};
-use crate::log::{dispatch, with_log};
+use crate::log::dispatch;
 use crate::options::gpushare_node_options;
 use crate::share::{self, gpushare_share_info};
 use crate::structs::read;
@@ -134,7 +134,7 @@ pub unsafe extern "C" fn gpushare_node_open(
         let log = dispatch(options.log, options.log_user, options.log_level)?;
         // SAFETY: C's strings end in NUL.
         let open = || unsafe { options.open() };
-        let node = with_log(log.as_ref(), open)?;
+        let node = of_call(log.as_ref(), open)?;
         let state = State { node, opener: Opener::this(), log, view: RwLock::new(None) };
         *place = Box::into_raw(Box::new(gpushare_node { state: Arc::new(state) }));
         Ok(())

@@ -7,6 +7,7 @@ use std::any::Any;
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use gpushare_core::log::of_call;
 use gpushare_core::{Error, ErrorCode, Outcome, Result};
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
@@ -94,7 +95,7 @@ impl<'a> Call<'a> {
         let caught = catch_unwind(AssertUnwindSafe(|| {
             plant(self.name);
             self.state.map_or(Ok(()), State::expect_own)?;
-            log::with_log(self.state.and_then(State::log), body)
+            of_call(self.state.and_then(State::log), body)
         }));
         caught.unwrap_or_else(|payload| Err(self.panicked(payload)))
     }

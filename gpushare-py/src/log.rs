@@ -1,8 +1,8 @@
 //! The core's events in Python's `logging`, for who asks for it.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 
-use gpushare_core::log::{self, Dispatch, Level, Message, with_default};
+use gpushare_core::log::{self, Dispatch, Level, Message};
 use pyo3::exceptions::{PyException, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::types::{PyInt, PyString};
@@ -45,7 +45,6 @@ pub(crate) fn dispatch(py: Python<'_>, level: &Bound<'_, PyAny>) -> PyResult<Dis
 }
 
 fn forward(get_logger: &Py<PyAny>, message: &Message<'_>) {
-    let _within = Within::enter(Where::Logging);
     let name = message.target.replace("::", ".");
     callback::within(|py| {
         let logged = callback::call(get_logger.bind(py), (name,)).and_then(|logger| {
@@ -66,52 +65,9 @@ fn forward(get_logger: &Py<PyAny>, message: &Message<'_>) {
 thread_local! {
     /// Ctrl-C, or sys.exit of a handler of signals, that came while a message was handled.
     static RAISED: RefCell<Option<PyErr>> = const { RefCell::new(None) };
-    static WHERE: Cell<Where> = const { Cell::new(Where::Unlogged) };
 }
 
 /// What ends the call, where it was raised while one of its messages was handled. Once.
 pub(crate) fn raised() -> Option<PyErr> {
     RAISED.take()
-}
-
-/// Where this thread is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Where {
-    /// In no call that has a log.
-    Unlogged,
-    /// In a call with a log, or in Python that it called.
-    LoggedCall,
-    /// In Python's `logging`.
-    Logging,
-}
-
-/// This thread is there, until it is dropped.
-struct Within(Where);
-
-impl Within {
-    fn enter(there: Where) -> Self {
-        Self(WHERE.replace(there))
-    }
-}
-
-impl Drop for Within {
-    fn drop(&mut self) {
-        WHERE.set(self.0);
-    }
-}
-
-/// Runs something with that log, or none: what a call does within another is not of the other's log.
-pub(crate) fn with_log<R>(log: Option<&Dispatch>, body: impl FnOnce() -> R) -> R {
-    match (WHERE.get(), log) {
-        // A message is being delivered: who delivers it lets nobody exchange the log, and hears nothing.
-        (Where::Logging, _) | (Where::Unlogged, None) => body(),
-        (_, Some(log)) => {
-            let _within = Within::enter(Where::LoggedCall);
-            with_default(log, body)
-        }
-        (Where::LoggedCall, None) => {
-            let _within = Within::enter(Where::Unlogged);
-            with_default(&Dispatch::none(), body)
-        }
-    }
 }
