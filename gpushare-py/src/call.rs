@@ -49,7 +49,7 @@ impl<'a> Call<'a> {
         body: impl FnOnce() -> Result<T> + Send,
     ) -> PyResult<T> {
         let result = py.detach(|| self.caught(body));
-        self.told(py, result, log::raised())
+        callback::finished(|| self.told(py, result, log::raised()))
     }
 
     /// Runs what waits or works long: `listener` hears how it goes, and may stop it.
@@ -69,7 +69,7 @@ impl<'a> Call<'a> {
             (Some(first), Some(later)) => Some(because_of(py, later, first)),
             (first, later) => first.or(later),
         };
-        self.told(py, result, raised)
+        callback::finished(|| self.told(py, result, raised))
     }
 
     /// What was raised is what the caller hears; what became of the GPUs is its cause.

@@ -67,7 +67,16 @@ pub(crate) fn expect_shallow() -> Result<()> {
 /// Calls Python from within a call that has let it go; None when the interpreter ends.
 pub(crate) fn within<R>(body: impl FnOnce(Python<'_>) -> R) -> Option<R> {
     let _running = Running::enter()?;
-    Python::try_attach(body)
+    finished(|| Python::try_attach(body))
+}
+
+/// Runs what is Python's own, and hangs the thread where the interpreter's end would unwind it: also in what
+/// is no function of the caller's, such as an import, a class or a file that lets the GIL go.
+pub(crate) fn finished<R>(body: impl FnOnce() -> R) -> R {
+    let unfinished = Unfinished;
+    let answer = body();
+    std::mem::forget(unfinished);
+    answer
 }
 
 /// Hangs the thread where pthread_exit(3) unwinds it. What it drops would be dropped without the GIL.
@@ -95,10 +104,7 @@ where
     PyErr: From<A::Error>,
 {
     let arguments = arguments.into_pyobject(function.py())?;
-    let unfinished = Unfinished;
-    let answer = function.call(&arguments, keywords);
-    std::mem::forget(unfinished);
-    answer
+    finished(|| function.call(&arguments, keywords))
 }
 
 /// The same without keywords.
