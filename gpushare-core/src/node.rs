@@ -1,11 +1,13 @@
 //! A node: the GPUs of one machine, real or simulated.
 
+use std::ffi::OsString;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::apply::{self, ApplyOptions, Event, Hooks, Moment, Report, Source};
+use crate::backend::cdi::SystemCdiFiles;
 use crate::backend::devices::SystemDevices;
 use crate::backend::directory::{self, Directory};
 use crate::backend::files::FileStore;
@@ -23,6 +25,7 @@ use crate::backend::system::{SystemClock, SystemProcesses, environment};
 use crate::backend::trust::distrusted;
 use crate::doctor::{self, Diagnosis, MachineFacts};
 use crate::error::{Error, ErrorCode, Result};
+use crate::export::LeaseHook;
 use crate::fork::Caller;
 use crate::hazard::{self, MpsTarget};
 use crate::id::Pid;
@@ -65,6 +68,8 @@ pub struct Node {
 struct Inner {
     ports: Ports,
     simulated: bool,
+    /// Variables by which another process opens the same node; none where it cannot.
+    reached_by: Option<Vec<(&'static str, OsString)>>,
     /// Where a spec is stored for the next boot.
     #[cfg(feature = "cli")]
     etc: Option<Directory>,
@@ -184,9 +189,24 @@ impl NodeBuilder {
             Some(directory) => directory.join("etc"),
             None => Directory::new(Path::new(ETC))?,
         });
-        let store = match state_dir {
-            Some(directory) => FileStore::in_directory(&directory),
-            None => default_store()?,
+        let state_dir = match state_dir {
+            Some(directory) => Some(directory),
+            None => default_directory()?,
+        };
+        let place = state_dir.as_ref().map(Directory::path);
+        let reached_by = [
+            ("GPUSHARE_STATE_DIR", &place),
+            ("GPUSHARE_NVML_PATH", &nvml_path),
+            ("GPUSHARE_NVIDIA_SMI", &nvidia_smi),
+            ("GPUSHARE_MPS_CONTROL", &mps_control),
+        ];
+        let reached_by = reached_by.into_iter().filter_map(|(name, path)| {
+            path.as_ref().map(|path| (name, path.clone().into_os_string()))
+        });
+        let reached_by = Some(reached_by.collect());
+        let store = match &state_dir {
+            Some(directory) => FileStore::in_directory(directory),
+            None => FileStore::system()?,
         };
         let tool = Arc::new(NvidiaSmi::new(nvidia_smi));
         let ports = Ports {
@@ -199,12 +219,14 @@ impl NodeBuilder {
             slots: Arc::new(FileSlots::below(store.run())),
             store: Arc::new(store),
             devices: Arc::new(SystemDevices::new()),
+            cdi: Arc::new(SystemCdiFiles),
             clock: Arc::new(SystemClock::new()),
         };
         Ok(Node {
             inner: Arc::new(Inner {
                 ports,
                 simulated: false,
+                reached_by,
                 #[cfg(feature = "cli")]
                 etc,
                 #[cfg(feature = "sim")]
@@ -223,6 +245,10 @@ fn simulated(fleet: &str, state_dir: Option<Directory>, shared: bool) -> Result<
     };
     #[cfg(feature = "cli")]
     let etc = directory.as_ref().map(|above| above.join("etc").join(&fleet.file_name()));
+    let reached_by = directory.as_ref().map(|directory| {
+        let place = directory.path().into_os_string();
+        vec![("GPUSHARE_SIM", fleet.to_string().into()), ("GPUSHARE_STATE_DIR", place)]
+    });
     let (simulator, ports) = match directory {
         None => {
             let simulator = Simulator::new(fleet)?;
@@ -249,6 +275,7 @@ fn simulated(fleet: &str, state_dir: Option<Directory>, shared: bool) -> Result<
         inner: Arc::new(Inner {
             ports,
             simulated: true,
+            reached_by,
             #[cfg(feature = "cli")]
             etc,
             simulator: Some(simulator),
@@ -296,16 +323,17 @@ const ETC: &str = "/etc/gpushare";
 /// Where locks are on a machine whose root uses gpushare.
 const RUN: &str = "/run/gpushare";
 
-/// Durable files and locks where nobody gave a directory.
-fn default_store() -> Result<FileStore> {
+/// Where durable files and locks are where nobody gave a directory: none on a machine whose root uses
+/// gpushare, which has places of its own.
+fn default_directory() -> Result<Option<Directory>> {
     let user = rustix::process::geteuid();
     if user.is_root() || Path::new(RUN).exists() {
-        return FileStore::system();
+        return Ok(None);
     }
-    Ok(FileStore::in_directory(&users_directory(user.as_raw())?))
+    users_directory(user.as_raw()).map(Some)
 }
 
-fn text(value: std::ffi::OsString) -> Result<String> {
+fn text(value: OsString) -> Result<String> {
     value.into_string().map_err(|value| {
         Error::new(ErrorCode::InvalidArgument, format!("{value:?} in the environment is not text"))
     })
@@ -370,6 +398,7 @@ impl Node {
             inner: Arc::new(Inner {
                 ports,
                 simulated,
+                reached_by: None,
                 #[cfg(feature = "cli")]
                 etc: None,
                 #[cfg(feature = "sim")]
@@ -404,6 +433,7 @@ impl Node {
         let inner = Inner {
             ports: self.inner.ports.of(caller),
             simulated: self.inner.simulated,
+            reached_by: self.inner.reached_by.clone(),
             #[cfg(feature = "cli")]
             etc: self.inner.etc.clone(),
             #[cfg(feature = "sim")]
@@ -600,6 +630,28 @@ impl Node {
         Ok(Hooks::new(move |moment, plan| {
             directory.call(moment.as_str(), &moment.environment(plan), &plan.to_json())
         }))
+    }
+
+    /// That program, `gpushare` of the same version, as the hook by which each container takes a lease of its
+    /// share on this node, for [`Cdi::lease_hook`](crate::export::Cdi::lease_hook).
+    ///
+    /// # Errors
+    /// UNSUPPORTED for a simulated node in memory, which no other process sees; INVALID_ARGUMENT where the
+    /// path of its state directory is not text.
+    pub fn lease_hook(&self, program: impl Into<PathBuf>) -> Result<LeaseHook> {
+        let reached_by = self.inner.reached_by.as_ref().ok_or_else(|| {
+            Error::new(
+                ErrorCode::Unsupported,
+                "no other process can open this node as it is here, and so no container can take a lease: it is simulated in memory (give it a state directory), or stands on ports of its own",
+            )
+        })?;
+        reached_by.iter().try_fold(LeaseHook::new(program), |hook, (name, value)| {
+            let value = value.to_str().ok_or_else(|| {
+                let why = format!("{name} is {value:?}, which cannot stand in a CDI specification");
+                Error::new(ErrorCode::InvalidArgument, why)
+            })?;
+            Ok(hook.variable(name, value))
+        })
     }
 
     /// Settles what dead appliers left on these GPUs alone.

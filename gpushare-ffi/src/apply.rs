@@ -4,7 +4,8 @@ use std::ffi::{c_char, c_void};
 use std::mem::MaybeUninit;
 use std::sync::PoisonError;
 
-use gpushare_core::apply::Source;
+use gpushare_core::apply::{CdiSpecifications, Source};
+use gpushare_core::export::Cdi;
 use gpushare_core::{ApplyOptions, Error, ErrorCode, Node, Result};
 
 use crate::call::{Call, given};
@@ -50,6 +51,17 @@ pub struct gpushare_apply_options {
     pub hook: gpushare_hook_fn,
     /// What `hook` gets as its last argument.
     pub hook_user: *mut c_void,
+    /// The directory in which the GPUs have CDI specifications from now on, such as "/var/run/cdi": a
+    /// container gets a share by `gpushare.dev/share=NAME`. They follow every change of these GPUs. NULL for
+    /// none but those that are there.
+    pub cdi: *const c_char,
+    /// The `gpushare` program, by its absolute path, with which each container takes a lease of its share;
+    /// NULL for containers without leases. Goes with `cdi`.
+    pub cdi_program: *const c_char,
+    /// Whether the CDI specifications of the GPUs are removed, and there are none from now on.
+    pub no_cdi: u32,
+    /// Must be 0.
+    pub reserved_2: u32,
 }
 
 // SAFETY: it is `repr(C)`, starts with its size, and zero is NULL and 0 everywhere.
@@ -65,6 +77,7 @@ impl gpushare_apply_options {
     /// Its strings are NULL or end in NUL.
     unsafe fn options(&self, node: &Node) -> Result<ApplyOptions> {
         expect_unused(self.reserved)?;
+        expect_unused(self.reserved_2)?;
         let mut options = ApplyOptions::new()
             .allow_evict(flag(self.allow_evict))
             .allow_reset(flag(self.allow_reset))
@@ -82,6 +95,8 @@ impl gpushare_apply_options {
         if let Some(digest) = unsafe { text(self.expect_digest, "expect_digest") }? {
             options = options.expect(digest);
         }
+        // SAFETY: as above.
+        options = options.cdi(unsafe { self.specifications(node) }?);
         let limit = if self.hook_timeout_s == 0.0 { 60.0 } else { self.hook_timeout_s };
         let limit = seconds(limit, "hook_timeout_s")?;
         // SAFETY: as above.
@@ -94,6 +109,29 @@ impl gpushare_apply_options {
             )),
             (Some(hooks), None) | (None, Some(hooks)) => Ok(options.hooks(hooks)),
             (None, None) => Ok(options),
+        }
+    }
+
+    /// What becomes of CDI specifications.
+    ///
+    /// # Safety
+    /// Its strings are NULL or end in NUL.
+    unsafe fn specifications(&self, node: &Node) -> Result<CdiSpecifications> {
+        // SAFETY: the caller says so.
+        let directory = unsafe { path(self.cdi) };
+        // SAFETY: as above.
+        let program = unsafe { path(self.cdi_program) };
+        let refused = |why| Err(Error::new(ErrorCode::InvalidArgument, why));
+        match (directory, program, flag(self.no_cdi)) {
+            (None, None, false) => Ok(CdiSpecifications::AsBefore),
+            (None, None, true) => Ok(CdiSpecifications::Remove),
+            (Some(directory), None, false) => Ok(CdiSpecifications::Keep(Cdi::new(directory))),
+            (Some(directory), Some(program), false) => {
+                let hook = node.lease_hook(program)?;
+                Ok(CdiSpecifications::Keep(Cdi::new(directory).lease_hook(hook)))
+            }
+            (Some(_), _, true) => refused("cdi and no_cdi: keep specifications or remove them"),
+            (None, Some(_), _) => refused("cdi_program goes with cdi"),
         }
     }
 }

@@ -15,10 +15,11 @@ use crate::text::{needed_text, text};
 /// `text`, and what it `cannot_say`, in sentences. Observes the node anew. Changes nothing and needs no
 /// privilege.
 ///
-/// `kind` is `mig-parted`, `docker-run`, `compose`, `device-plugin`, `gpu-operator`, `resource-claim` or
-/// `gres`. `options` may be NULL, or an object of JSON: `config` (mig-parted, gpu-operator), `image` and
-/// `cdi` (docker-run, compose), `node` (gpu-operator, gres), `allow_hazards`, a list of names
-/// (device-plugin, gpu-operator, resource-claim, gres).
+/// `kind` is `mig-parted`, `docker-run`, `compose`, `device-plugin`, `gpu-operator`, `resource-claim`,
+/// `gres` or `cdi`. `options` may be NULL, or an object of JSON: `config` (mig-parted, gpu-operator), `image`
+/// and `cdi` (docker-run, compose), `node` (gpu-operator, gres), `allow_hazards`, a list of names
+/// (device-plugin, gpu-operator, resource-claim, gres). To keep specifications of CDI, `cdi` of
+/// gpushare_apply_options.
 /// `*json` is the caller's, to be freed with gpushare_string_free().
 ///
 /// Returns INVALID_ARGUMENT for a kind or options that are none, and options of another kind;

@@ -239,7 +239,7 @@ mod tests {
                 ("gpushare_node_options", 64, 72),
                 ("gpushare_gpu_info", 360, 360),
                 ("gpushare_share_info", 328, 464),
-                ("gpushare_apply_options", 56, 88),
+                ("gpushare_apply_options", 56, 112),
                 ("gpushare_mps_attachment", 696, 696),
                 ("gpushare_lease_request", 112, 112),
                 ("gpushare_lease_share", 576, 576),

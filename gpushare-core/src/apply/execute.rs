@@ -147,7 +147,7 @@ impl<'a> Executor<'a> {
         journal: &mut Journal<'_>,
         header: &Header,
         progress: &mut Progress<'_>,
-    ) -> Result<(), Failed> {
+    ) -> Result<Vec<Reached>, Failed> {
         let from = vec![Reached::default(); header.gpus.len()];
         self.run_from(journal, header, from, progress)
     }
@@ -159,7 +159,7 @@ impl<'a> Executor<'a> {
         header: &Header,
         mut reached: Vec<Reached>,
         progress: &mut Progress<'_>,
-    ) -> Result<(), Failed> {
+    ) -> Result<Vec<Reached>, Failed> {
         let of = header.gpus.iter().map(|gpu| gpu.steps.len()).sum();
         let mut number: usize = reached.iter().map(|gpu| gpu.begun).sum();
         for (position, gpu) in header.gpus.iter().enumerate() {
@@ -207,7 +207,10 @@ impl<'a> Executor<'a> {
                 }
             }
         }
-        self.check_result(header).map_err(|error| Failed { error, reached })
+        match self.check_result(header) {
+            Ok(()) => Ok(reached),
+            Err(error) => Err(Failed { error, reached }),
+        }
     }
 
     /// Says who is in the way where the driver only says that somebody is.

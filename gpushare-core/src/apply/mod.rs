@@ -5,6 +5,7 @@
 //! fails on the way is undone. After it a GPU is in the old state or the new one; when even the
 //! undoing fails, the journal stays, and [`recover`](crate::node::Node::recover) settles it.
 
+mod cdi;
 mod consent;
 mod daemon;
 mod evict;
@@ -34,6 +35,7 @@ use crate::state::journal::{self, Device, GpuChange, Header, Journal};
 use crate::state::lock::{self, Locks};
 use crate::state::transitions;
 
+pub use cdi::CdiSpecifications;
 pub use hooks::{Hooks, Moment};
 pub use options::{ApplyOptions, Event};
 pub(crate) use recover::{discard, recover};
@@ -41,7 +43,8 @@ pub use report::Report;
 
 use report::{Recovered, ReportOutcome};
 
-use execute::{Executor, Failed};
+use cdi::Specifications;
+use execute::{Executor, Failed, Reached};
 use hooks::AtSteps;
 use leases::Reserved;
 use settle::RolledBack;
@@ -84,7 +87,8 @@ pub(crate) fn apply(
     // Without the lock: it only finds out which GPUs to lock, or that there is nothing to do.
     let compared = matches!(source, Source::Plan(_)) || options.expect.is_some();
     let scope = scope_of(request);
-    let named = compared || wants_mps_on_mig(request);
+    let specified = cdi::concerns(ports, &options.cdi)?;
+    let named = compared || specified || wants_mps_on_mig(request);
     let first = observer.snapshot(&if named { scope.clone() } else { scope.clone().unnamed() })?;
     // The daemons of MIG devices are found by the uuids of these.
     let first = if named || !first.gpus.iter().any(has_mps_on_mig) {
@@ -95,7 +99,12 @@ pub(crate) fn apply(
     let glance = plan::plan_request(&first, request)?;
     let settled =
         glance.gpus.iter().all(|gpu| first.gpu(&gpu.uuid).is_none_or(|g| g.unsettled.is_none()));
-    if glance.noop && settled {
+    let specified = specified
+        && !{
+            let gpus = glance.gpus.iter().map(|gpu| gpu.uuid.clone());
+            Specifications::of(ports, simulated, &options.cdi, gpus)?.are_there(&first)?
+        };
+    if glance.noop && settled && !specified {
         expect(&source, &glance, options)?;
         let mut report = Report::unchanged(&first, &glance);
         // Without uuids it is not the digest that a plan would show.
@@ -159,7 +168,7 @@ impl UnderLock<'_> {
         let fresh = plan::plan_request(&snapshot, request)?;
         let plan = check(&self.source, &snapshot, fresh, options)?;
         if plan.noop {
-            return Ok(Report::unchanged(&snapshot, &plan));
+            return self.unchanged(&snapshot, &plan);
         }
         let Some(hooks) = &options.hooks else {
             return self.carry_out(observer, &scope, plan, snapshot, progress);
@@ -172,7 +181,7 @@ impl UnderLock<'_> {
             let fresh = plan::plan_request(&snapshot, request)?;
             let plan = check(&self.source, &snapshot, fresh, options)?;
             if plan.noop {
-                return Ok(Report::unchanged(&snapshot, &plan));
+                return self.unchanged(&snapshot, &plan);
             }
             self.carry_out(observer, &scope, plan, snapshot, progress)
         });
@@ -212,9 +221,11 @@ impl UnderLock<'_> {
             progress,
         )?;
         if plan.noop {
-            return Ok(Report::unchanged(&snapshot, &plan));
+            return self.unchanged(&snapshot, &plan);
         }
         expect_startable(ports, &plan, &snapshot)?;
+        let specifications = self.specifications(&plan)?;
+        specifications.expect_writable()?;
         if progress(&Event::Planned { plan: Box::new(plan.clone()) }).is_break() {
             return Err(Error::new(ErrorCode::Interrupted, "stopped before anything was changed"));
         }
@@ -224,7 +235,24 @@ impl UnderLock<'_> {
                 .holding_back(reserved.shares())
                 .evicting(options.allow_evict)
                 .telling(options.hooks.as_ref().map(|hooks| AtSteps { hooks, plan: &plan }));
-        transact(executor, &plan, &snapshot, reserved, options, progress)
+        transact(executor, &plan, &snapshot, reserved, &specifications, options, progress)
+    }
+
+    /// Those of all GPUs of a plan, changed or not.
+    fn specifications(&self, plan: &Plan) -> Result<Specifications<'_>> {
+        let gpus = plan.gpus.iter().map(|gpu| gpu.uuid.clone());
+        Specifications::of(self.ports, self.simulated, &self.options.cdi, gpus)
+    }
+
+    /// There is nothing to do, but perhaps for CDI specifications.
+    fn unchanged(&self, snapshot: &Snapshot, plan: &Plan) -> Result<Report> {
+        let specifications = self.specifications(plan)?;
+        let mut report = Report::unchanged(snapshot, plan);
+        if !specifications.are_there(snapshot)? {
+            specifications.expect_writable()?;
+            report.cdi_specifications = specifications.put_or_leave(snapshot)?;
+        }
+        Ok(report)
     }
 }
 
@@ -392,6 +420,7 @@ fn transact(
     plan: &Plan,
     snapshot: &Snapshot,
     mut reserved: Reserved,
+    specifications: &Specifications<'_>,
     options: &ApplyOptions,
     progress: &mut Progress<'_>,
 ) -> Result<Report> {
@@ -431,13 +460,26 @@ fn transact(
             return Err(error);
         }
     };
-    let ran = executor.run(&mut journal, &header, progress);
+    let changing: Vec<&GpuUuid> = header.gpus.iter().map(|change| &change.uuid).collect();
+    let all = Scope::gpus(plan.gpus.iter().map(|gpu| gpu.uuid.clone()));
+    let ran = match specifications.withdraw(&changing) {
+        Ok(()) => executor.run(&mut journal, &header, progress),
+        Err(error) => Err(Failed { error, reached: vec![Reached::default(); changing.len()] }),
+    };
+    let written = ran.and_then(|reached| {
+        if specifications.is_empty() {
+            return Ok(Vec::new());
+        }
+        let now = executor.observer().and_then(|observer| observer.snapshot(&all));
+        now.and_then(|now| specifications.put(&now)).map_err(|error| Failed { error, reached })
+    });
     let mut evicted = evicted;
     evicted.append(&mut executor.take_evicted());
-    let Failed { error, reached } = match ran {
-        Ok(()) => {
+    let Failed { error, reached } = match written {
+        Ok(written) => {
             journal.settle().map_err(|error| evict::after_evicting(error, &evicted))?;
             let mut report = Report::applied(snapshot, plan);
+            report.cdi_specifications = written;
             report.evicted = evicted;
             if let Ok(observer) = executor.observer() {
                 reserved.commit(ports, observer);
@@ -454,6 +496,12 @@ fn transact(
     let error = rolled_back.recreated.iter().fold(error, |error, device| {
         error.context(format!("rolled back, and {} is now {}", device.old, device.new))
     });
+    let stuck = rolled_back.stuck.iter().filter_map(|(position, _)| changing.get(*position));
+    let stuck: Vec<&GpuUuid> = stuck.copied().collect();
+    let error = match put_back(&mut executor, specifications, &all, &stuck) {
+        Ok(()) => error,
+        Err(left) => error.context(left.to_string()),
+    };
     let error = match rolled_back.stuck.first() {
         None => {
             let begun = reached.iter().any(|reached| reached.begun > 0);
@@ -480,6 +528,20 @@ fn transact(
         }
     };
     Err(evict::after_evicting(error, &evicted))
+}
+
+/// CDI specifications as they were, of GPUs that are as they were.
+fn put_back(
+    executor: &mut Executor<'_>,
+    specifications: &Specifications<'_>,
+    all: &Scope,
+    stuck: &[&GpuUuid],
+) -> Result<()> {
+    if specifications.is_empty() {
+        return Ok(());
+    }
+    let now = executor.observer()?.snapshot(all)?;
+    specifications.put_back(&now, stuck)
 }
 
 fn devices(gpu: &GpuSnapshot) -> Vec<Device> {

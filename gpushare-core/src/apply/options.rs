@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::apply::Hooks;
+use crate::apply::{CdiSpecifications, Hooks};
 use crate::hazard::HazardName;
 use crate::id::GpuUuid;
 use crate::plan::Plan;
@@ -28,6 +28,8 @@ pub struct ApplyOptions {
     pub grace: Duration,
     /// What is called around a change; by default nothing.
     pub hooks: Option<Hooks>,
+    /// What becomes of CDI specifications.
+    pub cdi: CdiSpecifications,
 }
 
 impl Default for ApplyOptions {
@@ -48,6 +50,7 @@ impl ApplyOptions {
             drain: Duration::ZERO,
             grace: Duration::from_secs(30),
             hooks: None,
+            cdi: CdiSpecifications::AsBefore,
         }
     }
 
@@ -104,6 +107,29 @@ impl ApplyOptions {
     #[must_use]
     pub fn hooks(mut self, hooks: Hooks) -> Self {
         self.hooks = Some(hooks);
+        self
+    }
+
+    /// What becomes of CDI specifications: kept in a directory, removed, or as before.
+    ///
+    /// ```
+    /// # #[cfg(feature = "sim")] {
+    /// use gpushare_core::apply::CdiSpecifications;
+    /// use gpushare_core::export::Cdi;
+    /// use gpushare_core::{ApplyOptions, Node, Spec};
+    ///
+    /// let directory = tempfile::tempdir().unwrap();
+    /// let node = Node::builder().sim("1xH100-80GB").open()?;
+    /// let spec: Spec = r#"{"version": "gpushare/v1", "gpus": [{"select": 0, "mode": "exclusive"}]}"#.parse()?;
+    /// let cdi = CdiSpecifications::Keep(Cdi::new(directory.path()));
+    /// let report = node.apply(&spec, &ApplyOptions::new().cdi(cdi))?;
+    /// assert!(report.cdi_specifications[0].is_file());
+    /// # }
+    /// # Ok::<(), gpushare_core::Error>(())
+    /// ```
+    #[must_use]
+    pub fn cdi(mut self, specifications: CdiSpecifications) -> Self {
+        self.cdi = specifications;
         self
     }
 }

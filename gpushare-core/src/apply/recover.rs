@@ -1,10 +1,14 @@
 //! Recovery: what a dead applier left is rolled back, or else finished.
 
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::time::Duration;
+
 use crate::apply::execute::{Executor, Reached};
 use crate::apply::report::{Recovered, Report, Settled};
 use crate::apply::settle::{Position, RolledBack, answering, locate, required, roll_back};
 use crate::apply::stray::end_strays;
-use crate::apply::{ApplyOptions, Event, Progress};
+use crate::apply::{ApplyOptions, Event, Progress, cdi};
 use crate::error::{Error, ErrorCode, Outcome, Result};
 use crate::id::GpuUuid;
 use crate::mode::SharingMode;
@@ -45,11 +49,41 @@ pub(crate) fn recover(
     }
     match failed {
         Some(error) => Err(after_settling(error, &recovered)),
-        None => match end_strays(ports, simulated, options, progress) {
-            Ok(strays) => Ok(Report::recovered(simulated, recovered, strays)),
-            Err(error) => Err(after_settling(error, &recovered)),
-        },
+        None => {
+            let strays = end_strays(ports, simulated, options, progress);
+            let rest = strays.and_then(|strays| Ok((strays, refresh_all(ports, simulated)?)));
+            match rest {
+                Ok((strays, written)) => {
+                    let mut report = Report::recovered(simulated, recovered, strays);
+                    report.cdi_specifications = written;
+                    Ok(report)
+                }
+                Err(error) => Err(after_settling(error, &recovered)),
+            }
+        }
     }
+}
+
+/// Writes CDI specifications that are not as their GPUs are: another agent changed those, or a directory did
+/// not outlive the machine's life.
+fn refresh_all(ports: &Ports, simulated: bool) -> Result<Vec<PathBuf>> {
+    let mut written = Vec::new();
+    for gpu in crate::state::cdi::gpus(ports.store.as_ref())? {
+        let (store, clock) = (ports.store.as_ref(), ports.clock.as_ref());
+        let now = Some(Duration::ZERO);
+        match lock::acquire(store, clock, std::slice::from_ref(&gpu), now, &mut |_| {
+            ControlFlow::Continue(())
+        }) {
+            Ok(locks) => {
+                written.extend(cdi::refresh(ports, simulated, [gpu])?);
+                drop(locks);
+            }
+            // Whoever changes it writes it.
+            Err(error) if error.code() == ErrorCode::Locked => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(written)
 }
 
 fn recover_one(
@@ -108,15 +142,32 @@ pub(crate) fn discard(ports: &Ports, name: &str) -> Result<String> {
     };
     let options = ApplyOptions::new();
     let locks = lock::acquire(store, ports.clock.as_ref(), &gpus, options.timeout, &mut |_| {
-        std::ops::ControlFlow::Continue(())
+        ControlFlow::Continue(())
     })?;
     let place = journal::discard(store, name);
     drop(locks);
     place
 }
 
-/// Settles one unfinished change, whose GPUs are locked.
+/// Settles one unfinished change, whose GPUs are locked, and writes the CDI specifications of these GPUs.
 pub(super) fn settle(
+    ports: &Ports,
+    simulated: bool,
+    locks: &Locks,
+    found: &Found,
+    progress: &mut Progress<'_>,
+) -> Result<Recovered> {
+    let recovered = settle_gpus(ports, simulated, locks, found, progress)?;
+    match cdi::refresh(ports, simulated, recovered.gpus.iter().cloned()) {
+        Ok(_) => Ok(recovered),
+        Err(error) => {
+            let error = error.context("a CDI specification could not be written; recover again");
+            Err(after_settling(error, &[recovered]))
+        }
+    }
+}
+
+fn settle_gpus(
     ports: &Ports,
     simulated: bool,
     locks: &Locks,
@@ -214,7 +265,7 @@ fn forward(
         };
         from.push(Reached { begun: done, ..Reached::default() });
     }
-    executor.run_from(journal, header, from, progress).map_err(|failed| failed.error)
+    executor.run_from(journal, header, from, progress).map(drop).map_err(|failed| failed.error)
 }
 
 /// The applier of a journal must be dead: whoever has its locks is no proof, since a lock file can

@@ -1,6 +1,8 @@
 //! What apply and recover did.
 
+use std::collections::BTreeSet;
 use std::fmt;
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
@@ -47,6 +49,9 @@ pub struct Report {
     /// What hooks said that failed after the change was done.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub failed_hooks: Vec<String>,
+    /// CDI specifications that were written.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub cdi_specifications: Vec<PathBuf>,
 }
 
 /// What came of it.
@@ -142,6 +147,7 @@ impl Report {
             recovered: Vec::new(),
             strays: Vec::new(),
             failed_hooks: Vec::new(),
+            cdi_specifications: Vec::new(),
         }
     }
 
@@ -173,6 +179,7 @@ impl Report {
             recovered,
             strays,
             failed_hooks: Vec::new(),
+            cdi_specifications: Vec::new(),
         }
     }
 
@@ -220,6 +227,12 @@ impl fmt::Display for Report {
             ReportOutcome::Applied => writeln!(f, "Applied: {}.", count(self.steps, "step")),
             ReportOutcome::Recovered => writeln!(f, "Recovered."),
         }?;
+        let places = self.cdi_specifications.iter().filter_map(|path| path.parent());
+        for place in places.collect::<BTreeSet<_>>() {
+            let there = self.cdi_specifications.iter().filter(|path| path.parent() == Some(place));
+            let what = count(there.count(), "CDI specification");
+            writeln!(f, "Wrote {what} in {}", printable(&place.to_string_lossy()))?;
+        }
         let mut failed = self.failed_hooks.iter();
         failed.try_for_each(|hook| writeln!(f, "Done, and yet: {}", printable(hook)))
     }

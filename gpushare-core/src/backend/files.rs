@@ -58,7 +58,6 @@ impl FileStore {
     }
 
     /// A store of durable files in one directory; there are no locks in it.
-    #[cfg(feature = "cli")]
     pub(super) fn alone(directory: Directory) -> Self {
         Self::over(directory.clone(), directory)
     }

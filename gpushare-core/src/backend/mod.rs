@@ -1,5 +1,6 @@
 //! What implements the ports. Only the node's builder names a backend.
 
+pub mod cdi;
 mod command;
 pub mod devices;
 pub(crate) mod directory;

@@ -10,6 +10,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::apply::ApplyOptions;
 use crate::error::{Error, ErrorCode};
+use crate::export::Cdi;
 use crate::hazard::HazardName;
 use crate::id::{Pid, ShareId};
 use crate::mode::{Interval, Priority};
@@ -146,6 +147,10 @@ pub(super) enum Command {
         /// Of `lease`: leave the caller's session once the share is held
         #[arg(long, hide = true, requires = "pid")]
         detach: bool,
+        /// Hold it for a container, whose state an OCI runtime writes to standard input, until its first
+        /// process ends
+        #[arg(long, conflicts_with = "pid")]
+        oci_hook: bool,
     },
     /// Give back a share that `lease` or `hold` holds
     Release {
@@ -436,6 +441,29 @@ pub(super) struct Consent {
     /// Seconds that each of them may take
     #[arg(long, value_name = "S", default_value = "60", value_parser = seconds, requires = "hooks")]
     pub(super) hook_timeout: Duration,
+    #[command(flatten)]
+    pub(super) specifications: Specifications,
+}
+
+/// What becomes of CDI specifications.
+#[derive(Clone, Debug, Args)]
+pub(super) struct Specifications {
+    /// Keep CDI specifications of these GPUs for containers in that directory [default: /var/run/cdi]; from
+    /// now on they follow every change
+    #[arg(
+        long,
+        value_name = "DIR",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = Cdi::DIRECTORY
+    )]
+    pub(super) cdi: Option<PathBuf>,
+    /// Containers take no leases
+    #[arg(long, requires = "cdi")]
+    pub(super) no_lease: bool,
+    /// Remove the CDI specifications of these GPUs, and keep none from now on
+    #[arg(long, conflicts_with = "cdi")]
+    pub(super) no_cdi: bool,
 }
 
 impl Consent {

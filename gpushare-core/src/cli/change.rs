@@ -1,5 +1,6 @@
 //! Commands that change something: all of them through a plan.
 
+use std::ffi::OsString;
 use std::path::Path;
 
 use crate::apply::report::Recovered;
@@ -16,6 +17,7 @@ use crate::terminal::printable_lines;
 
 use super::arguments::Consent;
 use super::colour;
+use super::container;
 use super::interrupt::Interrupt;
 use super::output::{Output, say};
 use super::progress::Progress;
@@ -29,6 +31,8 @@ const MOST_TRIES: usize = 10;
 pub(super) struct Change<'a> {
     pub(super) node: &'a Node,
     pub(super) output: &'a Output,
+    /// How this command is started again.
+    pub(super) own: &'a [OsString],
     pub(super) consent: &'a Consent,
 }
 
@@ -167,12 +171,15 @@ struct Running<'a> {
 impl<'a> Running<'a> {
     fn begin(change: &'a Change<'a>) -> Result<Self> {
         let consent = change.consent;
-        let options = match &consent.hooks {
-            Some(directory) => {
-                consent.options().hooks(change.node.hooks(directory, consent.hook_timeout)?)
-            }
-            None => consent.options(),
-        };
+        let mut options = consent.options();
+        if let Some(directory) = &consent.hooks {
+            options = options.hooks(change.node.hooks(directory, consent.hook_timeout)?);
+        }
+        options = options.cdi(container::specifications(
+            change.node,
+            change.own,
+            &consent.specifications,
+        )?);
         Ok(Self {
             change,
             options,

@@ -1,5 +1,6 @@
 //! `export` and `import`: hand-over to and from other tools.
 
+use std::ffi::OsString;
 use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 
@@ -14,13 +15,14 @@ use crate::node::Node;
 use super::Answer;
 use super::arguments::hazard;
 use super::change;
+use super::container;
 use super::output::{Output, say};
 
 /// What is exported, and where to.
 #[derive(Debug, Args)]
 pub(super) struct Export {
     /// In whose words: mig-parted, docker-run, compose, device-plugin, gpu-operator,
-    /// resource-claim, gres
+    /// resource-claim, gres, cdi
     #[arg(value_name = "KIND")]
     kind: Kind,
     /// Write it to that file, whole or not at all, in the place of what is there
@@ -41,17 +43,27 @@ pub(super) struct Export {
     /// device-plugin, gpu-operator, resource-claim, gres: accept a hazard
     #[arg(long, value_name = "NAME", value_parser = hazard)]
     allow_hazard: Vec<HazardName>,
+    /// cdi: containers take no leases
+    #[arg(long)]
+    no_lease: bool,
 }
 
 impl Export {
-    fn options(&self) -> Options {
+    fn options(&self, node: &Node, own: &[OsString]) -> Result<Options> {
         let mut options = Options::default();
         options.config.clone_from(&self.config);
         options.image.clone_from(&self.image);
         options.cdi = self.cdi;
         options.node.clone_from(&self.node);
         options.allow_hazards.clone_from(&self.allow_hazard);
-        options
+        if self.kind == Kind::Cdi && !self.no_lease {
+            options.lease_hook = Some(container::lease_hook(node, own)?);
+        }
+        if self.kind != Kind::Cdi && self.no_lease {
+            let why = format!("{} takes no --no-lease: that is for cdi", self.kind);
+            return Err(Error::new(ErrorCode::InvalidArgument, why));
+        }
+        Ok(options)
     }
 }
 
@@ -92,8 +104,13 @@ pub(super) fn import(node: &Node, output: &Output, arguments: &Import) -> Result
 }
 
 /// `export`. What the words cannot say goes to standard error, so that the text can be piped.
-pub(super) fn export(node: &Node, output: &Output, arguments: &Export) -> Result<Answer> {
-    let exported = node.export(arguments.kind, &arguments.options())?;
+pub(super) fn export(
+    node: &Node,
+    output: &Output,
+    own: &[OsString],
+    arguments: &Export,
+) -> Result<Answer> {
+    let exported = node.export(arguments.kind, &arguments.options(node, own)?)?;
     if let Some(path) = &arguments.output {
         replace(path, exported.text.as_bytes())?;
     }
@@ -150,7 +167,7 @@ fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
     let name = path.file_name().ok_or_else(|| {
         Error::new(ErrorCode::InvalidArgument, format!("{} is no file's name", path.display()))
     })?;
-    let mut beside = std::ffi::OsString::from(".");
+    let mut beside = OsString::from(".");
     beside.push(name);
     beside.push(format!(".{}", std::process::id()));
     let beside = path.with_file_name(beside);

@@ -8,6 +8,7 @@ mod arguments;
 mod audit;
 mod change;
 mod colour;
+mod container;
 mod doctor;
 mod handover;
 mod interrupt;
@@ -198,17 +199,17 @@ fn command(
             change::show_plan(node, output, &plan, Given::default())
         }
         Command::Apply { spec, expect, consent } => {
-            Change { node, output, consent }.spec(change::read_spec(spec)?, expect.as_deref())
+            Change { node, output, own, consent }.spec(change::read_spec(spec)?, expect.as_deref())
         }
         Command::Exclusive { select, consent } => {
-            want(Change { node, output, consent }, select, &Want::Exclusive)
+            want(Change { node, output, own, consent }, select, &Want::Exclusive)
         }
         Command::TimeSlice { replicas, interval, select, consent } => {
             let slicing = TimeSlicing::new(*replicas).with_interval(*interval);
-            want(Change { node, output, consent }, select, &Want::TimeSliced(slicing))
+            want(Change { node, output, own, consent }, select, &Want::TimeSliced(slicing))
         }
-        Command::Mps { command } => mps_command(node, output, command),
-        Command::Mig { command } => mig_command(node, output, command),
+        Command::Mps { command } => mps_command(node, output, own, command),
+        Command::Mig { command } => mig_command(node, output, own, command),
         Command::Recover { discard, timeout } => {
             let options = ApplyOptions::new().timeout(timeout.0);
             change::recover(node, output, discard.as_deref(), &options)
@@ -217,7 +218,11 @@ fn command(
         Command::Restore(arguments) => restore::restore(node, output, arguments),
         Command::Run { lease, verify, command } => run::run(node, output, lease, *verify, command),
         Command::Lease { lease, pid } => lease::for_process(node, output, own, global, lease, *pid),
-        Command::Hold { lease, pid, detach } => lease::hold(node, output, lease, *pid, *detach),
+        Command::Hold { lease, oci_hook: true, .. } => {
+            let pid = container::first_process(std::io::stdin().lock())?;
+            lease::for_process(node, &Output::new(false), own, global, lease, pid)
+        }
+        Command::Hold { lease, pid, detach, .. } => lease::hold(node, output, lease, *pid, *detach),
         Command::Release { id } => lease::release(node, output, id),
         Command::Leases => {
             output.show(&node.leases()?)?;
@@ -231,7 +236,7 @@ fn command(
         Command::Doctor { select } => doctor::doctor(node, output, select),
         Command::Advise(arguments) => advise::advise(node, output, arguments),
         Command::Metrics { output: file } => handover::metrics(node, output, file.as_deref()),
-        Command::Export(arguments) => handover::export(node, output, arguments),
+        Command::Export(arguments) => handover::export(node, output, own, arguments),
         Command::Import(arguments) => handover::import(node, output, arguments),
         Command::Sim { command } => simulate::run(node, output, command),
     }
@@ -245,7 +250,12 @@ fn held(node: &Node) -> Result<(Snapshot, Observer)> {
     Ok((snapshot, observer))
 }
 
-fn mps_command(node: &Node, output: &Output, command: &MpsCommand) -> Result<Answer> {
+fn mps_command(
+    node: &Node,
+    output: &Output,
+    own: &[OsString],
+    command: &MpsCommand,
+) -> Result<Answer> {
     match command {
         MpsCommand::Enable { limits, select, consent } => {
             let (snapshot, observer) = held(node)?;
@@ -256,7 +266,7 @@ fn mps_command(node: &Node, output: &Output, command: &MpsCommand) -> Result<Ans
             };
             // Nobody can reset a GPU that is held.
             let observer = (!gpus.iter().any(has_mig)).then_some(observer);
-            let change = Change { node, output, consent };
+            let change = Change { node, output, own, consent };
             let answer = change.want(&gpus, &Want::Mps(limits.config()))?;
             drop(observer);
             if !consent.dry_run {
@@ -269,7 +279,7 @@ fn mps_command(node: &Node, output: &Output, command: &MpsCommand) -> Result<Ans
             let gpus = select.to_change(&snapshot)?;
             let request = Request::Leave { mode: Mode::Mps, gpus: gpus.clone() };
             let consent = &consent.of_mps_disable();
-            let change = Change { node, output, consent };
+            let change = Change { node, output, own, consent };
             let answer = change.request(&request, None).map_err(mps::still_serves)?;
             mps::say_what_stays(&snapshot, &gpus);
             Ok(answer)
@@ -282,15 +292,20 @@ fn mps_command(node: &Node, output: &Output, command: &MpsCommand) -> Result<Ans
     }
 }
 
-fn mig_command(node: &Node, output: &Output, command: &MigCommand) -> Result<Answer> {
+fn mig_command(
+    node: &Node,
+    output: &Output,
+    own: &[OsString],
+    command: &MigCommand,
+) -> Result<Answer> {
     match command {
         MigCommand::Enable { select, consent } => {
-            want(Change { node, output, consent }, select, &Want::Mig(None))
+            want(Change { node, output, own, consent }, select, &Want::Mig(None))
         }
         MigCommand::Disable { select, consent } => {
             let gpus = select.to_change(&node.snapshot()?)?;
             let request = Request::Leave { mode: Mode::Mig, gpus };
-            Change { node, output, consent }.request(&request, None)
+            Change { node, output, own, consent }.request(&request, None)
         }
         MigCommand::List { select } => {
             show(node, output, select, |page, snapshot, _| mig::list(page, snapshot))
@@ -299,14 +314,14 @@ fn mig_command(node: &Node, output: &Output, command: &MigCommand) -> Result<Ans
             show(node, output, select, |page, snapshot, _| mig::profiles(page, snapshot))
         }
         MigCommand::Create { instances, count, select, consent } => {
-            let change = Change { node, output, consent };
+            let change = Change { node, output, own, consent };
             change.derived(
                 |snapshot| select.to_change(snapshot),
                 |snapshot| mig::create(snapshot, select, instances, *count),
             )
         }
         MigCommand::Destroy { instances, select, consent } => {
-            let change = Change { node, output, consent };
+            let change = Change { node, output, own, consent };
             change.derived(
                 |snapshot| mig::gpus_of(snapshot, select, instances),
                 |snapshot| mig::destroy(snapshot, select, instances),

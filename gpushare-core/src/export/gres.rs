@@ -5,7 +5,7 @@
 //! client is one shard; a daemon without a limit leaves the percentage to the job, and so to Slurm.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::Options;
 use super::kubernetes::{expect_allowed, hazards};
@@ -13,7 +13,7 @@ use super::tenants::{of_gpu, unusable};
 use crate::error::{Error, ErrorCode, Result};
 use crate::hazard::{HazardName, MpsTarget};
 use crate::mode::{Interval, SharingMode};
-use crate::snapshot::{GpuSnapshot, MigDevice, MpsStatus, Snapshot};
+use crate::snapshot::{DeviceNode, GpuSnapshot, MigDevice, MpsStatus, Snapshot};
 use crate::units::ThreadPercentage;
 
 /// The node where none is given.
@@ -243,7 +243,10 @@ fn files(options: &Options, uuid: &str) -> Result<Vec<String>, String> {
     if nodes.is_empty() {
         return Err("its device node is not known; left out".to_owned());
     }
-    let plain = |path: &PathBuf| Some(plain(path)?.to_owned());
+    if let Some(makes) = nodes.iter().find_map(|node| node.missing.as_ref()) {
+        return Err(format!("a device node of it is not there ({makes}); left out"));
+    }
+    let plain = |node: &DeviceNode| Some(plain(&node.path)?.to_owned());
     let files: Option<Vec<String>> = nodes.iter().map(plain).collect();
     files.ok_or_else(|| {
         "its device nodes have names that Slurm would read otherwise; left out".to_owned()

@@ -5,6 +5,7 @@
 //!
 //! Each kind has a file of its own. A new one is a variant of [`Kind`] and an arm of [`export`].
 
+mod cdi;
 mod compose;
 mod device_plugin;
 mod docker;
@@ -18,14 +19,16 @@ mod tenants;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::PathBuf;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, ErrorCode, Result};
 use crate::hazard::HazardName;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{DeviceNode, Snapshot};
+
+pub use cdi::{Cdi, LeaseHook};
+pub(crate) use cdi::{file_name, specification};
 
 /// The schema that a serialised export names.
 pub const SCHEMA: &str = "gpushare.export/v1";
@@ -49,6 +52,8 @@ pub enum Kind {
     ResourceClaim,
     /// Slurm's gres.conf, with the lines that slurm.conf needs.
     Gres,
+    /// A specification of the Container Device Interface, one device for each share.
+    Cdi,
 }
 
 impl Kind {
@@ -61,6 +66,7 @@ impl Kind {
         Self::GpuOperator,
         Self::ResourceClaim,
         Self::Gres,
+        Self::Cdi,
     ];
 
     /// The word for it on the command line and in documents.
@@ -73,6 +79,7 @@ impl Kind {
             Self::GpuOperator => "gpu-operator",
             Self::ResourceClaim => "resource-claim",
             Self::Gres => "gres",
+            Self::Cdi => "cdi",
         }
     }
 }
@@ -112,9 +119,13 @@ pub struct Options {
     pub node: Option<String>,
     /// device-plugin, gpu-operator, resource-claim and gres: hazards that are accepted.
     pub allow_hazards: Vec<HazardName>,
-    /// gres: the device nodes of each GPU and MIG device, by uuid: the GPU's own, then for a MIG device
-    /// those of its two capabilities. [`Node::export`](crate::Node::export) looks for them.
-    pub device_nodes: BTreeMap<String, Vec<PathBuf>>,
+    /// gres and cdi: the device nodes of each GPU and MIG device, by uuid: the GPU's own, then for a MIG
+    /// device those of its two capabilities. [`Node::export`](crate::Node::export) looks for them.
+    pub device_nodes: BTreeMap<String, Vec<DeviceNode>>,
+    /// cdi: the device nodes that every share needs. [`Node::export`](crate::Node::export) looks for them.
+    pub driver_nodes: Vec<DeviceNode>,
+    /// cdi: the program that takes a lease for each container; none where containers get no leases.
+    pub lease_hook: Option<LeaseHook>,
 }
 
 impl Options {
@@ -138,7 +149,9 @@ impl Options {
             ("image", self.image.is_some(), docker),
             ("cdi", self.cdi, docker),
             ("node", self.node.is_some(), &[Kind::GpuOperator, Kind::Gres]),
-            ("device_nodes", !self.device_nodes.is_empty(), &[Kind::Gres]),
+            ("device_nodes", !self.device_nodes.is_empty(), &[Kind::Gres, Kind::Cdi]),
+            ("driver_nodes", !self.driver_nodes.is_empty(), &[Kind::Cdi]),
+            ("lease_hook", self.lease_hook.is_some(), &[Kind::Cdi]),
             ("allow_hazards", !self.allow_hazards.is_empty(), hazardous),
         ];
         let wrong = given.iter().find(|(_, given, kinds)| *given && !kinds.contains(&kind));
@@ -183,6 +196,7 @@ pub fn export(snapshot: &Snapshot, kind: Kind, options: &Options) -> Result<Expo
         Kind::GpuOperator => gpu_operator::export(snapshot, options)?,
         Kind::ResourceClaim => resource_claim::export(snapshot, options)?,
         Kind::Gres => gres::export(snapshot, options)?,
+        Kind::Cdi => cdi::export(snapshot, options)?,
     };
     let schema = SCHEMA.to_owned();
     Ok(Exported { schema, simulated: snapshot.simulated, kind, text, cannot_say })

@@ -8,17 +8,14 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, ErrorCode, Result};
 use crate::hazard;
 use crate::id::{GpuIndex, GpuUuid, MigUuid, ShareId};
-use crate::lease::nodes::{DeviceNode, nodes};
 use crate::mig::ProfileName;
 use crate::mode::{ComputeMode, Priority, SharingMode};
+use crate::observe::nodes;
 use crate::port::Devices;
-use crate::snapshot::{GpuSnapshot, LeaseTerms, MigDevice, MpsStatus};
+use crate::snapshot::{
+    DeviceNode, GpuSnapshot, LEASE_VARIABLE, LeaseTerms, MigDevice, MpsStatus, SHARES_VARIABLE,
+};
 use crate::units::{Bytes, ThreadPercentage};
-
-/// The variable by which a process of a lease can be told: the ids of its shares, with commas between.
-pub const SHARES_VARIABLE: &str = "GPUSHARE_SHARES";
-/// The variable with the name of the lease.
-pub const LEASE_VARIABLE: &str = "GPUSHARE_LEASE";
 
 /// Variables by which CUDA finds an MPS daemon and takes limits: all that are not set are unset, so
 /// that nothing of an outer environment counts.

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use crate::error::{Error, ErrorCode, Result};
 use crate::id::Pid;
-use crate::lease::grant::SHARES_VARIABLE;
+use crate::lease::SHARES_VARIABLE;
 use crate::lease::look::Look;
 use crate::lease::pick::Candidate;
 use crate::port::{Ports, Processes, Slot, ancestry};

@@ -33,7 +33,6 @@ mod held;
 mod leftover;
 mod list;
 mod look;
-mod nodes;
 mod pick;
 mod request;
 mod verify;
@@ -47,11 +46,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rustix::io::{FdFlags, fcntl_getfd, fcntl_setfd};
 use serde::Serialize;
 
+pub use crate::snapshot::{DeviceNode, LEASE_VARIABLE, SHARES_VARIABLE};
 pub use acquire::Wait;
-pub use grant::{Bound, Grant, LEASE_VARIABLE, SHARES_VARIABLE};
+pub use grant::{Bound, Grant};
 pub use list::{GpuLeases, LeaseList};
-pub use nodes::DeviceNode;
-pub(crate) use nodes::own_nodes;
 pub use request::{LeaseRequest, Of};
 pub use verify::{CudaDevice, Verification};
 

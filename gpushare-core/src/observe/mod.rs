@@ -9,11 +9,13 @@ mod classify;
 mod leases;
 mod mig;
 mod mps;
+mod nodes;
 mod occupants;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 pub(crate) use leases::{Witnesses, cordon, expect_reason};
+pub(crate) use nodes::{device_nodes, driver_nodes, nodes};
 pub(crate) use occupants::lineage;
 
 use self::mps::gone;

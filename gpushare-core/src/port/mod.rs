@@ -4,6 +4,7 @@
 //! nothing more: no decision, no retry, no cache of anything that can change. That makes a port
 //! thin enough to be simulated, counted, and made to fail at any call.
 
+mod cdi;
 mod devices;
 mod machine;
 mod mps;
@@ -22,6 +23,7 @@ use crate::error::Result;
 use crate::id::{GpuUuid, Pid};
 use crate::mode::Interval;
 
+pub use cdi::CdiFiles;
 pub use devices::Devices;
 pub use machine::Machine;
 pub use mps::{ForeignDaemon, MpsDaemon, MpsHost};
@@ -206,6 +208,8 @@ pub struct Ports {
     pub slots: Arc<dyn Slots>,
     /// Device nodes.
     pub devices: Arc<dyn Devices>,
+    /// CDI specifications.
+    pub cdi: Arc<dyn CdiFiles>,
     /// Time.
     pub clock: Arc<dyn Clock>,
     /// The machine around the GPUs.

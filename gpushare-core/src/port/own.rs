@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{
-    Activation, Clock, ComputeInstanceInfo, ComputePolicy, ContextKind, ForeignDaemon,
+    Activation, CdiFiles, Clock, ComputeInstanceInfo, ComputePolicy, ContextKind, ForeignDaemon,
     GpuInstanceInfo, HeldSlot, LeaseScope, LockGuard, MigDeviceInfo, MigMode, MpsDaemon, MpsHost,
     Note, Nvml, NvmlFailure, NvmlLibrary, NvmlResult, NvmlReturn, PciInfo, Ports, ProcessFacts,
     ProcessInfo, Processes, ProfileAnswer, Reset, Signal, Slot, Slots, Store, Taken, Ticket,
@@ -45,6 +45,7 @@ impl Ports {
             store: own.clone(),
             slots: own.clone(),
             devices: self.devices.clone(),
+            cdi: own.clone(),
             clock: own,
             machine: self.machine.clone(),
         }
@@ -305,6 +306,24 @@ impl Store for Own {
 
     fn place(&self) -> &Path {
         self.ports.store.place()
+    }
+}
+
+impl CdiFiles for Own {
+    fn expect_writable(&self, directory: &Path) -> Result<()> {
+        self.call(|ports| ports.cdi.expect_writable(directory))
+    }
+
+    fn read(&self, directory: &Path, name: &str) -> Result<Option<Vec<u8>>> {
+        self.call(|ports| ports.cdi.read(directory, name))
+    }
+
+    fn replace(&self, directory: &Path, name: &str, content: &[u8]) -> Result<()> {
+        self.call(|ports| ports.cdi.replace(directory, name, content))
+    }
+
+    fn remove(&self, directory: &Path, name: &str) -> Result<()> {
+        self.call(|ports| ports.cdi.remove(directory, name))
     }
 }
 

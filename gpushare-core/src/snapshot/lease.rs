@@ -5,6 +5,11 @@ use serde::{Deserialize, Serialize};
 use crate::id::Pid;
 use crate::units::{Bytes, ThreadPercentage};
 
+/// The variable by which a process of a lease can be told: the ids of its shares, with commas between.
+pub const SHARES_VARIABLE: &str = "GPUSHARE_SHARES";
+/// The variable with the name of the lease.
+pub const LEASE_VARIABLE: &str = "GPUSHARE_LEASE";
+
 /// What a lease asks of its tenant beside the share itself.
 ///
 /// Declared: the tenant's environment says so. Where the server's own ceiling is as low, the server

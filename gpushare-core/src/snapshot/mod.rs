@@ -3,6 +3,7 @@
 //! It holds everything that planning needs and is the document `gpushare.status/v1` that the
 //! command line, C and Python show. Keys are only ever added to it; what is not known is null.
 
+mod device_node;
 mod digest;
 pub(crate) mod draw;
 mod lease;
@@ -23,9 +24,10 @@ use crate::process::Holder;
 use crate::spec::Sharing;
 use crate::units::Bytes;
 
+pub use device_node::DeviceNode;
 pub use digest::digest;
 pub(crate) use digest::hash;
-pub use lease::{LeaseStatus, LeaseTerms};
+pub use lease::{LEASE_VARIABLE, LeaseStatus, LeaseTerms, SHARES_VARIABLE};
 pub use mps::{MpsServer, MpsStatus, MpsStray};
 
 /// The schema that a serialised snapshot names.

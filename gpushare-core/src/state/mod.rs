@@ -1,5 +1,6 @@
 //! What gpushare keeps on disk: records, journals, locks, notes of leases. All through the store port.
 
+pub(crate) mod cdi;
 pub(crate) mod journal;
 pub(crate) mod lock;
 pub(crate) mod record;

@@ -220,7 +220,7 @@ fn the_readme_shows_what_export_prints() {
             }
         }
     }
-    assert_eq!(exports, 5);
+    assert_eq!(exports, 6);
 }
 
 #[test]

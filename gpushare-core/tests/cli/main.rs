@@ -5,6 +5,7 @@
 mod advise;
 mod boot;
 mod commands;
+mod containers;
 mod doctor;
 mod documents;
 mod golden;

@@ -1,13 +1,13 @@
 //! Slurm's gres.conf. That a real Slurm takes it is tested with the C library's plugin for it.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 
-use gpushare_core::export::{Exported, Kind, Options, export};
+use gpushare_core::export::{Exported, Kind, LeaseHook, Options, export};
 use gpushare_core::hazard::HazardName;
+use gpushare_core::snapshot::DeviceNode;
 use gpushare_core::{ErrorCode, Snapshot};
 
-use crate::nodes::{HOSTILE, all, altered, node, snapshot};
+use crate::nodes::{HOSTILE, all, altered, device_nodes, node, snapshot};
 
 /// A line of gres.conf (gres.conf(5)): words with a value each, `Name` first unless `NodeName` is.
 struct Line {
@@ -15,21 +15,6 @@ struct Line {
     kind: Option<String>,
     count: usize,
     files: Vec<String>,
-}
-
-fn nodes(snapshot: &Snapshot) -> BTreeMap<String, Vec<PathBuf>> {
-    let mut nodes = BTreeMap::new();
-    for gpu in &snapshot.gpus {
-        let own = PathBuf::from(format!("/dev/nvidia{}", gpu.minor.map_or(0, |minor| minor.get())));
-        nodes.insert(gpu.uuid.to_string(), vec![own.clone()]);
-        for (number, device) in gpu.mig_devices.iter().enumerate() {
-            let caps = [2 * number, 2 * number + 1];
-            let caps = caps.map(|cap| PathBuf::from(format!("/dev/nvidia-caps/nvidia-cap{cap}")));
-            let all = [own.clone()].into_iter().chain(caps);
-            nodes.insert(device.uuid.to_string(), all.collect());
-        }
-    }
-    nodes
 }
 
 fn exported(snapshot: &Snapshot, options: &Options) -> Exported {
@@ -73,7 +58,7 @@ fn lines(text: &str) -> Vec<Line> {
 fn every_device_of_every_node_is_counted_once() {
     for (name, snapshot) in all() {
         let mut options = Options::default();
-        options.device_nodes = nodes(&snapshot);
+        options.device_nodes = device_nodes(&snapshot);
         let exported = exported(&snapshot, &options);
         let lines = lines(&exported.text);
         let mut devices = 0;
@@ -120,7 +105,7 @@ fn every_device_of_every_node_is_counted_once() {
 fn a_node_that_is_named_has_lines_of_its_own() {
     let snapshot = snapshot("2xT4", "{select: 0, mode: time_sliced, time_sliced: {replicas: 2}}");
     let mut options = Options::default();
-    options.device_nodes = nodes(&snapshot);
+    options.device_nodes = device_nodes(&snapshot);
     options.node = Some("gpu-01".to_owned());
     let text = exported(&snapshot, &options).text;
     let own = text.lines().filter(|line| !line.starts_with('#'));
@@ -140,7 +125,7 @@ fn nodes_that_slurm_would_misread_are_left_out_aloud() {
     let snapshot = snapshot("1xT4", "");
     for name in HOSTILE.iter().chain(&["", "nvidia0", "/dev/nvidia[0-3]", "/dev/a b", "/dev/a#b"]) {
         let mut options = Options::default();
-        let nodes = vec![PathBuf::from(name)];
+        let nodes = vec![DeviceNode::new(name, 195, 0)];
         options.device_nodes.insert(snapshot.gpus[0].uuid.to_string(), nodes);
         let exported = exported(&snapshot, &options);
         assert!(lines(&exported.text).is_empty(), "{}", exported.text);
@@ -171,7 +156,7 @@ fn percent_of_a_hopper_card_are_a_hazard() {
     {
         let node = snapshot(fleet, "{select: 0, mode: mps, mps: {access: any}}");
         let mut options = Options::default();
-        options.device_nodes = nodes(&node);
+        options.device_nodes = device_nodes(&node);
         let Some(name) = name else {
             assert!(exported(&node, &options).text.contains("Name=mps Count=100 "));
             continue;
@@ -185,13 +170,13 @@ fn percent_of_a_hopper_card_are_a_hazard() {
         // What the error advises is no hazard.
         let limited = snapshot(fleet, "{select: 0, mode: mps, mps: {access: any, max_clients: 4}}");
         options.allow_hazards.clear();
-        options.device_nodes = nodes(&limited);
+        options.device_nodes = device_nodes(&limited);
         assert!(exported(&limited, &options).text.contains("Name=shard Count=4 "));
     }
     let unmeasured =
         altered("1xH100-80GB", "{select: 0, mode: mps}", |gpu| gpu.sm_count = Some(114));
     let mut options = Options::default();
-    options.device_nodes = nodes(&unmeasured);
+    options.device_nodes = device_nodes(&unmeasured);
     let error = export(&unmeasured, Kind::Gres, &options).unwrap_err();
     assert!(error.message().starts_with("hopper-unmeasured"), "{error}");
 }
@@ -201,7 +186,7 @@ fn percent_of_a_hopper_card_are_a_hazard() {
 fn a_kind_takes_its_own_options_alone() {
     let snapshot = snapshot("1xT4", "");
     type Give = fn(&mut Options);
-    let given: [(&str, Give, &[Kind]); 6] = [
+    let given: [(&str, Give, &[Kind]); 8] = [
         ("config", |o| o.config = Some("a".to_owned()), &[Kind::MigParted, Kind::GpuOperator]),
         ("image", |o| o.image = Some("a".to_owned()), &[Kind::DockerRun, Kind::Compose]),
         ("cdi", |o| o.cdi = true, &[Kind::DockerRun, Kind::Compose]),
@@ -211,7 +196,17 @@ fn a_kind_takes_its_own_options_alone() {
             |o| o.allow_hazards.push(HazardName::MinimumSm),
             &[Kind::DevicePlugin, Kind::GpuOperator, Kind::ResourceClaim, Kind::Gres],
         ),
-        ("device_nodes", |o| drop(o.device_nodes.insert(String::new(), Vec::new())), &[Kind::Gres]),
+        (
+            "device_nodes",
+            |o| drop(o.device_nodes.insert(String::new(), Vec::new())),
+            &[Kind::Gres, Kind::Cdi],
+        ),
+        (
+            "driver_nodes",
+            |o| o.driver_nodes.push(DeviceNode::new("/dev/nvidiactl", 195, 255)),
+            &[Kind::Cdi],
+        ),
+        ("lease_hook", |o| o.lease_hook = Some(LeaseHook::new("/gpushare")), &[Kind::Cdi]),
     ];
     for (name, give, takers) in given {
         for &kind in Kind::ALL {
@@ -219,6 +214,10 @@ fn a_kind_takes_its_own_options_alone() {
             give(&mut options);
             match export(&snapshot, kind, &options) {
                 Ok(_) => assert!(takers.contains(&kind), "{kind} {name}"),
+                // CDI takes no file without devices, and here are no device nodes.
+                Err(error) if error.code() == ErrorCode::NotFound => {
+                    assert!(takers.contains(&kind) && kind == Kind::Cdi, "{kind} {name}: {error}");
+                }
                 Err(error) => {
                     assert!(!takers.contains(&kind), "{kind} {name}: {error}");
                     assert_eq!(error.code(), ErrorCode::InvalidArgument);

@@ -4,6 +4,7 @@
 // A test fails by a panic, in its helpers too.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod cdi;
 mod docker;
 mod gres;
 mod kubernetes;

@@ -1,12 +1,13 @@
 //! Simulated nodes of every mode, and of what happens to them.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use gpushare_core::backend::sim::Loss;
 use gpushare_core::hazard::HazardName;
 use gpushare_core::mode::SharingMode;
 use gpushare_core::parameters::Access;
-use gpushare_core::snapshot::GpuSnapshot;
+use gpushare_core::snapshot::{DeviceNode, GpuSnapshot};
 use gpushare_core::{ApplyOptions, Node, Snapshot, Spec};
 
 /// A node in the state of a spec.
@@ -128,4 +129,22 @@ pub(crate) fn altered(fleet: &str, spec: &str, alter: impl Fn(&mut GpuSnapshot))
     let mut snapshot = snapshot(fleet, spec);
     snapshot.gpus.iter_mut().for_each(alter);
     snapshot
+}
+
+/// The device nodes that are each GPU's and MIG device's own.
+pub(crate) fn device_nodes(snapshot: &Snapshot) -> BTreeMap<String, Vec<DeviceNode>> {
+    let mut nodes = BTreeMap::new();
+    for gpu in &snapshot.gpus {
+        let minor = gpu.minor.map_or(0, |minor| minor.get());
+        let own = DeviceNode::new(format!("/dev/nvidia{minor}"), 195, minor);
+        nodes.insert(gpu.uuid.to_string(), vec![own.clone()]);
+        for (number, device) in (0..).zip(&gpu.mig_devices) {
+            let capability =
+                |cap: u32| DeviceNode::new(format!("/dev/nvidia-caps/nvidia-cap{cap}"), 235, cap);
+            let capabilities = [2 * number, 2 * number + 1].map(capability);
+            let all = [own.clone()].into_iter().chain(capabilities);
+            nodes.insert(device.uuid.to_string(), all.collect());
+        }
+    }
+    nodes
 }

@@ -5,6 +5,7 @@
 
 mod attach;
 mod boot;
+mod cdi;
 mod consent;
 mod crash;
 mod hooks;

@@ -52,6 +52,7 @@ pub use raw::{RawComputeProfile, RawProfile};
 pub use rules::Rules;
 pub use store::MemoryStore;
 
+use crate::backend::cdi::SystemCdiFiles;
 use crate::backend::directory::Directory;
 use crate::backend::slots::FileSlots;
 use crate::error::{Error, ErrorCode, Result};
@@ -129,6 +130,7 @@ impl Simulator {
             store,
             slots: Arc::new(FileSlots::temporary()),
             devices: ports.clone(),
+            cdi: Arc::new(SystemCdiFiles),
             clock: ports.clone(),
             machine: ports,
         }

@@ -16,7 +16,7 @@ use crate::mode::{ComputeMode, Interval};
 use crate::mps::{Command, Dialect, MpsDomain, MpsSettings, Reply};
 use crate::parameters::Access;
 use crate::port::{
-    Activation, Clock, ComputeInstanceInfo, ComputePolicy, ContextKind, ForeignDaemon,
+    Activation, CdiFiles, Clock, ComputeInstanceInfo, ComputePolicy, ContextKind, ForeignDaemon,
     GpuInstanceInfo, HeldSlot, LeaseScope, LockGuard, MigDeviceInfo, MigMode, MpsDaemon, MpsHost,
     Note, Nvml, NvmlFailure, NvmlLibrary, NvmlResult, PciInfo, Ports, ProcessFacts, ProcessInfo,
     Processes, ProfileAnswer, Reset, Signal, Slot, Slots, Store, Taken, Ticket,
@@ -49,6 +49,7 @@ impl Faulty {
             store: faulty.clone(),
             slots: faulty.clone(),
             devices,
+            cdi: faulty.clone(),
             clock: faulty,
             machine,
         }
@@ -299,6 +300,24 @@ impl Store for Faulty {
 
     fn place(&self) -> &Path {
         self.ports.store.place()
+    }
+}
+
+impl CdiFiles for Faulty {
+    fn expect_writable(&self, directory: &Path) -> Result<()> {
+        self.call("cdi.expect_writable", LOOK, || self.ports.cdi.expect_writable(directory))
+    }
+
+    fn read(&self, directory: &Path, name: &str) -> Result<Option<Vec<u8>>> {
+        self.call("cdi.read", LOOK, || self.ports.cdi.read(directory, name))
+    }
+
+    fn replace(&self, directory: &Path, name: &str, content: &[u8]) -> Result<()> {
+        self.call("cdi.replace", CHANGE, || self.ports.cdi.replace(directory, name, content))
+    }
+
+    fn remove(&self, directory: &Path, name: &str) -> Result<()> {
+        self.call("cdi.remove", CHANGE, || self.ports.cdi.remove(directory, name))
     }
 }
 

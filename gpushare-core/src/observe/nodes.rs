@@ -1,25 +1,10 @@
-//! The device nodes that a share needs, with their numbers, and who makes those that are missing.
+//! The device nodes of GPUs and MIG devices, with their numbers, and who makes those that are missing.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
-
 use crate::port::Devices;
-use crate::snapshot::{GpuSnapshot, MigDevice};
-
-/// A device node.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[non_exhaustive]
-pub struct DeviceNode {
-    /// Where it is, or would be.
-    pub path: PathBuf,
-    /// Its major number, where the kernel says.
-    pub major: Option<u32>,
-    /// Its minor number, where it is known.
-    pub minor: Option<u32>,
-    /// Where it is not there: what makes it.
-    pub missing: Option<String>,
-}
+use crate::snapshot::{DeviceNode, GpuSnapshot, MigDevice};
 
 /// The driver's own, the same for every share: control, and unified memory.
 const COMMON: [(&str, &str); 3] = [
@@ -35,20 +20,36 @@ pub(crate) fn nodes(
     device: Option<&MigDevice>,
     devices: &dyn Devices,
 ) -> Vec<DeviceNode> {
-    let there = |path: &str, makes: String| {
-        let path = PathBuf::from(path);
-        let numbers = devices.numbers(&path);
-        DeviceNode {
-            major: numbers.map(|(major, _)| major),
-            minor: numbers.map(|(_, minor)| minor),
-            missing: numbers.is_none().then_some(makes),
-            path,
-        }
-    };
-    let mut nodes: Vec<_> =
-        COMMON.iter().map(|(path, makes)| there(path, (*makes).to_owned())).collect();
-    let Some(minor) = gpu.minor else { return nodes };
-    nodes.push(there(&format!("/dev/nvidia{minor}"), format!("nvidia-modprobe -c {minor}")));
+    let mut nodes = driver_nodes(devices);
+    nodes.extend(own_nodes(gpu, device, devices));
+    nodes
+}
+
+/// The device nodes that every share needs.
+pub(crate) fn driver_nodes(devices: &dyn Devices) -> Vec<DeviceNode> {
+    COMMON.iter().map(|(path, makes)| look(devices, path, (*makes).to_owned())).collect()
+}
+
+fn look(devices: &dyn Devices, path: &str, makes: String) -> DeviceNode {
+    let path = PathBuf::from(path);
+    let numbers = devices.numbers(&path);
+    DeviceNode {
+        major: numbers.map(|(major, _)| major),
+        minor: numbers.map(|(_, minor)| minor),
+        missing: numbers.is_none().then_some(makes),
+        path,
+    }
+}
+
+/// The device nodes that are a GPU's or MIG device's own.
+fn own_nodes(
+    gpu: &GpuSnapshot,
+    device: Option<&MigDevice>,
+    devices: &dyn Devices,
+) -> Vec<DeviceNode> {
+    let Some(minor) = gpu.minor else { return Vec::new() };
+    let makes = format!("nvidia-modprobe -c {minor}");
+    let mut nodes = vec![look(devices, &format!("/dev/nvidia{minor}"), makes)];
     let Some(device) = device else { return nodes };
     let minors = devices.mig_minors();
     let major = devices.majors().as_deref().and_then(|text| major(text, "nvidia-caps"));
@@ -61,7 +62,7 @@ pub(crate) fn nodes(
             Some(number) => {
                 let path = format!("/dev/nvidia-caps/nvidia-cap{number}");
                 let makes = format!("nvidia-modprobe -f {}", proc(&name).display());
-                let node = there(&path, makes);
+                let node = look(devices, &path, makes);
                 DeviceNode { major: node.major.or(major), minor: Some(number), ..node }
             }
             None => DeviceNode {
@@ -77,14 +78,19 @@ pub(crate) fn nodes(
     nodes
 }
 
-/// The device nodes that are a GPU's or MIG device's own, where all of them are there.
-pub(crate) fn own_nodes(
-    gpu: &GpuSnapshot,
-    device: Option<&MigDevice>,
+/// The device nodes that are each GPU's and MIG device's own, by uuid.
+pub(crate) fn device_nodes<'s>(
+    gpus: impl IntoIterator<Item = &'s GpuSnapshot>,
     devices: &dyn Devices,
-) -> Option<Vec<PathBuf>> {
-    let nodes = nodes(gpu, device, devices).into_iter().skip(COMMON.len());
-    nodes.map(|node| node.missing.is_none().then_some(node.path)).collect()
+) -> BTreeMap<String, Vec<DeviceNode>> {
+    let mut found = BTreeMap::new();
+    for gpu in gpus {
+        found.insert(gpu.uuid.to_string(), own_nodes(gpu, None, devices));
+        for device in &gpu.mig_devices {
+            found.insert(device.uuid.to_string(), own_nodes(gpu, Some(device), devices));
+        }
+    }
+    found
 }
 
 /// Where the kernel has a capability, by `gpu0/gi1` or `gpu0/gi1/ci0`.

@@ -1,0 +1,255 @@
+//! CDI specifications follow the GPUs: gone before the first step of a change, there again after the last.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, ErrorCode, Result};
+use crate::export::{self, Cdi};
+use crate::id::GpuUuid;
+use crate::observe::{Observer, Scope, device_nodes, driver_nodes};
+use crate::port::Ports;
+use crate::snapshot::Snapshot;
+use crate::state::cdi;
+
+/// Where runtimes of this machine look, which is no place for devices that are simulated.
+const OF_THIS_MACHINE: [&str; 3] = ["/etc/cdi", Cdi::DIRECTORY, "/run/cdi"];
+
+/// What becomes of the CDI specifications of the GPUs that an apply names.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum CdiSpecifications {
+    /// Those that are there follow the GPUs; there are no new ones.
+    #[default]
+    AsBefore,
+    /// Each of the GPUs has one there, and from now on it follows every change of that GPU, also one
+    /// that does not ask for it. A rollback takes it away again.
+    Keep(Cdi),
+    /// They are removed, and there are none from now on.
+    Remove,
+}
+
+/// The specifications of some GPUs, whose locks the caller has to write them.
+#[derive(Debug)]
+pub(super) struct Specifications<'a> {
+    ports: &'a Ports,
+    gpus: Vec<Specified>,
+}
+
+/// One GPU's: where it was, and where it is to be.
+#[derive(Debug)]
+struct Specified {
+    gpu: GpuUuid,
+    before: Option<Cdi>,
+    wanted: Option<Cdi>,
+}
+
+impl<'a> Specifications<'a> {
+    /// Those of these GPUs.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT, PERMISSION_DENIED or IO where they could not be written; INVALID_STATE where it
+    /// cannot be read where they were.
+    pub(super) fn of(
+        ports: &'a Ports,
+        simulated: bool,
+        wanted: &CdiSpecifications,
+        gpus: impl IntoIterator<Item = GpuUuid>,
+    ) -> Result<Self> {
+        let specified = |gpu: GpuUuid| {
+            let before = match cdi::of(ports.store.as_ref(), &gpu) {
+                // What is asked for takes the place of what cannot be read.
+                Err(error)
+                    if error.code() == ErrorCode::InvalidState
+                        && *wanted != CdiSpecifications::AsBefore =>
+                {
+                    None
+                }
+                read => read?,
+            };
+            let wanted = match wanted {
+                CdiSpecifications::AsBefore => before.clone(),
+                CdiSpecifications::Keep(cdi) => Some(cdi.clone()),
+                CdiSpecifications::Remove => None,
+            };
+            Ok(Specified { gpu, before, wanted })
+        };
+        let gpus = gpus.into_iter().map(specified).collect::<Result<Vec<_>>>()?;
+        let hooks = gpus.iter().filter_map(|specified| specified.wanted.as_ref()?.hook());
+        hooks.into_iter().try_for_each(|hook| hook.usable().map(drop))?;
+        let known = |cdi: &&Cdi| OF_THIS_MACHINE.iter().any(|of| cdi.directory() == Path::new(of));
+        let mut wanted = gpus.iter().filter_map(|specified| specified.wanted.as_ref());
+        if let Some(cdi) = wanted.find(known).filter(|_| simulated) {
+            return Err(Error::new(
+                ErrorCode::InvalidArgument,
+                format!(
+                    "this node is simulated, and containers of the real one look into {}: give another directory",
+                    cdi.directory().display()
+                ),
+            ));
+        }
+        Ok(Self { ports, gpus })
+    }
+
+    /// Whether the GPUs have none, and are to have none.
+    pub(super) fn is_empty(&self) -> bool {
+        self.gpus.iter().all(|gpu| gpu.before.is_none() && gpu.wanted.is_none())
+    }
+
+    /// Refuses directories that could not be written to, before anything is touched.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT, PERMISSION_DENIED, IO.
+    pub(super) fn expect_writable(&self) -> Result<()> {
+        let both = self.gpus.iter().flat_map(|gpu| [&gpu.before, &gpu.wanted]);
+        let directories: BTreeSet<_> = both.flatten().map(Cdi::directory).collect();
+        directories.into_iter().try_for_each(|path| self.ports.cdi.expect_writable(path))
+    }
+
+    /// Whether every GPU has its specification where it is to be, as the GPU is.
+    ///
+    /// # Errors
+    /// As [`of`](Self::of).
+    pub(super) fn are_there(&self, snapshot: &Snapshot) -> Result<bool> {
+        for Specified { gpu, before, wanted } in &self.gpus {
+            if before != wanted {
+                return Ok(false);
+            }
+            let Some(wanted) = wanted else { continue };
+            let text = self.text(snapshot, gpu, wanted)?;
+            let there = self.ports.cdi.read(wanted.directory(), &export::file_name(gpu))?;
+            if there != text.map(String::into_bytes) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Takes away those of GPUs that are about to change: until they are back, no container starts there.
+    ///
+    /// # Errors
+    /// PERMISSION_DENIED, IO.
+    pub(super) fn withdraw(&self, changing: &[&GpuUuid]) -> Result<()> {
+        for Specified { gpu, before, .. } in &self.gpus {
+            let Some(before) = before.as_ref().filter(|_| changing.contains(&gpu)) else {
+                continue;
+            };
+            self.ports.cdi.remove(before.directory(), &export::file_name(gpu))?;
+        }
+        Ok(())
+    }
+
+    /// Writes those that are wanted, and notes where they are. Returns where.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT, PERMISSION_DENIED, IO: [`put_back`](Self::put_back) is to follow.
+    pub(super) fn put(&self, snapshot: &Snapshot) -> Result<Vec<PathBuf>> {
+        let mut written = Vec::new();
+        for Specified { gpu, before, wanted } in &self.gpus {
+            written.extend(self.replace(snapshot, gpu, before.as_ref(), wanted.as_ref())?);
+        }
+        Ok(written)
+    }
+
+    /// The same, and where that fails everything is as it was.
+    ///
+    /// # Errors
+    /// As [`put`](Self::put).
+    pub(super) fn put_or_leave(&self, snapshot: &Snapshot) -> Result<Vec<PathBuf>> {
+        self.put(snapshot).map_err(|error| match self.put_back(snapshot, &[]) {
+            Ok(()) => error,
+            Err(left) => error.context(left.to_string()),
+        })
+    }
+
+    /// Writes those of before for GPUs that are as before, and notes where they are; those of GPUs that
+    /// are stuck stay away.
+    ///
+    /// # Errors
+    /// PERMISSION_DENIED, IO.
+    pub(super) fn put_back(&self, snapshot: &Snapshot, stuck: &[&GpuUuid]) -> Result<()> {
+        let mut failed = None;
+        for Specified { gpu, before, wanted } in &self.gpus {
+            let back = if stuck.contains(&gpu) {
+                cdi::write(self.ports.store.as_ref(), gpu, before.as_ref())
+            } else {
+                self.replace(snapshot, gpu, wanted.as_ref(), before.as_ref()).map(drop)
+            };
+            // One that fails does not keep the others from it.
+            if let Err(error) = back {
+                failed.get_or_insert(error);
+            }
+        }
+        failed.map_or(Ok(()), |error| {
+            Err(error.context(
+                "a CDI specification could not be written again, and containers of its GPU do not start; `gpushare recover` writes it",
+            ))
+        })
+    }
+
+    /// Removes the one and writes the other. The note comes first: what is noted is refreshed.
+    fn replace(
+        &self,
+        snapshot: &Snapshot,
+        gpu: &GpuUuid,
+        old: Option<&Cdi>,
+        new: Option<&Cdi>,
+    ) -> Result<Option<PathBuf>> {
+        let name = export::file_name(gpu);
+        if old != new {
+            cdi::write(self.ports.store.as_ref(), gpu, new)?;
+        }
+        let elsewhere = |old: &&Cdi| new.is_none_or(|new| new.directory() != old.directory());
+        if let Some(old) = old.filter(elsewhere) {
+            self.ports.cdi.remove(old.directory(), &name)?;
+        }
+        let Some(new) = new else { return Ok(None) };
+        let Some(text) = self.text(snapshot, gpu, new)? else {
+            return self.ports.cdi.remove(new.directory(), &name).map(|()| None);
+        };
+        self.ports.cdi.replace(new.directory(), &name, text.as_bytes())?;
+        Ok(Some(new.directory().join(name)))
+    }
+
+    fn text(&self, snapshot: &Snapshot, gpu: &GpuUuid, cdi: &Cdi) -> Result<Option<String>> {
+        let devices = self.ports.devices.as_ref();
+        let there = snapshot.gpus.iter().filter(|there| there.uuid == *gpu);
+        let options = export::Options {
+            device_nodes: device_nodes(there, devices),
+            driver_nodes: driver_nodes(devices),
+            lease_hook: cdi.hook().cloned(),
+            ..export::Options::default()
+        };
+        export::specification(snapshot, gpu, &options)
+    }
+}
+
+/// Whether there may be specifications to look after.
+///
+/// # Errors
+/// IO, PERMISSION_DENIED.
+pub(super) fn concerns(ports: &Ports, wanted: &CdiSpecifications) -> Result<bool> {
+    let none =
+        *wanted == CdiSpecifications::AsBefore && cdi::gpus(ports.store.as_ref())?.is_empty();
+    Ok(!none)
+}
+
+/// Writes anew those of GPUs whose locks the caller has, where they are not as the GPUs are. Returns where.
+///
+/// # Errors
+/// Those of observing, PERMISSION_DENIED, IO.
+pub(super) fn refresh(
+    ports: &Ports,
+    simulated: bool,
+    gpus: impl IntoIterator<Item = GpuUuid>,
+) -> Result<Vec<PathBuf>> {
+    let specifications = Specifications::of(ports, simulated, &CdiSpecifications::AsBefore, gpus)?;
+    if specifications.is_empty() {
+        return Ok(Vec::new());
+    }
+    let scope = Scope::gpus(specifications.gpus.iter().map(|specified| specified.gpu.clone()));
+    let snapshot = Observer::open(ports, simulated)?.snapshot(&scope)?;
+    if specifications.are_there(&snapshot)? {
+        return Ok(Vec::new());
+    }
+    specifications.put(&snapshot)
+}
