@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::apply::Hooks;
+use crate::fork::Caller;
 use crate::hazard::HazardName;
 use crate::id::GpuUuid;
 use crate::plan::Plan;
@@ -105,6 +106,11 @@ impl ApplyOptions {
     pub fn hooks(mut self, hooks: Hooks) -> Self {
         self.hooks = Some(hooks);
         self
+    }
+
+    /// The same for a call of one process, whose forked children call no hook.
+    pub(crate) fn of(&self, caller: Caller) -> Self {
+        Self { hooks: self.hooks.clone().map(|hooks| hooks.of(caller)), ..self.clone() }
     }
 }
 
