@@ -105,7 +105,7 @@ impl Plan {
     ///     there, which read the plan as JSON.
     ///     Nothing is called where nothing is to do. What a function raises before the change stops it, as
     ///     ``progress`` does; an Exception after it is in ``report.failed_hooks``, or in the error.
-    /// :param hook_timeout: seconds that each of the programs may take.
+    /// :param hook_timeout: seconds that each of the programs may take. Ctrl-C is heard when it has ended.
     /// :param node: the node to apply it on, for a plan that was unpickled.
     #[pyo3(
         signature = (progress=None, *, allow_evict=Given::No, allow_reset=Given::No, allow_hazards=Given::No, timeout=Given::No, drain=Given::No, grace=Given::No, hooks=None, hook_timeout=Given::No, node=None),

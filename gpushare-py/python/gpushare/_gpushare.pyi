@@ -520,7 +520,7 @@ class Plan:
             there, which read the plan as JSON.
             Nothing is called where nothing is to do. What a function raises before the change stops it, as
             ``progress`` does; an Exception after it is in ``report.failed_hooks``, or in the error.
-        :param hook_timeout: seconds that each of the programs may take.
+        :param hook_timeout: seconds that each of the programs may take. Ctrl-C is heard when it has ended.
         :param node: the node to apply it on, for a plan that was unpickled.
         """
 
