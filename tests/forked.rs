@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use gpushare_core::apply::Source;
+use gpushare_core::apply::{Hooks, Source};
 use gpushare_core::backend::sim::{Death, Failure, Fault, Faults};
 use gpushare_core::lease::LeaseRequest;
 use gpushare_core::log::{self, Level};
@@ -138,6 +138,7 @@ fn at_each(what: &str, mut at: impl FnMut(usize) -> bool) {
 #[test]
 fn a_forked_child_does_nothing_of_its_parents_call() {
     apply_at_each_event();
+    apply_at_each_event_and_hook();
     apply_at_each_line_of_the_log();
     rolling_back();
     recover();
@@ -156,6 +157,51 @@ fn apply_at_each_event() {
             });
             world.expect_whole([before, after]);
             forked.is_some()
+        });
+    }
+}
+
+/// Hooks may fork, and none is called in the child, whoever forked it.
+fn apply_at_each_event_and_hook() {
+    let (before, after) = STATES[0];
+    let request = Request::Apply(spec(after));
+    for failing in [None, Some("pre-mode"), Some("post-apply")] {
+        at_each("hooks", |number| {
+            let world = World::new(before);
+            let (count, seen) = (Arc::new(AtomicUsize::new(0)), Arc::new(Mutex::new(None)));
+            let (counted, found) = (count.clone(), seen.clone());
+            let folder = world.folder.path().to_owned();
+            let hear = move || {
+                if counted.fetch_add(1, Ordering::Relaxed) + 1 == number {
+                    fork::before();
+                    fork::after_in_child();
+                    *found.lock().unwrap() = Some(files(&folder));
+                }
+            };
+            let tell = hear.clone();
+            let hooks = Hooks::new(move |moment, _| {
+                tell();
+                match failing {
+                    Some(word) if word == moment.as_str() => {
+                        Err(Error::new(ErrorCode::Io, "it says no"))
+                    }
+                    _ => Ok(()),
+                }
+            });
+            let options = ApplyOptions::new().hooks(hooks);
+            let done = world.node.apply_with(Source::Request(&request), &options, |_| {
+                hear();
+                ControlFlow::Continue(())
+            });
+            let there = seen.lock().unwrap().take();
+            let Some(there) = there else { return false };
+            assert_eq!(count.load(Ordering::Relaxed), number, "the child called somebody");
+            assert!(files(world.folder.path()) == there, "the child went on after call {number}");
+            let error = done.unwrap_err();
+            assert_eq!(error.code(), ErrorCode::InvalidState, "call {number}: {error}");
+            assert_eq!(error.outcome(), Outcome::Untouched, "call {number}: {error}");
+            world.expect_whole([before, after]);
+            true
         });
     }
 }

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
 
+use gpushare_core::apply::Moment;
+use gpushare_core::export;
 use gpushare_core::hazard::HazardName;
 use gpushare_core::mode::{SharingMode, Verdict};
 use gpushare_core::{ErrorCode, Outcome};
@@ -46,6 +48,8 @@ print(json.dumps({
     "names": {mode.name: mode.value for mode in _enums.SharingMode},
     "verdicts": [str(verdict) for verdict in _enums.Verdict],
     "hazards": [str(name) for name in _enums.HazardName],
+    "moments": [str(moment) for moment in _enums.Moment],
+    "exports": [str(kind) for kind in _enums.ExportKind],
     "events": [str(kind) for kind in _enums.EventKind],
 }))
 "#;
@@ -71,6 +75,9 @@ fn python_has_a_class_for_every_code_and_the_words_of_every_mode() {
     assert_eq!(python["verdicts"], serde_json::json!(verdicts));
     let hazards: Vec<_> = HazardName::ALL.iter().map(|name| name.as_str()).collect();
     assert_eq!(python["hazards"], serde_json::json!(hazards));
+    assert_eq!(python["moments"], serde_json::json!(Moment::WORDS));
+    let exports: Vec<_> = export::Kind::ALL.iter().map(|kind| kind.as_str()).collect();
+    assert_eq!(python["exports"], serde_json::json!(exports));
     // The kinds of events are words of C's and Python's.
     let events: Vec<_> = python["events"].as_array().unwrap().iter().collect();
     let header = std::fs::read_to_string(workspace().join("include/gpushare.h")).unwrap();

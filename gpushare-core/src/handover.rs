@@ -1,9 +1,13 @@
-//! Hand-over to other tools: what an export needs beside a snapshot, gathered on the node.
+//! Hand-over to other tools and from them: what an export or an import needs, gathered on the node.
+
+use std::path::Path;
 
 use crate::error::Result;
 use crate::export::{self, Exported, Kind, Options};
+use crate::import::{self, Imported};
 use crate::node::Node;
 use crate::observe::{device_nodes, driver_nodes};
+use crate::spec::file::read_file;
 
 impl Node {
     /// The state of this node in the words of another tool: [`export`](export::export) of a snapshot,
@@ -36,5 +40,36 @@ impl Node {
             options.driver_nodes = driver_nodes(devices);
         }
         export::export(&snapshot, kind, &options)
+    }
+
+    /// The spec that a text of another tool's means on this node: [`import`](import::import) over a
+    /// snapshot. Changes nothing.
+    ///
+    /// # Errors
+    /// Those of [`snapshot`](Self::snapshot) and of [`import`](import::import).
+    pub fn import(
+        &self,
+        bytes: &[u8],
+        kind: import::Kind,
+        options: &import::Options,
+    ) -> Result<Imported> {
+        import::import(bytes, kind, options, &self.snapshot()?)
+    }
+
+    /// The same of a text in a file. It never waits: what is no regular file, a pipe say, is refused.
+    ///
+    /// # Errors
+    /// As [`import`](Self::import), naming the file; INVALID_ARGUMENT for a file that is not there or is no
+    /// regular one; PERMISSION_DENIED; IO.
+    pub fn import_file(
+        &self,
+        path: impl AsRef<Path>,
+        kind: import::Kind,
+        options: &import::Options,
+    ) -> Result<Imported> {
+        let path = path.as_ref();
+        let bytes = read_file(path)?;
+        self.import(&bytes, kind, options)
+            .map_err(|error| error.context(path.display().to_string()))
     }
 }

@@ -597,8 +597,8 @@ impl Node {
     /// Applies a plan or a request, and hears how it goes. `progress` is called at each step and
     /// every 100 ms of waiting; when it asks to stop, what was done is rolled back: INTERRUPTED.
     ///
-    /// It may fork. A child that comes back from it does nothing of the call, which goes on in the
-    /// parent alone, and undoes nothing.
+    /// It may fork, and so may hooks. A child that comes back from them does nothing of the call, which goes
+    /// on in the parent alone, and undoes nothing.
     ///
     /// # Errors
     /// As [`apply`](Self::apply); INVALID_STATE in a forked child.
@@ -610,7 +610,8 @@ impl Node {
     ) -> Result<Report> {
         self.call(|node, caller| {
             let mut progress = |event: &Event| caller.ask(|| progress(event));
-            apply::apply(node.ports(), node.is_simulated(), source, options, &mut progress)
+            let options = options.of(caller);
+            apply::apply(node.ports(), node.is_simulated(), source, &options, &mut progress)
         })
     }
 

@@ -6,6 +6,7 @@
 use std::any::Any;
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use gpushare_core::log::of_call;
 use gpushare_core::{Error, ErrorCode, Outcome, Result};
@@ -65,11 +66,12 @@ impl<'a> Call<'a> {
                 body(&mut *listener)
             })
         });
-        let raised = match (listener.raised.take(), log::raised()) {
-            (Some(first), Some(later)) => Some(because_of(py, later, first)),
-            (first, later) => first.or(later),
-        };
-        callback::finished(|| self.told(py, result, raised))
+        callback::finished(|| {
+            if let Some(later) = log::raised() {
+                listener.raised.note(py, later);
+            }
+            self.told(py, result, listener.raised.take())
+        })
     }
 
     /// What was raised is what the caller hears; what became of the GPUs is its cause.
@@ -130,11 +132,39 @@ fn plant(name: &str) {
 #[cfg(not(debug_assertions))]
 const fn plant(_: &str) {}
 
+/// What those raised who are called back within a call, and its caller hears in the end.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Raised(Arc<Mutex<Option<PyErr>>>);
+
+impl Raised {
+    /// It is never locked while Python is called.
+    fn place(&self) -> MutexGuard<'_, Option<PyErr>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_there(&self) -> bool {
+        self.place().is_some()
+    }
+
+    fn take(&self) -> Option<PyErr> {
+        self.place().take()
+    }
+
+    /// What is raised later is heard, with what was raised before as its cause.
+    pub(crate) fn note(&self, py: Python<'_>, raised: PyErr) {
+        let raised = match self.take() {
+            Some(first) => because_of(py, raised, first),
+            None => raised,
+        };
+        *self.place() = Some(raised);
+    }
+}
+
 /// Who hears how a call goes: Ctrl-C, and a function of the caller's where there is one. What either
-/// raises stops the call, and is raised when all is undone.
+/// raises stops the call, and is raised when all is undone. So is what [others](Raised) raise meanwhile.
 pub(crate) struct Listener {
     function: Option<Py<PyAny>>,
-    raised: Option<PyErr>,
+    raised: Raised,
 }
 
 impl Listener {
@@ -144,15 +174,21 @@ impl Listener {
         if function.as_ref().is_some_and(|function| !function.is_callable()) {
             return Err(PyTypeError::new_err("progress: it cannot be called"));
         }
-        Ok(Self { function: function.map(Bound::unbind), raised: None })
+        Ok(Self { function: function.map(Bound::unbind), raised: Raised::default() })
+    }
+
+    /// What is raised elsewhere within the call.
+    pub(crate) fn raised(&self) -> Raised {
+        self.raised.clone()
     }
 
     /// Tells the function what `event` makes, if there is one.
     pub(crate) fn tell(&mut self, event: impl FnOnce() -> Event) -> ControlFlow<()> {
-        if self.raised.is_none() {
-            self.raised = log::raised();
+        if self.raised.is_there() {
+            return ControlFlow::Break(());
         }
-        if self.raised.is_some() {
+        if let Some(raised) = log::raised() {
+            *self.raised.place() = Some(raised);
             return ControlFlow::Break(());
         }
         let function = self.function.as_ref();
@@ -166,7 +202,7 @@ impl Listener {
         match heard {
             Some(Ok(())) => ControlFlow::Continue(()),
             Some(Err(error)) => {
-                self.raised = Some(error);
+                *self.raised.place() = Some(error);
                 ControlFlow::Break(())
             }
             // The interpreter ends.

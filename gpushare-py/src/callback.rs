@@ -1,4 +1,4 @@
-//! Python that runs within a call: progress functions, log handlers, and classes of the package's own.
+//! Python that runs within a call: progress functions, hooks, log handlers, and classes of the package's own.
 //!
 //! Before 3.14 CPython ends a daemon thread by pthread_exit(3) as soon as it wants the GIL of an interpreter
 //! that ends. That unwinds through whatever native frames there are, which would drop what is Python's
@@ -59,7 +59,7 @@ pub(crate) fn expect_shallow() -> Result<()> {
         return Ok(());
     }
     let why = format!(
-        "more than {MOST_DEPTH} progress functions are called from within one another; call this from outside of them"
+        "more than {MOST_DEPTH} progress functions and hooks are called from within one another; call this from outside of them"
     );
     Err(Error::new(ErrorCode::InvalidState, why))
 }

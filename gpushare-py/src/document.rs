@@ -224,19 +224,11 @@ pub(crate) fn counted(number: usize, one: &str) -> String {
     format!("{number} {one}{}", if number == 1 { "" } else { "s" })
 }
 
-/// What every class that shows a document of the core has. Its one field derefs to what is serialised.
-macro_rules! shows_document {
+/// What every class has that pickles as a document. Its one field derefs to what is serialised.
+macro_rules! pickles_document {
     ($class:ident) => {
         #[pyo3::pymethods]
         impl $class {
-            /// The same in dicts, lists and plain values: what the command line prints with ``--json``.
-            fn to_dict<'py>(
-                &self,
-                py: pyo3::Python<'py>,
-            ) -> pyo3::PyResult<pyo3::Bound<'py, pyo3::PyAny>> {
-                $crate::document::shown(py, &*self.0)
-            }
-
             #[staticmethod]
             fn _from_json(
                 py: pyo3::Python<'_>,
@@ -259,6 +251,24 @@ macro_rules! shows_document {
 
             fn __hash__(&self) -> u64 {
                 $crate::document::hash(&*self.0)
+            }
+        }
+    };
+}
+
+/// What every class that shows a document of the core has, as above.
+macro_rules! shows_document {
+    ($class:ident) => {
+        $crate::document::pickles_document!($class);
+
+        #[pyo3::pymethods]
+        impl $class {
+            /// The same in dicts, lists and plain values: what the command line prints with ``--json``.
+            fn to_dict<'py>(
+                &self,
+                py: pyo3::Python<'py>,
+            ) -> pyo3::PyResult<pyo3::Bound<'py, pyo3::PyAny>> {
+                $crate::document::shown(py, &*self.0)
             }
         }
     };
@@ -323,4 +333,4 @@ macro_rules! shows_drawing {
     };
 }
 
-pub(crate) use {document_class, shows_document, shows_drawing, shows_text};
+pub(crate) use {document_class, pickles_document, shows_document, shows_drawing, shows_text};

@@ -12,22 +12,32 @@ use crate::document::to_python;
 /// What one can do all the same on a machine without a GPU.
 const NO_DRIVER: &str = "; gpushare.Node(sim=\"1xH100-80GB\") simulates a node where there is none";
 
-/// The exception for an error, with all that it says. Where a handler of signals raises meanwhile, what it
+/// The exception for an error, with all that it says.
+///
+/// # Errors
+/// What a handler of signals raises meanwhile.
+pub(crate) fn made<'py>(
+    py: Python<'py>,
+    error: &Error,
+    simulated: Option<bool>,
+) -> PyResult<Bound<'py, PyAny>> {
+    static MAKE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let from_document = MAKE.import(py, "gpushare._errors", "from_document")?;
+    let mut document = error.to_document();
+    if let Some(object) = document.as_object_mut() {
+        object.insert("simulated".to_owned(), simulated.map_or(Value::Null, Value::Bool));
+    }
+    let mut message = error.to_string();
+    if simulated == Some(false) && document["driver"]["name"] == "LIBRARY_NOT_FOUND" {
+        message += NO_DRIVER;
+    }
+    call(from_document, (message, to_python(py, &document)?))
+}
+
+/// The same in any case. Where a handler of signals raises meanwhile, what it
 /// raised, with that as its cause.
 pub(crate) fn exception(py: Python<'_>, error: &Error, simulated: Option<bool>) -> PyErr {
-    let make = || -> PyResult<PyErr> {
-        static MAKE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-        let from_document = MAKE.import(py, "gpushare._errors", "from_document")?;
-        let mut document = error.to_document();
-        if let Some(object) = document.as_object_mut() {
-            object.insert("simulated".to_owned(), simulated.map_or(Value::Null, Value::Bool));
-        }
-        let mut message = error.to_string();
-        if simulated == Some(false) && document["driver"]["name"] == "LIBRARY_NOT_FOUND" {
-            message += NO_DRIVER;
-        }
-        Ok(PyErr::from_value(call(from_document, (message, to_python(py, &document)?))?))
-    };
+    let make = || made(py, error, simulated).map(PyErr::from_value);
     let raised = match make() {
         Ok(exception) => return exception,
         Err(raised) => raised,

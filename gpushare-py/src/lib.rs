@@ -13,6 +13,8 @@ mod doctor;
 mod document;
 mod error;
 mod event;
+mod handover;
+mod hook;
 mod lease;
 mod leases;
 mod log;
@@ -48,6 +50,8 @@ mod _gpushare {
     use crate::doctor::{Diagnosis, Finding, Unseen};
     #[pymodule_export]
     use crate::event::Event;
+    #[pymodule_export]
+    use crate::handover::{Exported, Imported, SpecInForce};
     #[pymodule_export]
     use crate::lease::{DeviceNode, Lease, LeasedShare, Term, Verification};
     #[pymodule_export]

@@ -93,7 +93,7 @@ impl State {
 pub(crate) struct Node(pub(crate) Arc<State>);
 
 impl Node {
-    fn call<'a>(&'a self, name: &'static str) -> Call<'a> {
+    pub(crate) fn call<'a>(&'a self, name: &'static str) -> Call<'a> {
         Call::named(name).of(&self.0)
     }
 }
@@ -293,6 +293,13 @@ impl Node {
     fn doctor(&self, py: Python<'_>) -> PyResult<Diagnosis> {
         let found = self.call("Node.doctor").run(py, || Ok(self.0.node().doctor()))?;
         Ok(Diagnosis(Arc::new(found)))
+    }
+
+    /// The node in Prometheus' text format: modes, MIG devices, shares and leases, who computes with how
+    /// much memory by which lease, MPS daemons, hazards in force, and transitions by what came of them.
+    /// What this user may not see is missing.
+    fn metrics(&self, py: Python<'_>) -> PyResult<String> {
+        self.call("Node.metrics").run(py, || self.0.node().metrics())
     }
 
     /// Which way to share suits a workload here, and the spec that does it.

@@ -17,6 +17,7 @@ use crate::document::{
 };
 use crate::error::{exception, refused_by};
 use crate::event::Teller;
+use crate::hook::Hooked;
 use crate::mps::Hazard;
 use crate::node::{Given, Node, State};
 use crate::report::Report;
@@ -97,10 +98,18 @@ impl Plan {
     /// :param timeout: seconds to wait for locks: 0 does not wait, None waits for ever.
     /// :param drain: seconds that processes in the way have to go by themselves.
     /// :param grace: seconds between SIGTERM and SIGKILL of an evicted process.
+    /// :param hooks: what is done around the change, such as to stop the monitors that hold a GPU open: a
+    ///     function that is called ``hook(moment, plan, error, gpu)`` at each :class:`Moment`, ``error`` at the
+    ///     failure and ``gpu``, a uuid, before its mode changes, each None elsewhere. Or the path of a directory
+    ///     with programs called ``pre-apply``, ``pre-mode``, ``post-apply`` and ``failure``, as far as they are
+    ///     there, which read the plan as JSON.
+    ///     Nothing is called where nothing is to do. What a function raises before the change stops it, as
+    ///     ``progress`` does; an Exception after it is in ``report.failed_hooks``, or in the error.
+    /// :param hook_timeout: seconds that each of the programs may take. Ctrl-C is heard when it has ended.
     /// :param node: the node to apply it on, for a plan that was unpickled.
     #[pyo3(
-        signature = (progress=None, *, allow_evict=Given::No, allow_reset=Given::No, allow_hazards=Given::No, timeout=Given::No, drain=Given::No, grace=Given::No, node=None),
-        text_signature = "($self, progress=None, *, allow_evict=False, allow_reset=False, allow_hazards=(), timeout=0, drain=0, grace=30, node=None)"
+        signature = (progress=None, *, allow_evict=Given::No, allow_reset=Given::No, allow_hazards=Given::No, timeout=Given::No, drain=Given::No, grace=Given::No, hooks=None, hook_timeout=Given::No, node=None),
+        text_signature = "($self, progress=None, *, allow_evict=False, allow_reset=False, allow_hazards=(), timeout=0, drain=0, grace=30, hooks=None, hook_timeout=60, node=None)"
     )]
     #[expect(clippy::too_many_arguments, reason = "keywords of Python's")]
     fn apply(
@@ -113,6 +122,8 @@ impl Plan {
         timeout: Given<'_>,
         drain: Given<'_>,
         grace: Given<'_>,
+        hooks: Option<&Bound<'_, PyAny>>,
+        hook_timeout: Given<'_>,
         node: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Report> {
         let mut options = ApplyOptions::new();
@@ -147,8 +158,13 @@ impl Plan {
             return Err(exception(py, &error, Some(self.plan.simulated)));
         };
         let mut listener = Listener::new(progress)?;
+        let hooks = Hooked::new(hooks, hook_timeout, &state, listener.raised())?;
         let call = Call::named("Plan.apply").of(&state).changes();
         let report = call.run_heard(py, &mut listener, |listener| {
+            let options = match &hooks {
+                Some(hooked) => options.hooks(hooked.hooks(state.node())?),
+                None => options,
+            };
             let mut teller = Teller::new(listener);
             let source = Source::Plan(&self.plan);
             state.node().apply_with(source, &options, |event| teller.hear(event))

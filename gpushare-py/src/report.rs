@@ -73,6 +73,12 @@ impl Report {
     fn recovered<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
         tuple(py, self.0.recovered.iter().map(Recovered::from))
     }
+
+    /// What hooks said that failed after the change was done.
+    #[getter]
+    fn failed_hooks<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
+        texts(py, &self.0.failed_hooks)
+    }
 }
 
 document_class!(

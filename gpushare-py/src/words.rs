@@ -1,5 +1,7 @@
 //! Words that are enumerations in Python.
 
+use gpushare_core::apply::Moment;
+use gpushare_core::export;
 use gpushare_core::mode::{SharingMode, Verdict};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -31,6 +33,18 @@ pub(crate) fn verdict(py: Python<'_>, verdict: Verdict) -> PyResult<Bound<'_, Py
 pub(crate) fn event_kind<'py>(py: Python<'py>, kind: &str) -> PyResult<Bound<'py, PyAny>> {
     static CLASS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     member(py, &CLASS, "EventKind", kind)
+}
+
+/// `gpushare.ExportKind`.
+pub(crate) fn export_kind(py: Python<'_>, kind: export::Kind) -> PyResult<Bound<'_, PyAny>> {
+    static CLASS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    member(py, &CLASS, "ExportKind", kind.as_str())
+}
+
+/// `gpushare.Moment`.
+pub(crate) fn moment<'py>(py: Python<'py>, moment: &Moment<'_>) -> PyResult<Bound<'py, PyAny>> {
+    static CLASS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    member(py, &CLASS, "Moment", moment.as_str())
 }
 
 /// `gpushare.HazardName`.

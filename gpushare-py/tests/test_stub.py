@@ -107,6 +107,9 @@ class Stub(Shared):
             node.leases(),
             node.advise(2),
             node.doctor(),
+            node.export("mig-parted"),
+            node.import_config("mig-parted", node.export("mig-parted").text),
+            node.spec_in_force(),
             lease,
             lease.verify(),
         ]

@@ -1,4 +1,4 @@
-"""The tutorial, piece after piece: it runs, and prints what stands below each piece.
+"""The tutorial, piece after piece: it runs, and prints what stands below each piece. The README, too, runs.
 
 GPUSHARE_BLESS=1 writes there what they print.
 """
@@ -14,6 +14,17 @@ from xml.etree import ElementTree
 
 TUTORIAL = Path(__file__).resolve().parents[1] / "TUTORIAL.md"
 PIECE = re.compile(r"```python\n(.*?)```\n(?:\n```text\n(.*?)```\n)?", re.DOTALL)
+
+
+class Readme(unittest.TestCase):
+    def test_its_pieces_run(self) -> None:
+        text = TUTORIAL.with_name("README.md").read_text()
+        pieces = re.findall(r"^```python\n(.*?)^```\n", text, re.DOTALL | re.MULTILINE)
+        self.assertGreaterEqual(len(pieces), 4)
+        # The quick start is an example of its own.
+        for piece in pieces[1:]:
+            with contextlib.redirect_stdout(io.StringIO()):
+                exec(compile(piece, "README.md", "exec"), {"__name__": "readme"})
 
 
 class Tutorial(unittest.TestCase):

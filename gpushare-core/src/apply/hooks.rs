@@ -10,8 +10,10 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
+use crate::fork::Caller;
 use crate::id::GpuUuid;
 use crate::plan::{Plan, Step};
+use crate::port::expect_this;
 
 /// When a hook is called.
 #[derive(Clone, Debug)]
@@ -103,6 +105,17 @@ impl Hooks {
     /// Calls that function at each moment.
     pub fn new(hook: impl Fn(&Moment<'_>, &Plan) -> Result<()> + Send + Sync + 'static) -> Self {
         Self(Arc::new(hook))
+    }
+
+    /// The same for one process: a child that is forked meanwhile calls none, and one that comes back from a
+    /// hook does not go on.
+    pub(super) fn of(self, caller: Caller) -> Self {
+        Self::new(move |moment, plan| {
+            expect_this(caller)?;
+            let said = (self.0)(moment, plan);
+            expect_this(caller)?;
+            said
+        })
     }
 
     pub(super) fn call(&self, moment: &Moment<'_>, plan: &Plan) -> Result<()> {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::apply::{CdiSpecifications, Hooks};
+use crate::fork::Caller;
 use crate::hazard::HazardName;
 use crate::id::GpuUuid;
 use crate::plan::Plan;
@@ -131,6 +132,11 @@ impl ApplyOptions {
     pub fn cdi(mut self, specifications: CdiSpecifications) -> Self {
         self.cdi = specifications;
         self
+    }
+
+    /// The same for a call of one process, whose forked children call no hook.
+    pub(crate) fn of(&self, caller: Caller) -> Self {
+        Self { hooks: self.hooks.clone().map(|hooks| hooks.of(caller)), ..self.clone() }
     }
 }
 

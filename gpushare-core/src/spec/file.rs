@@ -21,13 +21,18 @@ impl Spec {
     /// or is no regular one; PERMISSION_DENIED; IO.
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        let (file, kind) = open(path)?;
-        if kind != FileType::RegularFile {
-            return Err(no_file(path, kind, "give its text instead"));
-        }
-        let bytes = read(path, File::from(file))?;
-        Self::from_bytes(&bytes).map_err(|error| error.context(path.display().to_string()))
+        Self::from_bytes(&read_file(path)?)
+            .map_err(|error| error.context(path.display().to_string()))
     }
+}
+
+/// What stands in a regular file; of more than a spec may have, a byte more. It never waits.
+pub(crate) fn read_file(path: &Path) -> Result<Vec<u8>> {
+    let (file, kind) = open(path)?;
+    if kind != FileType::RegularFile {
+        return Err(no_file(path, kind, "give its text instead"));
+    }
+    read(path, File::from(file))
 }
 
 /// For a command: what stands in a file, or also comes from a pipe, as `<(...)` of a shell is one. It waits

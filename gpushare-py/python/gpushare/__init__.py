@@ -5,7 +5,16 @@ let other threads run meanwhile, and end at Ctrl-C in the main thread; in asynci
 """
 
 from gpushare import mps
-from gpushare._enums import ErrorCode, EventKind, HazardName, Outcome, SharingMode, Verdict
+from gpushare._enums import (
+    ErrorCode,
+    EventKind,
+    ExportKind,
+    HazardName,
+    Moment,
+    Outcome,
+    SharingMode,
+    Verdict,
+)
 from gpushare._errors import (
     DeviceBusyError,
     DeviceNotFoundError,
@@ -38,11 +47,13 @@ from gpushare._gpushare import (
     Event,
     Evicted,
     Eviction,
+    Exported,
     Finding,
     Gpu,
     GpuPlan,
     GpuProcess,
     Hazard,
+    Imported,
     Lease,
     LeasedShare,
     LeaseList,
@@ -57,6 +68,7 @@ from gpushare._gpushare import (
     Resolution,
     Share,
     Snapshot,
+    SpecInForce,
     Split,
     Step,
     Term,
@@ -81,6 +93,8 @@ __all__ = [
     "EventKind",
     "Evicted",
     "Eviction",
+    "ExportKind",
+    "Exported",
     "Finding",
     "Gpu",
     "GpuPlan",
@@ -90,6 +104,7 @@ __all__ = [
     "HazardError",
     "HazardName",
     "Holder",
+    "Imported",
     "InsufficientError",
     "InterruptedTransitionError",
     "InvalidRequestError",
@@ -99,6 +114,7 @@ __all__ = [
     "LeasedShare",
     "LockedError",
     "MigDevice",
+    "Moment",
     "MpsDaemon",
     "MpsError",
     "Needs",
@@ -116,6 +132,7 @@ __all__ = [
     "Share",
     "SharingMode",
     "Snapshot",
+    "SpecInForce",
     "Split",
     "StaleError",
     "Step",

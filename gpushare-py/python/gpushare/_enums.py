@@ -101,6 +101,41 @@ class EventKind(StrEnum):
     """Something that this version has no word for."""
 
 
+class Moment(StrEnum):
+    """When a hook is called. After ``pre-apply`` exactly one of ``post-apply`` and ``failure`` comes, unless
+    the process dies."""
+
+    PRE_APPLY = "pre-apply"
+    """The GPUs are locked and there is something to do. Nobody was asked for consent yet: whoever the hook
+    ends is in the way no more. What it raises leaves all untouched."""
+    PRE_MODE = "pre-mode"
+    """A step comes next that changes the MIG mode of a GPU or resets it, for the first time in this apply.
+    What it raises rolls back. Not called when such a step is undone."""
+    POST_APPLY = "post-apply"
+    """All is done. What it raises undoes nothing."""
+    FAILURE = "failure"
+    """It failed, and what was done is undone or cannot be: the error says which."""
+
+
+class ExportKind(StrEnum):
+    """In whose words the state of a node is exported."""
+
+    MIG_PARTED = "mig-parted"
+    """A config file of NVIDIA's mig-parted, version v1."""
+    DOCKER_RUN = "docker-run"
+    """Command lines of ``docker run``, one for each share."""
+    COMPOSE = "compose"
+    """A Compose file, one service for each share."""
+    DEVICE_PLUGIN = "device-plugin"
+    """A config file of NVIDIA's device plugin for Kubernetes, version v1."""
+    GPU_OPERATOR = "gpu-operator"
+    """A ConfigMap for NVIDIA's GPU Operator, with a config of its device plugin."""
+    RESOURCE_CLAIM = "resource-claim"
+    """Claims for NVIDIA's DRA driver for Kubernetes, one for each device."""
+    GRES = "gres"
+    """Slurm's gres.conf, with the lines that slurm.conf needs."""
+
+
 class HazardName(StrEnum):
     """The names of settings that work and harm, by which they are allowed."""
 

@@ -4,8 +4,8 @@ from os import PathLike
 from types import EllipsisType, TracebackType
 from typing import Any, Concatenate, Literal, NoReturn, ParamSpec, Self, TypeVar, final
 
-from gpushare._enums import EventKind, HazardName, SharingMode, Verdict
-from gpushare._errors import Holder
+from gpushare._enums import EventKind, ExportKind, HazardName, Moment, SharingMode, Verdict
+from gpushare._errors import GpuShareError, Holder
 
 __all__ = [
     "Advice",
@@ -16,11 +16,13 @@ __all__ = [
     "Event",
     "Evicted",
     "Eviction",
+    "Exported",
     "Finding",
     "Gpu",
     "GpuPlan",
     "GpuProcess",
     "Hazard",
+    "Imported",
     "Lease",
     "LeaseList",
     "LeasedShare",
@@ -35,6 +37,7 @@ __all__ = [
     "Resolution",
     "Share",
     "Snapshot",
+    "SpecInForce",
     "Split",
     "Step",
     "Term",
@@ -491,6 +494,11 @@ class Plan:
         timeout: float | timedelta | None = 0,
         drain: float | timedelta = 0,
         grace: float | timedelta = 30,
+        hooks: str
+        | PathLike[str]
+        | Callable[[Moment, Plan, GpuShareError | None, str | None], object]
+        | None = None,
+        hook_timeout: float | timedelta = 60,
         node: Node | None = None,
     ) -> Report:
         """Applies it, if the GPUs are still as it was made for. Needs root.
@@ -505,6 +513,14 @@ class Plan:
         :param timeout: seconds to wait for locks: 0 does not wait, None waits for ever.
         :param drain: seconds that processes in the way have to go by themselves.
         :param grace: seconds between SIGTERM and SIGKILL of an evicted process.
+        :param hooks: what is done around the change, such as to stop the monitors that hold a GPU open: a
+            function that is called ``hook(moment, plan, error, gpu)`` at each :class:`Moment`, ``error`` at the
+            failure and ``gpu``, a uuid, before its mode changes, each None elsewhere. Or the path of a directory
+            with programs called ``pre-apply``, ``pre-mode``, ``post-apply`` and ``failure``, as far as they are
+            there, which read the plan as JSON.
+            Nothing is called where nothing is to do. What a function raises before the change stops it, as
+            ``progress`` does; an Exception after it is in ``report.failed_hooks``, or in the error.
+        :param hook_timeout: seconds that each of the programs may take. Ctrl-C is heard when it has ended.
         :param node: the node to apply it on, for a plan that was unpickled.
         """
 
@@ -538,6 +554,9 @@ class Report:
     @property
     def recovered(self) -> tuple[Recovered, ...]:
         """Changes of dead appliers that were settled first."""
+    @property
+    def failed_hooks(self) -> tuple[str, ...]:
+        """What hooks said that failed after the change was done."""
     def to_dict(self) -> dict[str, Any]:
         """The same in dicts, lists and plain values: what the command line prints with ``--json``."""
     @staticmethod
@@ -1298,6 +1317,57 @@ class Node:
         :param half_precision: whether they compute in bf16 or fp16.
         :param gpu: these GPUs alone.
         """
+    def metrics(self) -> str:
+        """The node in Prometheus' text format: modes, MIG devices, shares and leases, who computes with how
+        much memory by which lease, MPS daemons, hazards in force, and transitions by what came of them.
+        What this user may not see is missing.
+        """
+    def export(
+        self,
+        kind: ExportKind | str,
+        *,
+        config: str | None = None,
+        image: str | None = None,
+        cdi: bool = False,
+        node: str | None = None,
+        allow_hazards: str | Iterable[str] = (),
+    ) -> Exported:
+        """The state of this node in the words of another tool, with what they cannot say. Changes nothing, and
+        needs no privilege.
+
+        An option that the kind does not take is an InvalidRequestError.
+
+        :param kind: in whose words: an :class:`ExportKind`, or its word.
+        :param config: mig-parted and gpu-operator: the name of the config, by default ``current`` and
+            ``gpushare``.
+        :param image: docker-run and compose: the image, by default ``IMAGE``.
+        :param cdi: docker-run and compose: name devices through CDI, and not through Docker's ``--gpus``.
+        :param node: gpu-operator and gres: the name of the node, by default ``NODE``, and for gres lines of a
+            file that is that node's own.
+        :param allow_hazards: device-plugin, gpu-operator, resource-claim and gres: the names of hazards that
+            are accepted.
+        """
+    def import_config(
+        self,
+        kind: Literal["mig-parted"],
+        source: str | bytes | PathLike[str],
+        *,
+        config: str | None = None,
+    ) -> Imported:
+        """The spec that a file of another tool's means on this node, by that tool's own rules; what it would do
+        in silence is in the notes, or refused. Changes nothing.
+
+        :param kind: for which tool it was written: ``"mig-parted"``, a config file of version v1 or a
+            checkpoint.
+        :param source: the path of a file; or its text, YAML or JSON. A ``str`` is text when it has a line break
+            or begins with ``{``, and else a path; bytes are text.
+        :param config: the name of the config; needed unless the file has one alone.
+        """
+    def spec_in_force(self) -> SpecInForce:
+        """A spec of what is in force here and a reboot or a reload of the driver would take away: the GPUs that
+        gpushare manages and those with MIG instances, with placements and names. GPUs that nobody manages are
+        left out. ``gpushare persist`` stores it for the next boot.
+        """
     def _resolve(self, string: str | None) -> Resolution:
         """Behind :func:`gpushare.resolve_visible_devices`."""
     def _verify_mps(self, pid: int) -> Attachment:
@@ -1307,6 +1377,62 @@ class Node:
     def _hazards_mps(self, mps: Mapping[str, Any], gpu: int | str | Gpu) -> tuple[Hazard, ...]:
         """Behind :func:`gpushare.mps.hazards`."""
     def __reduce__(self) -> NoReturn: ...
+
+@final
+class Exported:
+    """The state of a node in the words of another tool. ``str()`` is the text."""
+    @property
+    def kind(self) -> ExportKind:
+        """In whose words."""
+    @property
+    def text(self) -> str:
+        """The text, which ends with a line feed."""
+    @property
+    def cannot_say(self) -> tuple[str, ...]:
+        """What is so on this node and cannot be said in these words, in sentences."""
+    @property
+    def simulated(self) -> bool:
+        """Whether the node is simulated."""
+    def to_dict(self) -> dict[str, Any]:
+        """The same in dicts, lists and plain values: what the command line prints with ``--json``."""
+    @staticmethod
+    def _from_json(text: str) -> Exported: ...
+    def __eq__(self, other: object, /) -> bool: ...
+    def __ne__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+    def __reduce__(self) -> tuple[Any, tuple[str]]: ...
+
+@final
+class Imported:
+    """A spec, from what was written for another tool. ``str()`` is the spec in YAML."""
+    @property
+    def spec(self) -> dict[str, Any]:
+        """What the text asks of this node's GPUs: for :meth:`Node.plan`."""
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a person should know, in sentences."""
+    @staticmethod
+    def _from_json(text: str) -> Imported: ...
+    def __eq__(self, other: object, /) -> bool: ...
+    def __ne__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+    def __reduce__(self) -> tuple[Any, tuple[str]]: ...
+
+@final
+class SpecInForce:
+    """A spec of what is in force. ``str()`` is the spec in YAML."""
+    @property
+    def spec(self) -> dict[str, Any]:
+        """What a reboot or a reload of the driver would take away, each GPU by its uuid: for :meth:`Node.plan`."""
+    @property
+    def cannot_say(self) -> tuple[str, ...]:
+        """What is so on this node and no spec can say, in sentences."""
+    @staticmethod
+    def _from_json(text: str) -> SpecInForce: ...
+    def __eq__(self, other: object, /) -> bool: ...
+    def __ne__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+    def __reduce__(self) -> tuple[Any, tuple[str]]: ...
 
 def _command(own: Sequence[str], arguments: Sequence[str], /) -> int:
     """Runs the command: ``own`` starts it again, and the first of ``arguments`` is its name. Returns its exit
