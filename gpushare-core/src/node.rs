@@ -655,6 +655,12 @@ impl Node {
         })
     }
 
+    /// Writes CDI specifications that are kept and are not as their GPUs are.
+    #[cfg(feature = "cli")]
+    pub(crate) fn refresh_specifications(&self) -> Result<()> {
+        self.call(|node, _| apply::refresh_all(node.ports(), node.is_simulated()).map(drop))
+    }
+
     /// Settles what dead appliers left on these GPUs alone.
     #[cfg(feature = "cli")]
     pub(crate) fn settle(

@@ -38,13 +38,15 @@ use crate::state::transitions;
 pub use cdi::CdiSpecifications;
 pub use hooks::{Hooks, Moment};
 pub use options::{ApplyOptions, Event};
+#[cfg(feature = "cli")]
+pub(crate) use recover::refresh_all;
 pub(crate) use recover::{discard, recover};
 pub use report::Report;
 
 use report::{Recovered, ReportOutcome};
 
 use cdi::Specifications;
-use execute::{Executor, Failed, Reached};
+use execute::{Executor, Failed};
 use hooks::AtSteps;
 use leases::Reserved;
 use settle::RolledBack;
@@ -448,7 +450,10 @@ fn transact(
     let salt = ports.clock.now().subsec_nanos();
     let name = format!("{}-{pid}-{number}-{salt:08x}.jsonl", ports.clock.unix_time());
     let mut journal = Journal::begin(ports.store.as_ref(), &name, &header)?;
-    let evicted = evict::evict(&executor, plan, options, progress).and_then(|evicted| {
+    let changing: Vec<&GpuUuid> = header.gpus.iter().map(|change| &change.uuid).collect();
+    // From here on no container starts there that would be in the way.
+    let evicted = specifications.withdraw(&changing).and_then(|()| {
+        let evicted = evict::evict(&executor, plan, options, progress)?;
         let taken = reserved.take_the_rest(ports);
         taken.map(|()| evicted.clone()).map_err(|error| evict::after_evicting(error, &evicted))
     });
@@ -456,16 +461,16 @@ fn transact(
         Ok(evicted) => evicted,
         Err(error) => {
             // No step was done: there is nothing to undo.
+            let back = specifications.put_back(snapshot, &[]);
             journal.settle()?;
-            return Err(error);
+            return Err(match back {
+                Ok(()) => error,
+                Err(left) => error.context(left.to_string()),
+            });
         }
     };
-    let changing: Vec<&GpuUuid> = header.gpus.iter().map(|change| &change.uuid).collect();
     let all = Scope::gpus(plan.gpus.iter().map(|gpu| gpu.uuid.clone()));
-    let ran = match specifications.withdraw(&changing) {
-        Ok(()) => executor.run(&mut journal, &header, progress),
-        Err(error) => Err(Failed { error, reached: vec![Reached::default(); changing.len()] }),
-    };
+    let ran = executor.run(&mut journal, &header, progress);
     let written = ran.and_then(|reached| {
         if specifications.is_empty() {
             return Ok(Vec::new());

@@ -66,7 +66,7 @@ pub(crate) fn recover(
 
 /// Writes CDI specifications that are not as their GPUs are: another agent changed those, or a directory did
 /// not outlive the machine's life.
-fn refresh_all(ports: &Ports, simulated: bool) -> Result<Vec<PathBuf>> {
+pub(crate) fn refresh_all(ports: &Ports, simulated: bool) -> Result<Vec<PathBuf>> {
     let mut written = Vec::new();
     for gpu in crate::state::cdi::gpus(ports.store.as_ref())? {
         let (store, clock) = (ports.store.as_ref(), ports.clock.as_ref());

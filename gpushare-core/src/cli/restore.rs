@@ -94,6 +94,10 @@ pub(super) fn restore(node: &Node, output: &Output, arguments: &Restore) -> Resu
         return restoring.show(output, &snapshot, &stored);
     }
     restoring.bring_back(&snapshot, stored)?;
+    // Those of GPUs that were left alone too: their directory did not outlive the machine's life.
+    if let Err(error) = node.refresh_specifications() {
+        restoring.errors.push(error);
+    }
     restoring.answer(output, &place)
 }
 

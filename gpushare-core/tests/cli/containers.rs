@@ -233,3 +233,28 @@ fn where_containers_of_this_machine_look_is_no_place_for_simulated_devices() {
     assert!(!text.stdout.contains("hooks") && text.stderr.contains("holds none"), "{text:?}");
     assert!(!Path::new("/var/run/cdi").exists() || containers.files().is_empty());
 }
+
+/// /var/run/cdi goes with the machine's life, and MIG devices have other uuids in the next one.
+#[test]
+fn specifications_are_back_after_a_reboot() {
+    let containers = Containers::new();
+    containers.apply();
+    containers.place.done(&["persist"]);
+    let before = containers.names();
+    for again in [false, true] {
+        std::fs::remove_dir_all(&containers.directory).unwrap();
+        if !again {
+            containers.place.done(&["sim", "reboot"]);
+        }
+        containers.place.done(&["restore"]);
+        let names = containers.names();
+        assert_eq!(names.len(), before.len());
+        let status = containers.place.json(&["status"]);
+        for gpu in status["gpus"].as_array().unwrap() {
+            for share in gpu["shares"].as_array().unwrap() {
+                let id = share["id"].as_str().unwrap();
+                assert!(names.iter().any(|name| name == id), "{id}: {names:?}");
+            }
+        }
+    }
+}

@@ -3,7 +3,8 @@
 use gpushare_core::gpu::{AnyGpu, Layout};
 use gpushare_core::{ErrorCode, Node};
 
-fn main() -> gpushare_core::Result<()> {
+#[test]
+fn compiles_and_runs() -> gpushare_core::Result<()> {
     let node = Node::builder().sim("H100-80GB").open()?;
     let AnyGpu::TimeSliced(gpu) = node.gpu("0")? else { panic!() };
     let failed = gpu.into_mig(Layout::of(["7g", "7g"])?).unwrap_err();

@@ -7,7 +7,8 @@ use gpushare_core::{Error, Node, Plan, Report, Snapshot, Spec};
 fn sends<T: Send + 'static>() {}
 fn shares<T: Send + Sync + Clone + 'static>() {}
 
-fn main() {
+#[test]
+fn compiles_and_runs() {
     shares::<Node>();
     shares::<Snapshot>();
     shares::<Spec>();

@@ -11,7 +11,8 @@ fn time_sliced(gpu: AnyGpu) -> Gpu<TimeSliced> {
     }
 }
 
-fn main() -> gpushare_core::Result<()> {
+#[test]
+fn compiles_and_runs() -> gpushare_core::Result<()> {
     let node = Node::builder().sim("H100-80GB").open()?;
     let gpu = time_sliced(node.gpu("0")?);
     assert_eq!(gpu.replicas()?, None);
