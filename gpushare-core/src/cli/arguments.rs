@@ -355,8 +355,8 @@ pub(super) enum MigCommand {
     },
     /// Remove instances: MIG devices by uuid, or GPU instances by id
     Destroy {
-        /// A MIG device's uuid or the beginning of one, or the id of a GPU instance
-        #[arg(required = true, value_name = "UUID|GI")]
+        /// A MIG device's uuid or the beginning of one, or the id of a GPU instance; lists (1,2) too
+        #[arg(required = true, value_name = "UUID|GI", value_delimiter = ',')]
         instances: Vec<Doomed>,
         #[command(flatten)]
         select: Select,
