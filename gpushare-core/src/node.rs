@@ -554,10 +554,7 @@ impl Node {
             Ok(content) => {
                 machine.stored_spec = Some(doctor::SpecFile { path, there: content.is_some() });
             }
-            Err(error) => {
-                let why = format!("{}: {}", path.display(), error.message());
-                machine.hide(doctor::Part::StoredSpec, why);
-            }
+            Err(error) => machine.hide(doctor::Part::StoredSpec, error.message()),
         }
     }
 
