@@ -19,7 +19,6 @@ use crate::backend::nvml::RealNvml;
 #[cfg(feature = "sim")]
 use crate::backend::sim::Simulator;
 use crate::backend::slots::FileSlots;
-#[cfg(feature = "cli")]
 use crate::backend::stored::StoredSpec;
 use crate::backend::system::{SystemClock, SystemProcesses, environment};
 use crate::backend::trust::distrusted;
@@ -71,7 +70,6 @@ struct Inner {
     /// Variables by which another process opens the same node; none where it cannot.
     reached_by: Option<Vec<(&'static str, OsString)>>,
     /// Where a spec is stored for the next boot.
-    #[cfg(feature = "cli")]
     etc: Option<Directory>,
     #[cfg(feature = "sim")]
     simulator: Option<Simulator>,
@@ -184,7 +182,6 @@ impl NodeBuilder {
         for path in [&nvml_path, &nvidia_smi, &mps_control].into_iter().flatten() {
             expect_trusted(path)?;
         }
-        #[cfg(feature = "cli")]
         let etc = Some(match &state_dir {
             Some(directory) => directory.join("etc"),
             None => Directory::new(Path::new(ETC))?,
@@ -227,7 +224,6 @@ impl NodeBuilder {
                 ports,
                 simulated: false,
                 reached_by,
-                #[cfg(feature = "cli")]
                 etc,
                 #[cfg(feature = "sim")]
                 simulator: None,
@@ -243,7 +239,6 @@ fn simulated(fleet: &str, state_dir: Option<Directory>, shared: bool) -> Result<
         None if shared => Some(simulated_directory()?),
         given => given,
     };
-    #[cfg(feature = "cli")]
     let etc = directory.as_ref().map(|above| above.join("etc").join(&fleet.file_name()));
     let reached_by = directory.as_ref().map(|directory| {
         let place = directory.path().into_os_string();
@@ -276,7 +271,6 @@ fn simulated(fleet: &str, state_dir: Option<Directory>, shared: bool) -> Result<
             ports,
             simulated: true,
             reached_by,
-            #[cfg(feature = "cli")]
             etc,
             simulator: Some(simulator),
         }),
@@ -317,7 +311,6 @@ fn users_directory(uid: u32) -> Result<Directory> {
 }
 
 /// Where the spec of this machine is stored: root's, as what is restored at boot is.
-#[cfg(feature = "cli")]
 const ETC: &str = "/etc/gpushare";
 
 /// Where locks are on a machine whose root uses gpushare.
@@ -399,7 +392,6 @@ impl Node {
                 ports,
                 simulated,
                 reached_by: None,
-                #[cfg(feature = "cli")]
                 etc: None,
                 #[cfg(feature = "sim")]
                 simulator: None,
@@ -434,7 +426,6 @@ impl Node {
             ports: self.inner.ports.of(caller),
             simulated: self.inner.simulated,
             reached_by: self.inner.reached_by.clone(),
-            #[cfg(feature = "cli")]
             etc: self.inner.etc.clone(),
             #[cfg(feature = "sim")]
             simulator: self.inner.simulator.clone(),
@@ -547,10 +538,24 @@ impl Node {
         let shown = ports.processes.in_first_pid_namespace();
         let mut machine = ports.machine.facts(if shown { &pids } else { &[] });
         machine.listed = listed;
+        self.look_for_stored_spec(&mut machine);
         for pid in pids.into_iter().filter(|_| !shown) {
             machine.hide(doctor::Part::Process(pid), "the machine's first pid namespace");
         }
         (observed, machine)
+    }
+
+    /// Whether a spec is stored for the next boot, where this node has a place for one.
+    fn look_for_stored_spec(&self, machine: &mut MachineFacts) {
+        let Some(directory) = &self.inner.etc else { return };
+        let file = StoredSpec::of_node(directory.clone());
+        let path = file.path();
+        match file.read() {
+            Ok(content) => {
+                machine.stored_spec = Some(doctor::SpecFile { path, there: content.is_some() });
+            }
+            Err(error) => machine.hide(doctor::Part::StoredSpec, error.message()),
+        }
     }
 
     /// Plans the way to a spec. Changes nothing and needs no privilege, except on a GPU with MIG on.

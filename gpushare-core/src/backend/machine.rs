@@ -3,6 +3,8 @@
 //! Everything is read, bounded, and nothing is followed in directories that anybody may write to.
 //! Of environments only the named variables of MPS are kept.
 
+mod cdi;
+
 use std::ffi::OsStr;
 use std::fs::{File, Metadata};
 use std::io::{ErrorKind, Read as _};
@@ -16,8 +18,7 @@ use super::files::FileStore;
 use super::mps::foreign::{DEFAULT, control_directories};
 use super::mps::processes::{CONTROL, PIPE_DIRECTORY, SHORT, is_daemon_call, value_of};
 use crate::doctor::{
-    CdiSpec, DaemonProcess, DeviceNode, Library, MachineFacts, MigMinor, MpsDirectory, Part,
-    PipeDirectory,
+    DaemonProcess, DeviceNode, Library, MachineFacts, MigMinor, MpsDirectory, Part, PipeDirectory,
 };
 use crate::id::Pid;
 use crate::port::Machine;
@@ -53,8 +54,6 @@ const MOST: u64 = 1 << 20;
 const MOST_SOCKETS: u64 = 64 << 20;
 /// The most entries of a directory.
 const MOST_ENTRIES: usize = 65_536;
-/// The most uuids of a specification.
-const MOST_UUIDS: usize = 4096;
 /// The longest value of a variable that is kept.
 const MOST_VALUE: usize = 200;
 
@@ -192,25 +191,7 @@ impl RealMachine {
                 Err(error) => facts.hide(Part::Docker, format!("{docker} is no JSON: {error}")),
             }
         }
-        for directory in ["/etc/cdi", "/var/run/cdi"] {
-            let names = match self.names(directory) {
-                Ok(names) => names,
-                Err(error) => {
-                    facts.hide(Part::Cdi, format!("{directory}: {error}"));
-                    continue;
-                }
-            };
-            let ends =
-                |name: &&String| [".yaml", ".yml", ".json"].iter().any(|end| name.ends_with(end));
-            for name in names.iter().filter(ends) {
-                let path = Path::new(directory).join(name);
-                let shown = path.display().to_string();
-                let Some(text) = self.text(&shown, facts, Part::Cdi) else { continue };
-                if text.contains("nvidia.com/") {
-                    facts.containers.cdi.push(CdiSpec { path, uuids: uuids(&text) });
-                }
-            }
-        }
+        self.specifications(facts);
     }
 
     /// The directories in which somebody listens as MPS daemons do.
@@ -419,24 +400,6 @@ fn module_version(text: &str) -> Option<String> {
 fn mig_minor(line: &str) -> Option<MigMinor> {
     let (name, minor) = line.trim().rsplit_once(' ')?;
     Some(MigMinor { name: name.trim().to_owned(), minor: minor.parse().ok()? })
-}
-
-/// The uuids of GPUs and MIG devices in a text, each once.
-fn uuids(text: &str) -> Vec<String> {
-    let within = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '/';
-    // GPU- and MIG- and 36 characters.
-    let uuid = |word: &&str| {
-        (word.starts_with("GPU-") || word.starts_with("MIG-"))
-            && word.len() >= 40
-            && word.len() <= 64
-    };
-    let mut found: Vec<String> = Vec::new();
-    for word in text.split(|c: char| !within(c)).filter(uuid).take(MOST_UUIDS * 4) {
-        if found.len() < MOST_UUIDS && !found.iter().any(|other| other == word) {
-            found.push(word.to_owned());
-        }
-    }
-    found
 }
 
 /// A line of `/etc/environment`, where it is one of MPS.

@@ -14,7 +14,6 @@ pub mod nvml;
 #[cfg(feature = "sim")]
 pub mod sim;
 pub mod slots;
-#[cfg(feature = "cli")]
 pub(crate) mod stored;
 pub mod system;
 pub(crate) mod trust;

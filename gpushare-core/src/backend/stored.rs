@@ -1,10 +1,14 @@
 //! The spec that is stored for the next boot: a file in a directory that can be trusted.
 
-use std::path::{Path, PathBuf};
+#[cfg(feature = "cli")]
+use std::path::Path;
+use std::path::PathBuf;
 
 use crate::backend::directory::Directory;
 use crate::backend::files::FileStore;
-use crate::error::{Error, ErrorCode, Result};
+use crate::error::Result;
+#[cfg(feature = "cli")]
+use crate::error::{Error, ErrorCode};
 use crate::port::Store as _;
 
 /// What it is called where nobody says.
@@ -28,6 +32,7 @@ impl StoredSpec {
     ///
     /// # Errors
     /// INVALID_ARGUMENT for what is no file's name.
+    #[cfg(feature = "cli")]
     pub(crate) fn at(path: &Path) -> Result<Self> {
         let refused = || {
             let why = format!("{} is no file's name", path.display());
@@ -57,6 +62,7 @@ impl StoredSpec {
     ///
     /// # Errors
     /// As [`read`](Self::read).
+    #[cfg(feature = "cli")]
     pub(crate) fn write(&self, content: &[u8]) -> Result<()> {
         self.store.replace(&self.name, content)
     }
@@ -65,6 +71,7 @@ impl StoredSpec {
     ///
     /// # Errors
     /// As [`read`](Self::read).
+    #[cfg(feature = "cli")]
     pub(crate) fn remove(&self) -> Result<()> {
         self.store.remove(&self.name)
     }

@@ -355,8 +355,8 @@ pub(super) enum MigCommand {
     },
     /// Remove instances: MIG devices by uuid, or GPU instances by id
     Destroy {
-        /// A MIG device's uuid or the beginning of one, or the id of a GPU instance
-        #[arg(required = true, value_name = "UUID|GI")]
+        /// A MIG device's uuid or the beginning of one, or the id of a GPU instance; lists (1,2) too
+        #[arg(required = true, value_name = "UUID|GI", value_delimiter = ',')]
         instances: Vec<Doomed>,
         #[command(flatten)]
         select: Select,
@@ -522,6 +522,12 @@ impl FromStr for Doomed {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self, Error> {
+        if text.is_empty() {
+            return refuse(
+                "an element of the list is empty: give the uuid of a MIG device or the id of a GPU instance"
+                    .to_owned(),
+            );
+        }
         if text.get(..4).is_some_and(|head| head.eq_ignore_ascii_case("MIG-")) && text.len() > 4 {
             return Ok(Self::Device(text.to_owned()));
         }

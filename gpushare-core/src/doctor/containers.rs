@@ -1,10 +1,13 @@
 //! Containers: the NVIDIA Container Toolkit, Docker's runtime, CDI specifications.
 
-use super::{Found, Looked, Part, Seen};
-use crate::snapshot::Snapshot;
+use super::{CdiSpec, Found, Looked, Part, Seen, selector};
+use crate::snapshot::{GpuSnapshot, Snapshot, Visibility};
+use crate::terminal::shell_word;
 
 const TOOLKIT: &str = "the NVIDIA Container Toolkit's installation guide";
 const CDI: &str = "the NVIDIA Container Toolkit's documentation of CDI: a specification is not made anew when MIG devices change";
+const OWN: &str =
+    "gpushare's own specifications, which follow what gpushare changes and nobody else";
 
 fn has(seen: &Seen<'_>, engine: &str) -> bool {
     seen.machine.containers.engines.iter().any(|name| name == engine)
@@ -55,40 +58,88 @@ pub(super) fn cdi_missing(seen: &Seen<'_>) -> Looked {
         "there is no CDI specification of NVIDIA's devices: podman gives containers no GPU",
         TOOLKIT,
     )
-    .seen("no file in /etc/cdi and /var/run/cdi names nvidia.com")
+    .seen("no file in /etc/cdi and /var/run/cdi is of a kind of nvidia.com")
     .mend("nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml")
     .into()
 }
 
 pub(super) fn cdi_stale(seen: &Seen<'_>, snapshot: &Snapshot) -> Looked {
-    let known = |uuid: &str| {
-        snapshot.gpus.iter().any(|gpu| {
-            gpu.uuid.as_str().eq_ignore_ascii_case(uuid)
-                || gpu
-                    .mig_devices
-                    .iter()
-                    .any(|device| device.uuid.as_str().eq_ignore_ascii_case(uuid))
-        })
+    let summary = |path: &str| {
+        format!(
+            "the CDI specification {path} names devices that do not exist: containers that ask for these do not start"
+        )
     };
-    let stale = seen.machine.containers.cdi.iter().filter_map(|spec| {
-        let gone: Vec<_> = spec.uuids.iter().filter(|uuid| !known(uuid)).collect();
-        if gone.is_empty() {
-            return None;
+    let mend = |path: &str| format!("nvidia-ctk cdi generate --output={path}");
+    stale(seen, snapshot, &seen.machine.containers.cdi, |path| {
+        Found::warning(summary(path), CDI).mend(mend(path))
+    })
+}
+
+pub(super) fn share_stale(seen: &Seen<'_>, snapshot: &Snapshot) -> Looked {
+    let summary = |path: &str| {
+        format!(
+            "gpushare's CDI specification {path} names devices that do not exist (another tool changed them): containers that ask for these do not start"
+        )
+    };
+    let mend = |path: &str| {
+        format!(
+            "gpushare recover; a file that stays as it is after that is none that gpushare keeps: rm {}",
+            shell_word(path)
+        )
+    };
+    stale(seen, snapshot, &seen.machine.containers.shares, |path| {
+        Found::warning(summary(path), OWN).mend(mend(path))
+    })
+}
+
+/// The specifications that name devices which are not on the node.
+fn stale(
+    seen: &Seen<'_>,
+    snapshot: &Snapshot,
+    specs: &[CdiSpec],
+    say: impl Fn(&str) -> Found,
+) -> Looked {
+    let hidden: Vec<_> = snapshot.gpus.iter().filter_map(hidden_instances).collect();
+    let mut looked = Looked::default();
+    for spec in specs {
+        let gone = spec.uuids.iter().filter(|uuid| !is_there(snapshot, uuid));
+        let (unsure, gone): (Vec<_>, Vec<_>) =
+            gone.partition(|uuid| uuid.starts_with("MIG-") && !hidden.is_empty());
+        if !unsure.is_empty() {
+            looked.unseen.extend(hidden.iter().cloned());
         }
-        let path = spec.path.display();
-        let found = Found::warning(
-            format!("the CDI specification {path} names devices that do not exist: containers that ask for these do not start"),
-            CDI,
-        );
-        let found = gone.iter().take(MOST).fold(found, |found, uuid| found.seen(format!("{uuid} is in it and not on this node")));
-        let found = match gone.len().checked_sub(MOST) {
+        if gone.is_empty() {
+            continue;
+        }
+        let found = say(&spec.path.display().to_string());
+        let found = gone
+            .iter()
+            .take(MOST)
+            .fold(found, |found, uuid| found.seen(format!("{uuid} is in it and not on this node")));
+        looked.found.push(match gone.len().checked_sub(MOST) {
             Some(more) if more > 0 => found.seen(format!("and {more} more")),
             _ => found,
-        };
-        Some(found.mend(format!("nvidia-ctk cdi generate --output={path}")))
-    });
-    let looked: Looked = stale.collect();
+        });
+    }
     looked.without(seen.machine, &Part::Cdi, "CDI specifications")
+}
+
+/// That the MIG devices of a GPU may be others than those that are shown, and what it takes to see them.
+fn hidden_instances(gpu: &GpuSnapshot) -> Option<(String, String)> {
+    let enabled = gpu.mig.as_ref().is_some_and(|mig| mig.enabled);
+    match &gpu.visibility {
+        Visibility::Partial { missing } if enabled => {
+            Some((format!("the instances of GPU {}", selector(gpu)), missing.join(", ")))
+        }
+        _ => None,
+    }
+}
+
+fn is_there(snapshot: &Snapshot, uuid: &str) -> bool {
+    snapshot.gpus.iter().any(|gpu| {
+        let devices = gpu.mig_devices.iter().map(|device| device.uuid.as_str());
+        devices.chain([gpu.uuid.as_str()]).any(|there| there.eq_ignore_ascii_case(uuid))
+    })
 }
 
 /// How many uuids are shown.

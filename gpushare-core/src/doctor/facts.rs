@@ -41,6 +41,9 @@ pub struct MachineFacts {
     pub directories: Vec<MpsDirectory>,
     /// Whether `nvidia-persistenced` runs.
     pub persistenced: bool,
+    /// The file in which a spec is stored for the next boot; none where the node has no place for one, as
+    /// a simulated one in memory. The node adds it.
+    pub stored_spec: Option<SpecFile>,
     /// What could not be looked at.
     pub hidden: Vec<Hidden>,
 }
@@ -92,11 +95,13 @@ pub struct Containers {
     pub toolkit: Vec<PathBuf>,
     /// Whether Docker's `daemon.json` names a runtime `nvidia`.
     pub docker_runtime: bool,
-    /// Specifications of NVIDIA's devices for containers (CDI).
+    /// Specifications of NVIDIA's devices for containers (CDI): those whose kind is of vendor `nvidia.com`.
     pub cdi: Vec<CdiSpec>,
+    /// Specifications of gpushare's shares: those whose kind is `gpushare.dev/share`.
+    pub shares: Vec<CdiSpec>,
 }
 
-/// A CDI specification of NVIDIA's devices.
+/// A CDI specification of devices of NVIDIA's.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CdiSpec {
     /// The file.
@@ -146,6 +151,15 @@ pub struct MpsDirectory {
     pub listens: bool,
 }
 
+/// The file in which a spec is stored for the next boot.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SpecFile {
+    /// Where.
+    pub path: PathBuf,
+    /// Whether it is there.
+    pub there: bool,
+}
+
 /// A part of a machine that may be hidden from who looks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -168,6 +182,8 @@ pub enum Part {
     Process(Pid),
     /// The directories of gpushare's daemons.
     Directories,
+    /// The spec that is stored for the next boot.
+    StoredSpec,
 }
 
 /// What could not be looked at.

@@ -1,6 +1,6 @@
 //! The state of each GPU: lost, pending, closed, left behind, not as it was set.
 
-use super::{Found, Looked, Seen, selector};
+use super::{Found, Looked, Part, Seen, selector};
 use crate::mode::{ComputeMode, SharingMode};
 use crate::parameters::Parameters;
 use crate::snapshot::{GpuSnapshot, Snapshot, Visibility};
@@ -150,6 +150,37 @@ pub(super) fn record_stale(snapshot: &Snapshot, gpu: &GpuSnapshot) -> Looked {
         .seen(format!("gpushare had set mode {recorded}; it is {} now", gpu.mode))
         .mend(again(&record.parameters, &name))
         .into()
+}
+
+/// Nothing brings back at the next boot what gpushare set.
+pub(super) fn not_stored(seen: &Seen<'_>, snapshot: &Snapshot) -> Looked {
+    // A spec has no word for the others, and they have findings of their own.
+    let sayable = |gpu: &&GpuSnapshot| {
+        !matches!(
+            gpu.mode,
+            SharingMode::Lost | SharingMode::Pending | SharingMode::Closed | SharingMode::Foreign
+        )
+    };
+    let managed = seen.gpus(snapshot).filter(|gpu| gpu.current_record(&snapshot.epoch).is_some());
+    let mut managed = managed.filter(sayable).peekable();
+    if managed.peek().is_none() {
+        return Looked::default();
+    }
+    if let Some(why) = seen.machine.hidden(&Part::StoredSpec) {
+        return Looked::default().unseen("the spec that is stored for the next boot", why);
+    }
+    let Some(file) = seen.machine.stored_spec.as_ref().filter(|file| !file.there) else {
+        return Looked::default();
+    };
+    let found = Found::notice(
+        "how the GPUs are shared is lost at the next reboot: no spec is stored that would bring it back",
+        LIFETIMES,
+    )
+    .seen(format!("{} is not there", file.path.display()));
+    let found = managed.fold(found, |found, gpu| {
+        found.seen(format!("GPU {} ({}) is {}, by gpushare", selector(gpu), gpu.uuid, gpu.mode))
+    });
+    found.mend("gpushare persist && systemctl enable gpushare-restore.service").into()
 }
 
 /// The command that leads to what is on record.

@@ -23,7 +23,7 @@ use crate::snapshot::{GpuSnapshot, Snapshot, expect_schema};
 
 pub use facts::{
     CdiSpec, Containers, DaemonProcess, DeviceNode, Hidden, Library, MachineFacts, MigMinor,
-    MpsDirectory, Part, PipeDirectory,
+    MpsDirectory, Part, PipeDirectory, SpecFile,
 };
 
 /// The schema that a serialised diagnosis names.
@@ -299,12 +299,14 @@ const CHECKS: &[Check] = &[
     machine("docker-runtime-missing", containers::docker_runtime),
     machine("cdi-spec-missing", containers::cdi_missing),
     node("cdi-spec-stale", containers::cdi_stale),
+    node("share-spec-stale", containers::share_stale),
     node("gpu-lost", gpus::lost),
     gpu("change-unfinished", gpus::unfinished),
     gpu("mode-pending", gpus::pending),
     gpu("mode-closed", gpus::closed),
     gpu("mode-drift", gpus::drift),
     gpu("record-stale", gpus::record_stale),
+    node("sharing-not-stored", gpus::not_stored),
     gpu("exclusive-left-behind", gpus::exclusive_left),
     gpu("instance-without-compute", gpus::without_compute),
     gpu("daemon-dead", mps::dead),

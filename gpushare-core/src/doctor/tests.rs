@@ -3,7 +3,7 @@ use std::collections::BTreeSet;
 use super::*;
 use crate::backend::sim::{Loss, ProcessKind, ProcessSpec, Simulator};
 use crate::hazard::HazardName;
-use crate::id::Pid;
+use crate::id::{GpuIndex, Pid};
 use crate::mode::{ComputeMode, Interval, MpsHealth, SharingMode};
 use crate::mps::Command;
 use crate::parameters::{MpsConfig, Parameters, TimeSlicing};
@@ -119,6 +119,10 @@ fn client(variables: &[(&str, &str)]) -> Diagnosis {
     Case::of(&node).diagnose()
 }
 
+fn spec_file(there: bool) -> SpecFile {
+    SpecFile { path: "/etc/gpushare/node.yaml".into(), there }
+}
+
 /// A diagnosis in which that check finds something.
 fn provoke(id: &str) -> Diagnosis {
     match id {
@@ -168,6 +172,11 @@ fn provoke(id: &str) -> Diagnosis {
             let uuids = vec![there, "MIG-0592d622-20bf-7ecf-264d-0fa1bfef88d3".to_owned()];
             case.machine.containers.cdi.push(CdiSpec { path: "/etc/cdi/n.yaml".into(), uuids });
         }),
+        "share-spec-stale" => changed(|case| {
+            let there = case.snapshot.gpus[0].uuid.to_string();
+            let uuids = vec!["MIG-0592d622-20bf-7ecf-264d-0fa1bfef88d3".to_owned(), there];
+            case.machine.containers.shares.push(CdiSpec { path: "/run/n.yaml".into(), uuids });
+        }),
         "gpu-lost" => {
             let node = node();
             let gpu = simulator(&node).gpus().unwrap()[0].clone();
@@ -196,6 +205,11 @@ fn provoke(id: &str) -> Diagnosis {
             apply(&node, Want::Exclusive);
             simulator(&node).reboot().unwrap();
             Case::of(&node).diagnose()
+        }
+        "sharing-not-stored" => {
+            let mut case = with_mps(25.0);
+            case.machine.stored_spec = Some(spec_file(false));
+            case.diagnose()
         }
         "instance-without-compute" => with_mig(vec![three().with_compute(Vec::new())]).diagnose(),
         "daemon-dead" => unwell(MpsHealth::Gone),
@@ -328,6 +342,20 @@ fn a_healthy_node_passes_every_check_in_every_mode() {
         assert_eq!(diagnosis.unseen, [], "{want:?}");
         assert!(diagnosis.simulated && !diagnosis.needs_mending());
         expect_complete(&diagnosis);
+        // With all that may be there besides, and as it should be.
+        let mut case = Case::of(&node);
+        let gpus = case.snapshot.gpus.iter();
+        let uuids = gpus.flat_map(|gpu| {
+            let devices = gpu.mig_devices.iter().map(|device| device.uuid.to_string());
+            devices.chain([gpu.uuid.to_string()])
+        });
+        let uuids: Vec<_> = uuids.collect();
+        let spec = |path: &str| CdiSpec { path: path.into(), uuids: uuids.clone() };
+        case.machine.containers.cdi.push(spec("/etc/cdi/nvidia.yaml"));
+        case.machine.containers.shares.push(spec("/var/run/cdi/ours.yaml"));
+        case.machine.stored_spec = Some(spec_file(true));
+        let diagnosis = case.diagnose();
+        assert_eq!((diagnosis.findings, diagnosis.unseen), (vec![], vec![]), "{want:?}");
     }
 }
 
@@ -360,7 +388,7 @@ fn what_is_hidden_has_not_passed() {
     for (part, checks) in [
         (Part::MigMinors, &["capability-node-missing"][..]),
         (Part::Docker, &["docker-runtime-missing"]),
-        (Part::Cdi, &["cdi-spec-missing", "cdi-spec-stale"]),
+        (Part::Cdi, &["cdi-spec-missing", "cdi-spec-stale", "share-spec-stale"]),
         (Part::Environment, &["declared-percentage-corrupts", "environment-for-all"]),
         (
             Part::DefaultPipe,
@@ -369,6 +397,7 @@ fn what_is_hidden_has_not_passed() {
         (Part::Sockets, &["default-directory-in-use", "default-directory-left"]),
         (Part::Daemon(pid), &["foreign-daemon", "daemon-dies-with-its-group"]),
         (Part::Directories, &["daemon-directory-left"]),
+        (Part::StoredSpec, &["sharing-not-stored"]),
     ] {
         let mut machine = case.machine.clone();
         machine.hide(part.clone(), "root");
@@ -531,4 +560,134 @@ fn nothing_of_others_reaches_a_terminal_as_it_is() {
         text.matches("    seen    ").count(),
         diagnosis.findings.iter().map(|f| f.evidence.len()).sum::<usize>()
     );
+}
+
+/// Whatever else is so: who manages a GPU, whether a spec is stored, whether that could be seen.
+#[test]
+fn only_what_gpushare_set_and_nothing_would_bring_back_is_not_stored() {
+    let id = "sharing-not-stored";
+    let node = node();
+    let spec = Spec::new().gpu([Selector::Index(GpuIndex::new(1))], Want::Exclusive);
+    node.apply(&spec, &ApplyOptions::new()).unwrap();
+    let managed = Case::of(&node);
+    simulator(&node).reboot().unwrap();
+    let rebooted = Case::of(&node);
+    let uuid = managed.snapshot.gpus[1].uuid.clone();
+    for (case, is_managed) in [(&managed, true), (&rebooted, false), (&Case::healthy(), false)] {
+        for stored in [None, Some(spec_file(true)), Some(spec_file(false))] {
+            for hidden in [false, true] {
+                let mut machine = case.machine.clone();
+                machine.stored_spec.clone_from(&stored);
+                if hidden {
+                    machine.hide(Part::StoredSpec, "root");
+                }
+                let diagnosis = diagnose(Ok(&case.snapshot), &machine);
+                expect_complete(&diagnosis);
+                let lost = stored == Some(spec_file(false));
+                let found: Vec<_> = diagnosis.findings_of(id).collect();
+                assert_eq!(found.len(), usize::from(is_managed && lost && !hidden), "{diagnosis}");
+                assert_eq!(diagnosis.unseen.len(), usize::from(is_managed && hidden));
+                for finding in found {
+                    assert_eq!((finding.severity, &finding.gpu), (Severity::Notice, &None));
+                    assert_eq!(finding.evidence.len(), 2, "{finding}");
+                    assert!(finding.evidence[0].contains("/etc/gpushare/node.yaml"), "{finding}");
+                    assert!(finding.evidence[1].contains(uuid.as_str()), "{finding}");
+                    let mend = "gpushare persist && systemctl enable gpushare-restore.service";
+                    assert_eq!(finding.mend, mend);
+                }
+                // The other GPU is nobody's.
+                let other = std::slice::from_ref(&case.snapshot.gpus[0].uuid);
+                let diagnosis = diagnose_gpus(&case.snapshot, &machine, other);
+                assert!(diagnosis.checked.iter().any(|checked| checked == id), "{diagnosis}");
+            }
+        }
+    }
+}
+
+/// A GPU that no spec has a word for cannot be stored, and another finding says what it is.
+#[test]
+fn what_cannot_be_stored_is_not_asked_to_be() {
+    for mode in [SharingMode::Lost, SharingMode::Pending, SharingMode::Closed, SharingMode::Foreign]
+    {
+        let mut case = with_mps(25.0);
+        case.machine.stored_spec = Some(spec_file(false));
+        case.snapshot.gpus[0].mode = mode;
+        let diagnosis = case.diagnose();
+        let finding = diagnosis.findings_of("sharing-not-stored").next().unwrap();
+        assert_eq!(finding.evidence.len(), 2, "{mode}: {finding}");
+        case.snapshot.gpus[1].mode = mode;
+        assert_eq!(case.diagnose().findings_of("sharing-not-stored").count(), 0, "{mode}");
+    }
+}
+
+#[test]
+fn our_specifications_are_none_of_nvidias() {
+    let provoked = |share: bool, id: &str| {
+        let diagnosis = changed(|case| {
+            case.machine.containers.engines = vec!["docker".to_owned(), "podman".to_owned()];
+            case.machine.containers.toolkit.push("/usr/bin/nvidia-ctk".into());
+            let uuids = vec![case.snapshot.gpus[0].uuid.to_string()];
+            let spec = CdiSpec { path: "/etc/cdi/x.yaml".into(), uuids };
+            let containers = &mut case.machine.containers;
+            if share { &mut containers.shares } else { &mut containers.cdi }.push(spec);
+        });
+        assert_eq!(diagnosis.findings_of("cdi-spec-stale").count(), 0);
+        assert_eq!(diagnosis.findings_of("share-spec-stale").count(), 0);
+        diagnosis.findings_of(id).count()
+    };
+    for id in ["cdi-spec-missing", "docker-runtime-missing"] {
+        assert_eq!((provoked(true, id), provoked(false, id)), (1, 0), "{id}");
+    }
+}
+
+/// Each list has its own check, and each file its own finding.
+#[test]
+fn a_stale_specification_is_whose_it_is() {
+    let gone = "MIG-0592d622-20bf-7ecf-264d-0fa1bfef88d3";
+    for (share, id, mend) in [
+        (true, "share-spec-stale", "gpushare recover"),
+        (false, "cdi-spec-stale", "nvidia-ctk cdi generate --output=/b b.yaml"),
+    ] {
+        let diagnosis = changed(|case| {
+            let there = case.snapshot.gpus[0].uuid.to_string();
+            let spec = |path: &str, uuid: &str| CdiSpec {
+                path: path.into(),
+                uuids: vec![there.clone(), uuid.to_owned(), there.to_lowercase()],
+            };
+            let specs =
+                vec![spec("/a.yaml", &there), spec("/b b.yaml", gone), spec("/c.yaml", gone)];
+            let containers = &mut case.machine.containers;
+            *if share { &mut containers.shares } else { &mut containers.cdi } = specs;
+        });
+        assert!(diagnosis.findings.iter().all(|finding| finding.id == id), "{diagnosis}");
+        assert_eq!(diagnosis.findings.len(), 2);
+        let finding = &diagnosis.findings[0];
+        assert_eq!(finding.severity, Severity::Warning);
+        assert!(finding.summary.contains("/b b.yaml") && finding.mend.starts_with(mend));
+        assert_eq!(finding.evidence, [format!("{gone} is in it and not on this node")]);
+        assert_eq!(finding.mend.contains("rm '/b b.yaml'"), share, "{finding}");
+    }
+}
+
+/// What is hidden may be there.
+#[test]
+fn a_mig_device_is_not_said_to_be_gone_by_who_cannot_see_all() {
+    let mut case = with_mig(vec![three()]);
+    let visibility = Visibility::Partial { missing: vec!["mig/config".to_owned()] };
+    case.snapshot.gpus[0].visibility = visibility;
+    for (uuid, count) in [
+        ("MIG-0592d622-20bf-7ecf-264d-0fa1bfef88d3", 0),
+        ("GPU-0592d622-20bf-7ecf-264d-0fa1bfef88d3", 1),
+    ] {
+        let spec = CdiSpec { path: "/x".into(), uuids: vec![uuid.to_owned()] };
+        case.machine.containers.shares = vec![spec.clone()];
+        case.machine.containers.cdi = vec![spec];
+        let diagnosis = case.diagnose();
+        for id in ["share-spec-stale", "cdi-spec-stale"] {
+            assert_eq!(diagnosis.findings_of(id).count(), count, "{diagnosis}");
+            let unseen = &diagnosis.unseen[0].checks;
+            assert_eq!(unseen.iter().any(|check| check == id), count == 0, "{diagnosis}");
+        }
+        expect_complete(&diagnosis);
+    }
 }

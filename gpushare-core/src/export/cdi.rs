@@ -18,7 +18,7 @@ use crate::terminal::printable;
 
 /// The kind of our devices. NVIDIA's own is another: two specifications that define the same device make
 /// both unusable.
-const KIND: &str = "gpushare.dev/share";
+pub(crate) const KIND: &str = "gpushare.dev/share";
 
 /// The lowest version that has all that is used here. Newer ones are refused by runtimes that are in use:
 /// Podman 4.3 takes 0.3.0 to 0.5.0. Names that begin with a letter, no host paths of device nodes, no

@@ -28,7 +28,7 @@ use crate::hazard::HazardName;
 use crate::snapshot::{DeviceNode, Snapshot};
 
 pub use cdi::{Cdi, LeaseHook};
-pub(crate) use cdi::{file_name, specification};
+pub(crate) use cdi::{KIND as CDI_KIND, file_name, specification};
 
 /// The schema that a serialised export names.
 pub const SCHEMA: &str = "gpushare.export/v1";

@@ -178,6 +178,46 @@ fn create_adds_and_destroy_removes_what_is_named() {
     assert_eq!((place.layout(0).1.len(), place.layout(1).1.len()), (0, 0));
 }
 
+/// Like nvidia-smi's `-dgi -gi 1,2`, and in words as before: it is the same, however it is divided.
+#[test]
+fn instances_to_destroy_may_be_lists() {
+    let ids = |place: &Place, gpu: usize| -> Vec<String> {
+        let status = place.json(&["status"]);
+        let gis = status["gpus"][gpu]["mig"]["gpu_instances"].as_array().unwrap();
+        gis.iter().map(|gi| gi["id"].to_string()).collect()
+    };
+    let place = Place::new("2xH100-80GB");
+    place.done(&["mig", "enable", "-i", "all"]);
+    // Bit by bit: by uuid or by id, and a comma or a space behind it.
+    for ways in 0_u32..32 {
+        place.done(&["mig", "create", "1g", "--count", "4", "-i", "0,1"]);
+        let (ids, devices, kept) = (ids(&place, 0), place.devices(0), place.devices(1));
+        let is = |bit: u32| ways >> bit & 1 == 1;
+        let name = |at: usize, bit| if is(bit) { devices[at].clone() } else { ids[at].clone() };
+        let (mut names, last) = (vec![name(0, 0)], [name(1, 1), name(2, 2)]);
+        for (name, bit) in last.into_iter().zip(3..) {
+            match names.last_mut().filter(|_| is(bit)) {
+                Some(list) => *list = format!("{list},{name}"),
+                None => names.push(name),
+            }
+        }
+        let mut arguments = vec!["mig", "destroy", "-i", "0"];
+        arguments.extend(names.iter().map(String::as_str));
+        place.done(&arguments);
+        assert_eq!(place.devices(0), devices[3..], "{arguments:?}");
+        assert_eq!(place.devices(1), kept, "{arguments:?}");
+        let (rest, other) = (place.devices(0), place.devices(1).join(","));
+        // Uuids say which GPU each is on.
+        place.done(&["mig", "destroy", &format!("{},{other}", rest[0])]);
+        assert_eq!((place.devices(0).len(), place.devices(1).len()), (0, 0));
+    }
+    // One that is not there keeps the others.
+    place.done(&["mig", "create", "1g", "--count", "2", "-i", "0"]);
+    let list = format!("{},99", ids(&place, 0)[0]);
+    place.run(&["mig", "destroy", &list, "-i", "0"]).expect_error("NOT_FOUND");
+    assert_eq!(place.devices(0).len(), 2);
+}
+
 #[test]
 fn names_and_cuts_survive_create_and_destroy() {
     let place = Place::new("1xH100-80GB");

@@ -1,5 +1,8 @@
 //! `doctor`, run on simulated nodes.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
+
 use gpushare_core::doctor::check_ids;
 use serde_json::Value;
 
@@ -38,6 +41,7 @@ fn a_healthy_node_has_nothing_to_mend() {
 fn mended(event: &str, id: &str) {
     let place = Place::new("2xH200-141GB");
     place.done(&["mps", "enable", "-i", "1", "--thread-percentage", "27", "--max-clients", "3"]);
+    place.done(&["persist"]);
     diagnosed(&place, 0, &[]);
     place.done(&["sim", event, "1"]);
     let document = diagnosed(&place, 2, &[]);
@@ -80,11 +84,51 @@ fn what_is_lost_with_a_reboot_is_found_and_mended() {
 }
 
 #[test]
+fn sharing_that_is_not_stored_is_noticed_and_stored() {
+    let place = Place::new("2xH100-80GB");
+    assert_eq!(ids(&diagnosed(&place, 0, &[])), [""; 0]);
+    place.done(&["time-slice", "-i", "1"]);
+    let name = place.lib().file_name().unwrap().to_owned();
+    let file = place.state().join("etc").join(name).join("node.yaml");
+    // A notice is nothing that must be mended.
+    let document = diagnosed(&place, 0, &[]);
+    assert_eq!(ids(&document), ["sharing-not-stored"]);
+    let finding = &document["findings"][0];
+    assert_eq!((&finding["severity"], &finding["gpu"]), (&"notice".into(), &Value::Null));
+    assert_eq!(finding["evidence"][0], format!("{} is not there", file.display()));
+    let evidence = finding["evidence"][1].as_str().unwrap();
+    assert!(evidence.starts_with("GPU 1 (GPU-") && evidence.contains("time_sliced"), "{evidence}");
+    assert_eq!(ids(&diagnosed(&place, 0, &["-i", "0"])), [""; 0]);
+    assert_eq!(ids(&diagnosed(&place, 0, &["-i", "1"])), ["sharing-not-stored"]);
+
+    let mend = finding["mend"].as_str().unwrap().split(" && ").next().unwrap();
+    place.done(&mend.split(' ').skip(1).collect::<Vec<_>>());
+    let document = diagnosed(&place, 0, &[]);
+    assert_eq!((ids(&document), &document["unseen"]), (vec![], &serde_json::json!([])));
+
+    // A file that anybody could have written is not looked at.
+    let mode = |mode| std::fs::set_permissions(&file, Permissions::from_mode(mode)).unwrap();
+    mode(0o666);
+    let document = diagnosed(&place, 0, &[]);
+    let unseen = &document["unseen"][0];
+    assert_eq!(unseen["checks"], serde_json::json!(["sharing-not-stored"]), "{document:#}");
+    assert!(unseen["needed"].as_str().unwrap().contains("others may write"), "{document:#}");
+    assert_eq!(ids(&document), [""; 0]);
+    mode(0o644);
+    place.done(&["persist", "--remove"]);
+    assert_eq!(ids(&diagnosed(&place, 0, &[])), ["sharing-not-stored"]);
+    // What a reboot took is nothing that could be stored.
+    place.done(&["sim", "reboot"]);
+    assert!(!ids(&diagnosed(&place, 0, &[])).contains(&"sharing-not-stored"));
+}
+
+#[test]
 fn a_hazard_that_was_allowed_is_still_in_force() {
     let place = Place::new("1xH200-141GB");
     let allowed =
         ["mps", "enable", "--thread-percentage", "40", "--allow-hazard", "hopper-partial-sm"];
     place.done(&allowed);
+    place.done(&["persist"]);
     let document = diagnosed(&place, 2, &[]);
     assert_eq!(ids(&document), ["hazard-in-force"]);
     assert_eq!(document["findings"][0]["severity"], "error");

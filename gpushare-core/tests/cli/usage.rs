@@ -66,6 +66,9 @@ fn bad_usage_is_an_error_and_not_an_answer() {
         &["mig", "create", "1g@16", "-i", "0"],
         &["mig", "destroy", "-i", "0"],
         &["mig", "destroy", "GPU-1", "-i", "0"],
+        &["mig", "destroy", "1,GPU-1", "-i", "0"],
+        &["mig", "destroy", "1;2", "-i", "0"],
+        &["mig", "destroy", "1-2", "-i", "0"],
         &["time-slice", "--replicas", "0", "-i", "0"],
         &["time-slice", "--replicas", "1025", "-i", "0"],
         &["time-slice", "--interval", "never", "-i", "0"],
@@ -110,6 +113,24 @@ fn bad_usage_is_an_error_and_not_an_answer() {
         assert_eq!(document["outcome"], "untouched");
         assert!(!document["message"].as_str().unwrap().is_empty(), "{document}");
     }
+}
+
+#[test]
+fn an_empty_element_of_a_list_is_named() {
+    let place = Place::new("1xH100-80GB");
+    place.done(&["mig", "enable"]);
+    place.done(&["mig", "create", "1g", "--count", "3"]);
+    let before = place.layout(0);
+    let uuid = place.devices(0).remove(0);
+    let lists = ["", ",", "1,", ",1", "1,,2"].map(str::to_owned);
+    for list in lists.into_iter().chain([format!("{uuid},"), format!("1,,{uuid}")]) {
+        for arguments in [&["mig", "destroy", &list][..], &["mig", "destroy", "1", &list]] {
+            let error = place.run(arguments).expect_error("INVALID_ARGUMENT").stderr;
+            assert!(error.contains("'' for '<UUID|GI>...'"), "{list}: {error}");
+            assert!(error.contains("an element of the list is empty"), "{list}: {error}");
+        }
+    }
+    assert_eq!(place.layout(0), before);
 }
 
 #[test]

@@ -2,6 +2,7 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 
 use super::*;
+use crate::doctor::CdiSpec;
 
 /// A made-up machine.
 struct Tree {
@@ -317,4 +318,78 @@ fn this_machine_can_be_looked_at() {
     let facts = RealMachine::new(&store, None).facts(&[Pid::new(std::process::id())]);
     assert_eq!(facts.declared.len(), 1);
     assert_eq!(facts.directories, []);
+}
+
+#[test]
+fn a_specification_is_whose_its_kind_says() {
+    let tree = Tree::new();
+    let gpu = "GPU-1e109052-d5d2-57c4-c5cd-be7fbc03ef65";
+    let text = |kind: &str, mentioned: &str| {
+        format!(
+            "# beside {mentioned}: --device {mentioned}=UUID\ncdiVersion: 0.5.0\nkind: {kind}\ndevices:\n- name: {gpu}\n"
+        )
+    };
+    tree.write("/etc/cdi/a.yaml", text("nvidia.com/gpu", "gpushare.dev/share"))
+        .write("/etc/cdi/b.yml", text("\"gpushare.dev/share\"", "nvidia.com/gpu"))
+        .write("/etc/cdi/c.yaml", text("example.com/x", "nvidia.com/gpu"))
+        .write("/var/run/cdi/d.json", r#"{"kind": "gpushare.dev/share", "a": "nvidia.com/gpu"}"#)
+        .write("/var/run/cdi/e.json", r#"{"a": "gpushare.dev/share", "kind": "nvidia.com/gpu"}"#)
+        .write("/var/run/cdi/f.yaml", "# nvidia.com/gpu, gpushare.dev/share");
+    let facts = tree.facts(&[]);
+    let found = |specs: &[CdiSpec]| -> Vec<_> {
+        let each = specs.iter().map(|spec| (spec.path.display().to_string(), spec.uuids.len()));
+        each.collect()
+    };
+    let named = |path: &str, count| (path.to_owned(), count);
+    let nvidias = [named("/etc/cdi/a.yaml", 1), named("/var/run/cdi/e.json", 0)];
+    assert_eq!(found(&facts.containers.cdi), nvidias);
+    let ours = [named("/etc/cdi/b.yml", 1), named("/var/run/cdi/d.json", 0)];
+    assert_eq!(found(&facts.containers.shares), ours);
+}
+
+/// As gpushare writes it in each mode, before and after somebody else took its devices.
+#[cfg(feature = "sim")]
+#[test]
+fn what_gpushare_writes_is_its_own_and_stale_when_its_devices_are_gone() {
+    use crate::export::{Kind, LeaseHook, Options};
+    use crate::parameters::{MpsComputeMode, MpsConfig, TimeSlicing};
+    use crate::spec::{Instance, Selector, Spec, Want};
+
+    let mps = || MpsConfig { compute_mode: MpsComputeMode::Unchanged, ..MpsConfig::default() };
+    let three = || Instance::new("3g".parse().unwrap());
+    let shared = || Instance { sharing: Some(crate::spec::Sharing::Mps(mps())), ..three() };
+    for (want, leaves) in [
+        (Want::Exclusive, false),
+        (Want::TimeSliced(TimeSlicing::default()), false),
+        (Want::Mps(mps()), false),
+        (Want::Mig(Some(vec![three(), three().with_compute(vec![1, 2])])), true),
+        (Want::Mig(Some(vec![shared(), three()])), true),
+    ] {
+        let node = crate::Node::builder().sim("2xH100-80GB").open().unwrap();
+        let apply = |want: Want| {
+            let spec = Spec::new().gpu([Selector::All], want);
+            let options = crate::ApplyOptions::new().allow_reset(true);
+            let allowed = crate::hazard::HazardName::ALL.iter();
+            let options = allowed.fold(options, |options, name| options.allow_hazard(*name));
+            node.apply(&spec, &options).unwrap();
+        };
+        apply(want.clone());
+        let hook = LeaseHook::new("/usr/bin/gpushare").argument("--state-dir=/x");
+        let options = Options { lease_hook: Some(hook), ..Options::default() };
+        let text = node.export(Kind::Cdi, &options).unwrap().text;
+        assert!(text.contains("nvidia.com/gpu"));
+        let tree = Tree::new();
+        tree.write("/var/run/cdi/gpushare.dev-share_x.yaml", text);
+        let facts = tree.facts(&[]);
+        assert_eq!((facts.containers.cdi.len(), facts.containers.shares.len()), (0, 1));
+        let stale = || {
+            let diagnosis = crate::doctor::diagnose(Ok(&node.snapshot().unwrap()), &facts);
+            diagnosis.findings_of("share-spec-stale").map(|found| found.evidence.len()).sum()
+        };
+        let devices: usize =
+            node.snapshot().unwrap().gpus.iter().map(|gpu| gpu.mig_devices.len()).sum();
+        assert_eq!((stale(), leaves), (0_usize, devices > 0), "{want:?}");
+        apply(Want::Exclusive);
+        assert_eq!(stale(), devices, "{want:?}");
+    }
 }
