@@ -190,7 +190,9 @@ class Installed(unittest.TestCase):
             except FileNotFoundError as error:
                 print("none:", error)
         """
-        return alone(code, env={"PYTHONPATH": os.pathsep.join(map(str, paths))}).stdout.strip()
+        # The package may be where these tests were started, and that comes first.
+        env = {"PYTHONPATH": os.pathsep.join(map(str, paths))}
+        return alone(code, env=env, cwd=self.folder).stdout.strip()
 
     def test_the_command_is_found_that_came_with_the_package(self) -> None:
         self.assertEqual(self.said(self.site), str(self.script))

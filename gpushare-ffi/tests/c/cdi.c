@@ -101,7 +101,7 @@ static void refusals(gpushare_node *node) {
         uint32_t no_cdi;
     } wrong[] = {
         {directory, NULL, 1},       {directory, "/gpushare", 1}, {NULL, "/gpushare", 0},
-        {NULL, "/gpushare", 1},     {directory, "/a\nb", 0},    {directory, "", 0},
+        {NULL, "/gpushare", 1},     {directory, "/a\nb", 0},     {directory, "", 0},
         {"cdi", NULL, 0},           {"./cdi", NULL, 0},          {"../cdi", "/gpushare", 0},
         {directory, "gpushare", 0}, {directory, "./bin/g", 0},   {"", NULL, 0},
         {"/var/run/cdi", NULL, 0}, /* of a simulated node */
