@@ -53,5 +53,9 @@ trap 'rm -rf "$venv"' EXIT
 "$venv/bin/pip" check
 "$venv/bin/gpushare" --sim 2xH100-80GB --state-dir "$venv/state" status >/dev/null
 cd "$venv"
+# As a container runtime starts it: by its path, and with no environment.
+command=$("$venv/bin/python" -W error -c 'import gpushare; print(gpushare.command_path())')
+[ "$command" -ef "$venv/bin/gpushare" ] || { echo "command_path() is $command" && exit 1; }
+env -i "$command" --version
 "$venv/bin/python" -W error "$here/examples/quick_start.py"
 echo "$wheel, $size bytes"

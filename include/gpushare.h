@@ -464,8 +464,9 @@ typedef struct gpushare_hook {
  *
  * It runs on the thread that made the call. It returns 0 to go on, anything else to say no. Nothing is
  * called where there is nothing to do; after PRE_APPLY exactly one of POST_APPLY and FAILURE is, unless the
- * process dies. The GPUs are locked meanwhile: changing them with gpushare is LOCKED. No exception and no
- * longjmp may leave it.
+ * process dies. The GPUs are locked meanwhile: changing them with gpushare is LOCKED. It may fork: the call
+ * goes on in the parent alone, and in a child that returns from it the call is INVALID_STATE, changes
+ * nothing more and undoes nothing. No exception and no longjmp may leave it.
  */
 typedef int32_t (*gpushare_hook_fn)(const struct gpushare_hook *hook, void *user);
 
@@ -529,6 +530,27 @@ typedef struct gpushare_apply_options {
    * What `hook` gets as its last argument.
    */
   void *hook_user;
+  /**
+   * The directory, by its absolute path, in which the GPUs have CDI specifications from now on, such as
+   * "/var/run/cdi": a container gets a share by `gpushare.dev/share=NAME`. They follow every change of
+   * these GPUs, also one that does not ask for it, and are written when nothing else is to do; which were
+   * is in the report, as `cdi_specifications`. NULL for none but those that are there.
+   */
+  const char *cdi;
+  /**
+   * The `gpushare` program, by its absolute path, with which each container takes a lease of its share;
+   * NULL for containers without leases. Goes with `cdi`. UNSUPPORTED where the node is simulated in memory,
+   * which no other process sees.
+   */
+  const char *cdi_program;
+  /**
+   * Whether the CDI specifications of the GPUs are removed, and there are none from now on.
+   */
+  uint32_t no_cdi;
+  /**
+   * Must be 0.
+   */
+  uint32_t reserved_2;
 } gpushare_apply_options;
 
 /**
@@ -573,7 +595,9 @@ typedef struct gpushare_event {
  * It runs on the thread that made the call, at each step and every 100 ms of waiting. It returns 0 to go
  * on; anything else stops: what was done is rolled back, and the call returns INTERRUPTED. It may call
  * the library, of the same node too: a GPU that the call has locked is LOCKED to it then, so that
- * it must not wait for ever (`timeout_s`) for that. No exception and no longjmp may leave it.
+ * it must not wait for ever (`timeout_s`) for that. It may fork: the call goes on in the parent alone, and
+ * in a child that returns from it the call is INVALID_STATE, changes nothing more and undoes nothing. No
+ * exception and no longjmp may leave it.
  */
 typedef int32_t (*gpushare_progress_fn)(const struct gpushare_event *event, void *user);
 
@@ -1156,10 +1180,11 @@ void gpushare_error_free(struct gpushare_error *err);
  * `text`, and what it `cannot_say`, in sentences. Observes the node anew. Changes nothing and needs no
  * privilege.
  *
- * `kind` is `mig-parted`, `docker-run`, `compose`, `device-plugin`, `gpu-operator`, `resource-claim` or
- * `gres`. `options` may be NULL, or an object of JSON: `config` (mig-parted, gpu-operator), `image` and
- * `cdi` (docker-run, compose), `node` (gpu-operator, gres), `allow_hazards`, a list of names
- * (device-plugin, gpu-operator, resource-claim, gres).
+ * `kind` is `mig-parted`, `docker-run`, `compose`, `device-plugin`, `gpu-operator`, `resource-claim`,
+ * `gres` or `cdi`. `options` may be NULL, or an object of JSON: `config` (mig-parted, gpu-operator), `image`
+ * and `cdi` (docker-run, compose), `node` (gpu-operator, gres), `allow_hazards`, a list of names
+ * (device-plugin, gpu-operator, resource-claim, gres). To keep specifications of CDI, `cdi` of
+ * gpushare_apply_options.
  * `*json` is the caller's, to be freed with gpushare_string_free().
  *
  * Returns INVALID_ARGUMENT for a kind or options that are none, and options of another kind;

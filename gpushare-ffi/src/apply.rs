@@ -51,12 +51,14 @@ pub struct gpushare_apply_options {
     pub hook: gpushare_hook_fn,
     /// What `hook` gets as its last argument.
     pub hook_user: *mut c_void,
-    /// The directory in which the GPUs have CDI specifications from now on, such as "/var/run/cdi": a
-    /// container gets a share by `gpushare.dev/share=NAME`. They follow every change of these GPUs. NULL for
-    /// none but those that are there.
+    /// The directory, by its absolute path, in which the GPUs have CDI specifications from now on, such as
+    /// "/var/run/cdi": a container gets a share by `gpushare.dev/share=NAME`. They follow every change of
+    /// these GPUs, also one that does not ask for it, and are written when nothing else is to do; which were
+    /// is in the report, as `cdi_specifications`. NULL for none but those that are there.
     pub cdi: *const c_char,
     /// The `gpushare` program, by its absolute path, with which each container takes a lease of its share;
-    /// NULL for containers without leases. Goes with `cdi`.
+    /// NULL for containers without leases. Goes with `cdi`. UNSUPPORTED where the node is simulated in memory,
+    /// which no other process sees.
     pub cdi_program: *const c_char,
     /// Whether the CDI specifications of the GPUs are removed, and there are none from now on.
     pub no_cdi: u32,

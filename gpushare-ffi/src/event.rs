@@ -62,7 +62,9 @@ pub struct gpushare_event {
 /// It runs on the thread that made the call, at each step and every 100 ms of waiting. It returns 0 to go
 /// on; anything else stops: what was done is rolled back, and the call returns INTERRUPTED. It may call
 /// the library, of the same node too: a GPU that the call has locked is LOCKED to it then, so that
-/// it must not wait for ever (`timeout_s`) for that. No exception and no longjmp may leave it.
+/// it must not wait for ever (`timeout_s`) for that. It may fork: the call goes on in the parent alone, and
+/// in a child that returns from it the call is INVALID_STATE, changes nothing more and undoes nothing. No
+/// exception and no longjmp may leave it.
 pub type gpushare_progress_fn =
     Option<unsafe extern "C" fn(event: *const gpushare_event, user: *mut c_void) -> i32>;
 

@@ -54,8 +54,9 @@ pub struct gpushare_hook {
 ///
 /// It runs on the thread that made the call. It returns 0 to go on, anything else to say no. Nothing is
 /// called where there is nothing to do; after PRE_APPLY exactly one of POST_APPLY and FAILURE is, unless the
-/// process dies. The GPUs are locked meanwhile: changing them with gpushare is LOCKED. No exception and no
-/// longjmp may leave it.
+/// process dies. The GPUs are locked meanwhile: changing them with gpushare is LOCKED. It may fork: the call
+/// goes on in the parent alone, and in a child that returns from it the call is INVALID_STATE, changes
+/// nothing more and undoes nothing. No exception and no longjmp may leave it.
 pub type gpushare_hook_fn =
     Option<unsafe extern "C" fn(hook: *const gpushare_hook, user: *mut c_void) -> i32>;
 

@@ -387,6 +387,15 @@ fn hooks_are_called_around_a_change() {
     }
 }
 
+#[test]
+fn specifications_for_containers_follow_the_gpus() {
+    for link in LINKS {
+        let directory = directory(&format!("cdi-{link:?}"));
+        let built = build("tests/c/cdi.c", link, &directory);
+        run(watched(&built, link).arg(&directory));
+    }
+}
+
 /// `GPUSHARE_TEST_SECONDS=60` for longer.
 #[test]
 fn eight_threads_use_one_node() {

@@ -11,8 +11,9 @@ use pyo3::types::{PyBytes, PyString, PyTuple};
 use serde::{Deserialize, Serialize};
 
 use crate::arguments::{flag, hazards, path, text};
+use crate::cdi::{lease_hook, program};
 use crate::document::{counted, document_class, pickles_document, shown, simulated, texts};
-use crate::error::refused_by;
+use crate::error::{refused, refused_by};
 use crate::node::{Given, Node};
 use crate::words;
 
@@ -176,9 +177,12 @@ impl Node {
     ///     file that is that node's own.
     /// :param allow_hazards: device-plugin, gpu-operator, resource-claim and gres: the names of hazards that
     ///     are accepted.
+    /// :param cdi_program: cdi: the absolute path of the ``gpushare`` command with which each container takes a
+    ///     lease of its share, such as :func:`command_path`. None for containers without leases. To keep
+    ///     specifications that follow the GPUs, ``cdi`` of :meth:`Plan.apply`.
     #[pyo3(
-        signature = (kind, *, config=None, image=None, cdi=Given::No, node=None, allow_hazards=Given::No),
-        text_signature = "($self, kind, *, config=None, image=None, cdi=False, node=None, allow_hazards=())"
+        signature = (kind, *, config=None, image=None, cdi=Given::No, node=None, allow_hazards=Given::No, cdi_program=None),
+        text_signature = "($self, kind, *, config=None, image=None, cdi=False, node=None, allow_hazards=(), cdi_program=None)"
     )]
     #[expect(clippy::too_many_arguments, reason = "keywords of Python's")]
     fn export(
@@ -190,6 +194,7 @@ impl Node {
         cdi: Given<'_>,
         node: Option<&Bound<'_, PyAny>>,
         allow_hazards: Given<'_>,
+        cdi_program: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Exported> {
         let kind: export::Kind =
             text("kind", kind)?.parse().map_err(|error| refused_by(py, "kind", error))?;
@@ -203,7 +208,16 @@ impl Node {
         if let Given::Yes(names) = allow_hazards {
             options.allow_hazards = hazards("allow_hazards", &names)?;
         }
-        let exported = self.call("Node.export").run(py, || self.0.node().export(kind, &options))?;
+        let program = cdi_program.map(program).transpose()?;
+        if program.is_some() && kind != export::Kind::Cdi {
+            return Err(refused(py, "cdi_program", format!("{kind} takes none: that is for cdi")));
+        }
+        let exported = self.call("Node.export").run(py, || {
+            let node = self.0.node();
+            let hook = program.as_deref().map(|program| lease_hook(node, program));
+            options.lease_hook = hook.transpose()?;
+            node.export(kind, &options)
+        })?;
         Ok(Exported(Arc::new(exported)))
     }
 

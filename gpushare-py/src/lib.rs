@@ -7,6 +7,7 @@ mod advise;
 mod arguments;
 mod call;
 mod callback;
+mod cdi;
 #[cfg(feature = "cli")]
 mod command;
 mod doctor;

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::arguments;
 use crate::call::{Call, Listener};
+use crate::cdi::Specified;
 use crate::document::{
     document_class, hash, json, repr, shown, shows_drawing, shows_text, texts, tuple,
 };
@@ -106,10 +107,18 @@ impl Plan {
     ///     Nothing is called where nothing is to do. What a function raises before the change stops it, as
     ///     ``progress`` does; an Exception after it is in ``report.failed_hooks``, or in the error.
     /// :param hook_timeout: seconds that each of the programs may take. Ctrl-C is heard when it has ended.
+    /// :param cdi: the directory in which the GPUs of this plan have CDI specifications from now on, such as
+    ///     ``"/var/run/cdi"``, where container runtimes look: a container gets a share by
+    ///     ``gpushare.dev/share=NAME``. They follow every change of these GPUs, also one that does not ask for it,
+    ///     and are written when nothing else is to do. A relative path counts from the directory that the process
+    ///     is in now. False removes them, and there are none from now on; None leaves it as it is.
+    /// :param cdi_program: the absolute path of the ``gpushare`` command with which each container takes a lease
+    ///     of its share, such as :func:`command_path`; the container runtime starts it. None for containers
+    ///     without leases. It goes with ``cdi``.
     /// :param node: the node to apply it on, for a plan that was unpickled.
     #[pyo3(
-        signature = (progress=None, *, allow_evict=Given::No, allow_reset=Given::No, allow_hazards=Given::No, timeout=Given::No, drain=Given::No, grace=Given::No, hooks=None, hook_timeout=Given::No, node=None),
-        text_signature = "($self, progress=None, *, allow_evict=False, allow_reset=False, allow_hazards=(), timeout=0, drain=0, grace=30, hooks=None, hook_timeout=60, node=None)"
+        signature = (progress=None, *, allow_evict=Given::No, allow_reset=Given::No, allow_hazards=Given::No, timeout=Given::No, drain=Given::No, grace=Given::No, hooks=None, hook_timeout=Given::No, cdi=None, cdi_program=None, node=None),
+        text_signature = "($self, progress=None, *, allow_evict=False, allow_reset=False, allow_hazards=(), timeout=0, drain=0, grace=30, hooks=None, hook_timeout=60, cdi=None, cdi_program=None, node=None)"
     )]
     #[expect(clippy::too_many_arguments, reason = "keywords of Python's")]
     fn apply(
@@ -124,6 +133,8 @@ impl Plan {
         grace: Given<'_>,
         hooks: Option<&Bound<'_, PyAny>>,
         hook_timeout: Given<'_>,
+        cdi: Option<&Bound<'_, PyAny>>,
+        cdi_program: Option<&Bound<'_, PyAny>>,
         node: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Report> {
         let mut options = ApplyOptions::new();
@@ -147,6 +158,7 @@ impl Plan {
         if let Given::Yes(grace) = grace {
             options = options.grace(arguments::seconds("grace", &grace)?);
         }
+        let specified = Specified::new(cdi, cdi_program)?;
         let given = node.map(|node| match node.cast::<Node>() {
             Ok(node) => Ok(node.get().0.clone()),
             Err(_) => Err(arguments::wrong_type("node", node, "a gpushare.Node")),
@@ -165,6 +177,7 @@ impl Plan {
                 Some(hooked) => options.hooks(hooked.hooks(state.node())?),
                 None => options,
             };
+            let options = options.cdi(specified.specifications(state.node())?);
             let mut teller = Teller::new(listener);
             let source = Source::Plan(&self.plan);
             state.node().apply_with(source, &options, |event| teller.hear(event))

@@ -79,6 +79,12 @@ impl Report {
     fn failed_hooks<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
         texts(py, &self.0.failed_hooks)
     }
+
+    /// The paths of the CDI specifications that were written.
+    #[getter]
+    fn cdi_specifications<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
+        texts(py, self.0.cdi_specifications.iter().map(|path| path.display().to_string()))
+    }
 }
 
 document_class!(

@@ -6,11 +6,13 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import unittest
+from pathlib import Path
 
 import gpushare
-from common import MODES, Shared, layout, real
+from common import MODES, Shared, alone, layout, real
 
 COMMAND = [sys.executable, "-m", "gpushare"]
 
@@ -161,6 +163,58 @@ class Running(Shared):
             self.skipTest("the package is not installed")
         said = subprocess.run([script, "--version"], check=True, capture_output=True, text=True).stdout
         self.assertEqual(said.strip(), f"gpushare {gpushare.__version__}")
+
+
+class Installed(unittest.TestCase):
+    """What an installer leaves, made by hand."""
+
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.folder = Path(folder.name).resolve()
+        self.site = self.folder / "lib/site-packages"
+        self.noted = self.site / "gpushare_py-0.1.0.dist-info"
+        self.noted.mkdir(parents=True)
+        (self.noted / "METADATA").write_text("Metadata-Version: 2.1\nName: gpushare-py\nVersion: 0.1.0\n")
+        (self.noted / "RECORD").write_text("../../bin/gpushare,,\ngpushare/__init__.py,,\n")
+        (self.site / "gpushare").symlink_to(Path(gpushare.__file__).parent)
+        self.script = self.folder / "bin/gpushare"
+        self.script.parent.mkdir()
+        self.script.touch(0o755)
+
+    def said(self, *paths):
+        code = """
+            import gpushare
+            try:
+                print(gpushare.command_path())
+            except FileNotFoundError as error:
+                print("none:", error)
+        """
+        # The package may be where these tests were started, and that comes first.
+        env = {"PYTHONPATH": os.pathsep.join(map(str, paths))}
+        return alone(code, env=env, cwd=self.folder).stdout.strip()
+
+    def test_the_command_is_found_that_came_with_the_package(self) -> None:
+        self.assertEqual(self.said(self.site), str(self.script))
+
+    def test_no_other_command_is(self) -> None:
+        nothing = "none: no gpushare command was installed with the package in "
+        elsewhere = self.folder / "elsewhere"
+        elsewhere.mkdir()
+        other = elsewhere / "gpushare"
+        shutil.copytree(Path(gpushare.__file__).parent, other)
+        # What is imported is not what is installed.
+        self.assertEqual(self.said(elsewhere, self.site), f"{nothing}{other}")
+        self.script.chmod(0o644)
+        self.assertEqual(self.said(self.site), f"{nothing}{self.site / 'gpushare'}")
+        self.script.unlink()
+        self.assertEqual(self.said(self.site), f"{nothing}{self.site / 'gpushare'}")
+        self.script.touch(0o755)
+        self.assertEqual(self.said(self.site), str(self.script))
+        (self.noted / "RECORD").write_text("gpushare/__init__.py,,\n")
+        self.assertEqual(self.said(self.site), f"{nothing}{self.site / 'gpushare'}")
+        (self.noted / "RECORD").unlink()
+        self.assertEqual(self.said(self.site), f"{nothing}{self.site / 'gpushare'}")
 
 
 if __name__ == "__main__":

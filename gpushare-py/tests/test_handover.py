@@ -19,7 +19,10 @@ OPTIONS = {
     "gpu-operator": (["--config", "mine", "--node", "here"], {"config": "mine", "node": "here"}),
     "resource-claim": (["--allow-hazard", "minimum-sm"], {"allow_hazards": ["minimum-sm"]}),
     "gres": (["--node", "here"], {"node": "here"}),
+    "cdi": ([], {}),
 }
+# The command is its own program for leases; the programs that Python is given are in test_cdi.
+ALWAYS = {"cdi": ["--no-lease"]}
 
 TWO = """
 version: v1
@@ -50,7 +53,9 @@ class Exporting(Shared):
             for kind, (words, keywords) in OPTIONS.items():
                 for given, options in (([], {}), (words, keywords)):
                     with self.subTest(state, kind=kind, options=options):
-                        command = self.command("--json", "export", kind, *given, check=False)
+                        command = self.command(
+                            "--json", "export", kind, *ALWAYS.get(kind, ()), *given, check=False
+                        )
                         if command.returncode:
                             with self.assertRaises(gpushare.GpuShareError) as caught:
                                 node.export(kind, **options)

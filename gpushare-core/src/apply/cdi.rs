@@ -76,6 +76,14 @@ impl<'a> Specifications<'a> {
         let gpus = gpus.into_iter().map(specified).collect::<Result<Vec<_>>>()?;
         let hooks = gpus.iter().filter_map(|specified| specified.wanted.as_ref()?.hook());
         hooks.into_iter().try_for_each(|hook| hook.usable().map(drop))?;
+        let mut directories = gpus.iter().filter_map(|gpu| gpu.wanted.as_ref()).map(Cdi::directory);
+        // Where they are is noted as text.
+        if let Some(directory) = directories.find(|directory| directory.to_str().is_none()) {
+            let why = format!(
+                "the path of a directory for CDI specifications is text, and {directory:?} is not UTF-8"
+            );
+            return Err(Error::new(ErrorCode::InvalidArgument, why));
+        }
         let known = |cdi: &&Cdi| OF_THIS_MACHINE.iter().any(|of| cdi.directory() == Path::new(of));
         let mut wanted = gpus.iter().filter_map(|specified| specified.wanted.as_ref());
         if let Some(cdi) = wanted.find(known).filter(|_| simulated) {

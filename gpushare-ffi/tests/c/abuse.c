@@ -204,6 +204,7 @@ static void past_the_end(gpushare_node *node) {
 static void sizes(gpushare_node *node) {
     unsigned char *bytes = (unsigned char *)malloc(8192);
     gpushare_lease *lease;
+    gpushare_node *other;
     gpushare_plan *plan = planned(node, EXCLUSIVE);
     uint32_t odd[] = {0, 1, 3, 4, 7, 8, 55, 4097, 65536, 0x7fffffff, 0x80000000u, 0xffffffffu};
     uint32_t size;
@@ -238,6 +239,24 @@ static void sizes(gpushare_node *node) {
         }
     }
     gpushare_plan_free(plan);
+    /* An older program's end anywhere, in the middle of a field too. */
+    other = simulated("1xT4");
+    plan = planned(other, EXCLUSIVE);
+    WORKS(gpushare_plan_apply(plan, NULL, NULL, NULL, &err));
+    gpushare_plan_free(plan);
+    plan = planned(other, EXCLUSIVE);
+    for (size = 56; size <= 4096; size += size < sizeof(gpushare_apply_options) + 8 ? 1 : 61) {
+        memset(bytes, 0, 8192);
+        memcpy(bytes, &size, 4);
+        bytes[size] = 255;
+        WORKS(gpushare_plan_apply(plan, (gpushare_apply_options *)bytes, NULL, NULL, &err));
+        if (size > sizeof(gpushare_apply_options)) {
+            bytes[size - 1] = 1;
+            FAILS(gpushare_plan_apply(plan, (gpushare_apply_options *)bytes, NULL, NULL, &err), INVALID);
+        }
+    }
+    gpushare_plan_free(plan);
+    gpushare_node_free(other);
     free(bytes);
 }
 
@@ -313,6 +332,15 @@ static void values(gpushare_node *node) {
     apply.reserved = 1;
     FAILS(gpushare_plan_apply(plan, &apply, NULL, NULL, &err), INVALID);
     apply.reserved = 0;
+    /* A path need not be text, but it must be absolute, and a specification is text. */
+    apply.cdi = BAD;
+    FAILS(gpushare_plan_apply(plan, &apply, NULL, NULL, &err), INVALID);
+    apply.cdi_program = "/a\xff\xfe";
+    FAILS(gpushare_plan_apply(plan, &apply, NULL, NULL, &err), GPUSHARE_STATUS_UNSUPPORTED); /* in memory */
+    apply.cdi = apply.cdi_program = NULL;
+    apply.reserved_2 = 1;
+    FAILS(gpushare_plan_apply(plan, &apply, NULL, NULL, &err), INVALID);
+    apply.reserved_2 = 0;
     apply.timeout_s = NAN;
     FAILS(gpushare_plan_apply(plan, &apply, NULL, NULL, &err), INVALID);
     apply.timeout_s = 0;

@@ -145,10 +145,21 @@ __all__ = [
     "VisibleDevice",
     "WaitTimeoutError",
     "__version__",
+    "command_path",
     "draw",
     "mps",
     "resolve_visible_devices",
 ]
+
+
+def command_path() -> str:
+    """The path of the ``gpushare`` command that was installed with this package, for ``cdi_program``.
+
+    FileNotFoundError where none was, such as in a checkout: give the path of one of the same version.
+    """
+    from gpushare import _command
+
+    return _command.path()
 
 
 def draw(thing: Snapshot | Gpu | Plan) -> str:

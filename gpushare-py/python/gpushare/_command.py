@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 
@@ -19,3 +20,25 @@ def main() -> int:
     # Python ignores it, and what `gpushare run` becomes would, too.
     signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
     return _command([sys.executable, "-P", "-m", "gpushare"], ["gpushare", *sys.argv[1:]])
+
+
+def path() -> str:
+    """Where the command is that was installed with this package."""
+    from importlib import metadata
+
+    import gpushare
+
+    try:
+        distribution = metadata.distribution("gpushare-py")
+        files = distribution.files or ()
+        # Another may be installed than the one that is imported.
+        is_this = os.path.samefile(str(distribution.locate_file("gpushare/__init__.py")), gpushare.__file__)
+    except (metadata.PackageNotFoundError, FileNotFoundError):
+        files, is_this = (), False
+    # Installers note every script that they write, wherever they put it.
+    for file in files if is_this else ():
+        script = os.path.realpath(str(file.locate()))
+        if file.name == "gpushare" and os.access(script, os.X_OK):
+            return script
+    folder = os.path.dirname(gpushare.__file__)
+    raise FileNotFoundError(f"no gpushare command was installed with the package in {folder}")

@@ -134,6 +134,8 @@ class ExportKind(StrEnum):
     """Claims for NVIDIA's DRA driver for Kubernetes, one for each device."""
     GRES = "gres"
     """Slurm's gres.conf, with the lines that slurm.conf needs."""
+    CDI = "cdi"
+    """A specification of the Container Device Interface, one device for each share."""
 
 
 class HazardName(StrEnum):

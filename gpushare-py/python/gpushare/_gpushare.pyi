@@ -499,6 +499,8 @@ class Plan:
         | Callable[[Moment, Plan, GpuShareError | None, str | None], object]
         | None = None,
         hook_timeout: float | timedelta = 60,
+        cdi: str | PathLike[str] | Literal[False] | None = None,
+        cdi_program: str | PathLike[str] | None = None,
         node: Node | None = None,
     ) -> Report:
         """Applies it, if the GPUs are still as it was made for. Needs root.
@@ -521,6 +523,14 @@ class Plan:
             Nothing is called where nothing is to do. What a function raises before the change stops it, as
             ``progress`` does; an Exception after it is in ``report.failed_hooks``, or in the error.
         :param hook_timeout: seconds that each of the programs may take. Ctrl-C is heard when it has ended.
+        :param cdi: the directory in which the GPUs of this plan have CDI specifications from now on, such as
+            ``"/var/run/cdi"``, where container runtimes look: a container gets a share by
+            ``gpushare.dev/share=NAME``. They follow every change of these GPUs, also one that does not ask for it,
+            and are written when nothing else is to do. A relative path counts from the directory that the process
+            is in now. False removes them, and there are none from now on; None leaves it as it is.
+        :param cdi_program: the absolute path of the ``gpushare`` command with which each container takes a lease
+            of its share, such as :func:`command_path`; the container runtime starts it. None for containers
+            without leases. It goes with ``cdi``.
         :param node: the node to apply it on, for a plan that was unpickled.
         """
 
@@ -557,6 +567,9 @@ class Report:
     @property
     def failed_hooks(self) -> tuple[str, ...]:
         """What hooks said that failed after the change was done."""
+    @property
+    def cdi_specifications(self) -> tuple[str, ...]:
+        """The paths of the CDI specifications that were written."""
     def to_dict(self) -> dict[str, Any]:
         """The same in dicts, lists and plain values: what the command line prints with ``--json``."""
     @staticmethod
@@ -1331,6 +1344,7 @@ class Node:
         cdi: bool = False,
         node: str | None = None,
         allow_hazards: str | Iterable[str] = (),
+        cdi_program: str | PathLike[str] | None = None,
     ) -> Exported:
         """The state of this node in the words of another tool, with what they cannot say. Changes nothing, and
         needs no privilege.
@@ -1346,6 +1360,9 @@ class Node:
             file that is that node's own.
         :param allow_hazards: device-plugin, gpu-operator, resource-claim and gres: the names of hazards that
             are accepted.
+        :param cdi_program: cdi: the absolute path of the ``gpushare`` command with which each container takes a
+            lease of its share, such as :func:`command_path`. None for containers without leases. To keep
+            specifications that follow the GPUs, ``cdi`` of :meth:`Plan.apply`.
         """
     def import_config(
         self,
