@@ -64,12 +64,20 @@ fn while_a_gpu_changes_no_container_starts_on_it() {
     for gpu in [0, 1] {
         node.apply(&format!("{{select: {gpu}, mode: time_sliced, time_sliced: {{replicas: 2}}}}"));
     }
+    let before = node.files();
     let (option, begun, go) = waits(&node);
     let changing = node.place.start(&["mig", "enable", "-i", "0", &option]);
     until("the change begins", || begun.exists());
     let refused = node.runtime.run(&[&device("gpu0-0")], "echo started");
     assert!(refused.status != 0 && refused.stdout.is_empty(), "{refused:?}");
     assert!(refused.stderr.contains("unresolvable"), "{refused:?}");
+    // Nor where the engine had read the specification before: its hook comes too late.
+    for (name, text) in before {
+        fs::write(node.runtime.static_cdi().join(name), text).unwrap();
+    }
+    let late = node.runtime.run(&[&device("gpu0-0")], "echo started");
+    assert!(late.status != 0 && late.stdout.is_empty(), "{late:?}");
+    assert!(late.stderr.contains("gpushare: BUSY: "), "{late:?}");
     // The other GPU is none of its business.
     node.runtime.run(&[&device("gpu1-0")], "true").expect(0);
     fs::write(go, "").unwrap();

@@ -54,9 +54,11 @@ fn a_share_is_one_containers_at_a_time() {
     node.runtime.run(&[&first], "true").expect(0);
     until("a lease outlives its container", || node.leased().len() == 1);
     assert_eq!(node.leased(), [other].into());
+    // Evicted is who holds the lease. A container that has not begun to use its GPU stays.
+    node.place.done(&["exclusive", "--allow-evict"]);
+    assert!(node.leased().is_empty());
+    assert_eq!(node.runtime.containers(), ["second"]);
     node.runtime.end("second");
-    node.wait_until_free();
-    node.place.done(&["exclusive"]);
     node.runtime.run(&[&device("gpu0")], "true").expect(0);
 }
 
