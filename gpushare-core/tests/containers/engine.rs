@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 
+use rustix::fs::{CWD, FileType, Mode, mknodat};
 use serde_json::json;
 
 use crate::podman::Runtime;
@@ -90,6 +91,29 @@ fn a_node_may_be_opened_as_its_permissions_say() {
     // Whoever may open it finds that it has no driver here.
     let (may, denied) = ("No such device or address", "Operation not permitted");
     assert_eq!(told, [may, may, may, denied, denied], "{lines}");
+}
+
+#[test]
+fn a_node_by_its_path_alone_is_the_machines_own_at_each_start() {
+    let Some(runtime) = Runtime::new("nodes by path") else { return };
+    let node = runtime.root().join("run/nvidia0");
+    runtime.device(
+        "0.3.0",
+        "X",
+        &json!({"deviceNodes": [{"path": "/run/nvidia0", "permissions": "rw"}]}),
+    );
+    let script = "stat -c '%F %t %T %a' /run/nvidia0; (: <>/run/nvidia0) 2>&1; true";
+    for minor in [240, 241] {
+        let device = rustix::fs::makedev(195, minor);
+        mknodat(CWD, &node, FileType::CharacterDevice, Mode::from_raw_mode(0o666), device).unwrap();
+        let told = runtime.run(&[X], script).expect(0).stdout;
+        assert!(told.starts_with(&format!("character special file c3 {minor:x} 666\n")), "{told}");
+        assert!(told.ends_with("No such device or address\n"), "{told}");
+        fs::remove_file(&node).unwrap();
+    }
+    let gone = runtime.run(&[X], "echo started");
+    assert!(gone.status != 0 && gone.stdout.is_empty(), "{gone:?}");
+    assert!(gone.stderr.contains("/run/nvidia0"), "{gone:?}");
 }
 
 #[test]

@@ -4,10 +4,14 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests fail by panics")]
 
+mod changes;
 mod engine;
 mod hooks;
+mod leases;
+mod node;
 #[allow(dead_code, reason = "the tests of the command use the rest")]
 #[path = "../cli/place.rs"]
 mod place;
 mod podman;
 mod seen;
+mod shares;

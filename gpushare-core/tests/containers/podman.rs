@@ -84,6 +84,11 @@ impl Runtime {
         self.directory.path()
     }
 
+    /// What podman has as `/`.
+    pub(crate) fn root(&self) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/root", self.holder.id()))
+    }
+
     /// What podman has as `/var/run/cdi`.
     pub(crate) fn cdi(&self) -> PathBuf {
         self.path().join("cdi")
