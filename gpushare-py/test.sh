@@ -2,19 +2,54 @@
 # Tests the Python package without installing it: builds the extension with cargo and puts it beside the
 # Python files in a directory of its own. PYTHON names another interpreter (3.11 or newer); the others that
 # are at hand run the tests too, and as root an ordinary user does. What cannot be done here is skipped aloud.
+# With --fetch it only fetches what the tests need.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 python=${PYTHON:-python3}
 
 skipped() { echo "SKIPPED: $1: $2"; }
 
-cargo build --manifest-path "$here/Cargo.toml"
 target=$(cargo metadata --manifest-path "$here/Cargo.toml" --no-deps --format-version 1 |
     "$python" -c 'import json, sys; print(json.load(sys.stdin)["target_directory"])')
 
 root=$(mktemp -d)
 trap 'rm -rf "$root"' EXIT
 chmod 755 "$root"
+
+# Who comes while another fetches waits.
+mkdir -p "$target"
+exec 9>"$target/python-fetch.lock"
+! command -v flock >/dev/null || flock 9
+"$here/tests/fetch-browser" "$target/browser" >"$root/browser" 2>"$root/no-browser" &
+fetching=$!
+tools=$target/python-tools
+wanted="abi3audit basedpyright hypothesis maturin>=1.8,<2 mypy numpy prometheus-client rich ruff tqdm"
+if [ "$(cat "$tools/complete" 2>/dev/null)" != "$wanted" ]; then
+    rm -rf "$tools"
+    "$python" -m venv "$tools"
+    # Each is a word.
+    # shellcheck disable=SC2086
+    if "$tools/bin/pip" install --quiet --disable-pip-version-check $wanted; then
+        echo "$wanted" >"$tools/complete"
+    fi
+fi
+
+# Ray and Dask, for the scripts that use them (350 MB). The extension is good for any CPython from 3.11 on.
+clusters=$target/python-clusters
+if [ ! -e "$clusters/complete" ]; then
+    rm -rf "$clusters"
+    "$python" -m venv "$clusters"
+    if "$clusters/bin/pip" install --quiet --disable-pip-version-check distributed ray; then
+        touch "$clusters/complete"
+    fi
+fi
+
+browser=
+! wait "$fetching" || browser=$(cat "$root/browser")
+exec 9>&-
+[ "${1:-}" != --fetch ] || exit 0
+
+cargo build --manifest-path "$here/Cargo.toml"
 # As it lies in the repository.
 site=$root/gpushare-py
 mkdir "$site"
@@ -25,10 +60,6 @@ cp "$target/debug/lib_gpushare.so" "$site/gpushare/_gpushare.abi3.so"
 cp -R "$here/tests" "$here/examples" "$here/README.md" "$here/TUTORIAL.md" "$here/pyproject.toml" "$site"
 mkdir "$site/python" && ln -s ../gpushare "$site/python/gpushare"
 export PYTHONDONTWRITEBYTECODE=1
-
-# It takes a while; what is next does not need it.
-"$here/tests/fetch-browser" "$target/browser" >"$root/browser" 2>"$root/no-browser" &
-fetching=$!
 
 # Starts the tests with one interpreter, behind the words that come after its name.
 runs=0
@@ -50,17 +81,6 @@ tests() {
 }
 
 echo "== tools"
-tools=$target/python-tools
-wanted="abi3audit basedpyright hypothesis maturin>=1.8,<2 mypy numpy prometheus-client rich ruff tqdm"
-if [ "$(cat "$tools/complete" 2>/dev/null)" != "$wanted" ]; then
-    rm -rf "$tools"
-    "$python" -m venv "$tools"
-    # Each is a word.
-    # shellcheck disable=SC2086
-    if "$tools/bin/pip" install --quiet --disable-pip-version-check $wanted; then
-        echo "$wanted" >"$tools/complete"
-    fi
-fi
 if [ -e "$tools/complete" ]; then
     python=$tools/bin/python
     "$tools/bin/ruff" check --no-cache --quiet "$here"
@@ -77,23 +97,10 @@ else
     skipped "stubtest, mypy, basedpyright, ruff, abi3audit, hypothesis, tqdm, rich, numpy, prometheus-client" "they could not be installed"
 fi
 
-# Ray and Dask, for the scripts that use them (350 MB). The extension is good for any CPython from 3.11 on.
-echo "== clusters"
-clusters=$target/python-clusters
-if [ ! -e "$clusters/complete" ]; then
-    rm -rf "$clusters"
-    "$python" -m venv "$clusters"
-    if "$clusters/bin/pip" install --quiet --disable-pip-version-check distributed ray; then
-        touch "$clusters/complete"
-    fi
-fi
-
 echo "== browser"
-if wait "$fetching"; then
-    browser=$(cat "$root/browser")
+if [ -n "$browser" ]; then
     "$browser" --version
 else
-    browser=
     skipped "drawings in a browser" "$(tail -n 1 "$root/no-browser")"
 fi
 
