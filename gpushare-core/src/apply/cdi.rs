@@ -1,7 +1,7 @@
 //! CDI specifications follow the GPUs: gone before the first step of a change, there again after the last.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use crate::error::{Error, ErrorCode, Result};
 use crate::export::{self, Cdi};
@@ -84,7 +84,8 @@ impl<'a> Specifications<'a> {
             );
             return Err(Error::new(ErrorCode::InvalidArgument, why));
         }
-        let known = |cdi: &&Cdi| OF_THIS_MACHINE.iter().any(|of| cdi.directory() == Path::new(of));
+        let known =
+            |cdi: &&Cdi| OF_THIS_MACHINE.iter().any(|of| plain(cdi.directory()) == Path::new(of));
         let mut wanted = gpus.iter().filter_map(|specified| specified.wanted.as_ref());
         if let Some(cdi) = wanted.find(known).filter(|_| simulated) {
             return Err(Error::new(
@@ -229,6 +230,19 @@ impl<'a> Specifications<'a> {
         };
         export::specification(snapshot, gpu, &options)
     }
+}
+
+/// A path without `.` and `..`, as it is written: no link is looked at.
+fn plain(path: &Path) -> PathBuf {
+    let mut plain = PathBuf::new();
+    for part in path.components() {
+        match part {
+            Component::ParentDir => drop(plain.pop()),
+            Component::CurDir => {}
+            other => plain.push(other),
+        }
+    }
+    plain
 }
 
 /// Whether there may be specifications to look after.

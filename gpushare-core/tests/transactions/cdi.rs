@@ -238,6 +238,7 @@ fn a_place_that_cannot_be_written_to_is_refused_before_anything_is_touched() {
         // Containers of this machine look there.
         (Path::new("/var/run/cdi"), ErrorCode::InvalidArgument),
         (Path::new("/etc/cdi"), ErrorCode::InvalidArgument),
+        (Path::new("/var/../run/./cdi/"), ErrorCode::InvalidArgument),
         (&file, ErrorCode::PermissionDenied),
         (&link, ErrorCode::PermissionDenied),
         (&open, ErrorCode::PermissionDenied),
