@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Write as _};
 
-use crate::hazard;
+use crate::hazard::{self, MpsTarget};
 use crate::id::{Pid, ShareId};
 use crate::mode::SharingMode;
 use crate::snapshot::{GpuProcess, GpuSnapshot, MpsStatus, Share, Snapshot};
@@ -277,10 +277,19 @@ fn hazards(page: &mut Page, gpus: &[GpuSnapshot]) {
         "gauge",
         "A setting that is in force on a GPU, works, and harms.",
     );
-    for gpu in gpus {
-        let config = gpu.mps.as_ref().filter(|mps| mps.ours).and_then(|mps| mps.config.as_ref());
-        for hazard in config.map(|config| hazard::of_mps(gpu, config)).unwrap_or_default() {
-            page.sample(&[("gpu", &gpu.uuid), ("hazard", &hazard.name)], 1);
+    // Daemons of several MIG devices of a GPU may have the same.
+    let mut said = BTreeSet::new();
+    for (_, gpu, mps) in served(gpus).filter(|(.., mps)| mps.ours) {
+        let Some(config) = &mps.config else { continue };
+        let device = gpu.mig_devices.iter().find(|device| device.mps.as_ref() == Some(mps));
+        let target = match device {
+            Some(device) => MpsTarget::of_mig_device(gpu, device.sm_count, device.memory),
+            None => MpsTarget::of_gpu(gpu),
+        };
+        for hazard in hazard::of_mps_on(&target, config) {
+            if said.insert((&gpu.uuid, hazard.name)) {
+                page.sample(&[("gpu", &gpu.uuid), ("hazard", &hazard.name)], 1);
+            }
         }
     }
 }

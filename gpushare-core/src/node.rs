@@ -642,8 +642,9 @@ impl Node {
     /// share on this node, for [`Cdi::lease_hook`](crate::export::Cdi::lease_hook).
     ///
     /// # Errors
-    /// UNSUPPORTED for a simulated node in memory, which no other process sees; INVALID_ARGUMENT where the
-    /// path of its state directory is not text.
+    /// UNSUPPORTED for a simulated node in memory, which no other process sees; PERMISSION_DENIED as root for a
+    /// program that others could change; INVALID_ARGUMENT for a path that is not absolute, and where that of
+    /// the state directory is not text.
     pub fn lease_hook(&self, program: impl Into<PathBuf>) -> Result<LeaseHook> {
         let reached_by = self.inner.reached_by.as_ref().ok_or_else(|| {
             Error::new(
@@ -651,6 +652,9 @@ impl Node {
                 "no other process can open this node as it is here, and so no container can take a lease: it is simulated in memory (give it a state directory), or stands on ports of its own",
             )
         })?;
+        let program = program.into();
+        // A runtime runs it as root for every container.
+        expect_trusted(&program)?;
         reached_by.iter().try_fold(LeaseHook::new(program), |hook, (name, value)| {
             let value = value.to_str().ok_or_else(|| {
                 let why = format!("{name} is {value:?}, which cannot stand in a CDI specification");
@@ -662,8 +666,24 @@ impl Node {
 
     /// Writes CDI specifications that are kept and are not as their GPUs are.
     #[cfg(feature = "cli")]
-    pub(crate) fn refresh_specifications(&self) -> Result<()> {
-        self.call(|node, _| apply::refresh_all(node.ports(), node.is_simulated()).map(drop))
+    pub(crate) fn refresh_specifications(&self) -> Result<Vec<PathBuf>> {
+        self.call(|node, _| apply::refresh_all(node.ports(), node.is_simulated()))
+    }
+
+    /// Whether the GPUs of a plan have their CDI specifications as they are wanted, where the GPUs stay.
+    #[cfg(feature = "cli")]
+    pub(crate) fn has_specifications(
+        &self,
+        wanted: &apply::CdiSpecifications,
+        plan: &Plan,
+    ) -> Result<bool> {
+        apply::has_specifications(self.ports(), self.is_simulated(), wanted, plan)
+    }
+
+    /// Whether CDI specifications are kept of any GPU.
+    #[cfg(feature = "cli")]
+    pub(crate) fn keeps_specifications(&self) -> Result<bool> {
+        Ok(!crate::state::cdi::gpus(self.ports().store.as_ref())?.is_empty())
     }
 
     /// Settles what dead appliers left on these GPUs alone.
@@ -712,7 +732,7 @@ impl Node {
     /// # Errors
     /// NOT_FOUND, LOCKED, IO.
     pub fn discard(&self, journal: &str) -> Result<String> {
-        self.call(|node, _| apply::discard(node.ports(), journal))
+        self.call(|node, _| apply::discard(node.ports(), node.is_simulated(), journal))
     }
 
     /// The node in Prometheus' text format: modes, MIG devices, shares and leases, who computes with how

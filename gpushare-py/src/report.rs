@@ -85,6 +85,12 @@ impl Report {
     fn cdi_specifications<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
         texts(py, self.0.cdi_specifications.iter().map(|path| path.display().to_string()))
     }
+
+    /// The paths of the CDI specifications that were removed for good.
+    #[getter]
+    fn removed_cdi_specifications<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
+        texts(py, self.0.removed_cdi_specifications.iter().map(|path| path.display().to_string()))
+    }
 }
 
 document_class!(

@@ -226,7 +226,7 @@ class Leased(Shared):
         self.assertEqual((share.id, share.for_pid), (f"{self.node.gpus[1].uuid}::1", first.pid))
         refused = self.hook("gpu1-1", second.pid)
         self.assertNotEqual(refused.returncode, 0)
-        self.assertIn("BUSY", refused.stderr)
+        self.assertIn("TIMEOUT", refused.stderr)
         with self.assertRaises(gpushare.DeviceBusyError):
             self.node.plan(MODES["mig"]).apply()
         end()

@@ -1,32 +1,23 @@
 //! CDI specifications follow the GPUs: gone before the first step of a change, there again after the last.
 
 use std::collections::BTreeSet;
+use std::ops::ControlFlow;
 use std::path::{Component, Path, PathBuf};
+use std::time::Duration;
 
 use crate::error::{Error, ErrorCode, Result};
-use crate::export::{self, Cdi};
+use crate::export::{self, Cdi, CdiSpecifications};
 use crate::id::GpuUuid;
+use crate::mode::SharingMode;
 use crate::observe::{Observer, Scope, device_nodes, driver_nodes};
+#[cfg(feature = "cli")]
+use crate::plan::Plan;
 use crate::port::Ports;
 use crate::snapshot::Snapshot;
-use crate::state::cdi;
+use crate::state::{cdi, journal, lock};
 
 /// Where runtimes of this machine look, which is no place for devices that are simulated.
 const OF_THIS_MACHINE: [&str; 3] = ["/etc/cdi", Cdi::DIRECTORY, "/run/cdi"];
-
-/// What becomes of the CDI specifications of the GPUs that an apply names.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum CdiSpecifications {
-    /// Those that are there follow the GPUs; there are no new ones.
-    #[default]
-    AsBefore,
-    /// Each of the GPUs has one there, and from now on it follows every change of that GPU, also one
-    /// that does not ask for it. A rollback takes it away again.
-    Keep(Cdi),
-    /// They are removed, and there are none from now on.
-    Remove,
-}
 
 /// The specifications of some GPUs, whose locks the caller has to write them.
 #[derive(Debug)]
@@ -35,12 +26,21 @@ pub(super) struct Specifications<'a> {
     gpus: Vec<Specified>,
 }
 
+/// What became of files.
+#[derive(Debug, Default)]
+pub(super) struct Put {
+    pub(super) written: Vec<PathBuf>,
+    pub(super) removed: Vec<PathBuf>,
+}
+
 /// One GPU's: where it was, and where it is to be.
 #[derive(Debug)]
 struct Specified {
     gpu: GpuUuid,
     before: Option<Cdi>,
     wanted: Option<Cdi>,
+    /// The file that is not to be there any more.
+    leaving: Option<PathBuf>,
 }
 
 impl<'a> Specifications<'a> {
@@ -71,7 +71,13 @@ impl<'a> Specifications<'a> {
                 CdiSpecifications::Keep(cdi) => Some(cdi.clone()),
                 CdiSpecifications::Remove => None,
             };
-            Ok(Specified { gpu, before, wanted })
+            let name = export::file_name(&gpu);
+            let leaving = before.as_ref().filter(|old| leaves(old, wanted.as_ref()));
+            // One that may not be looked at is not removed, either.
+            let is_there =
+                |old: &&Cdi| ports.cdi.read(old.directory(), &name).is_ok_and(|f| f.is_some());
+            let leaving = leaving.filter(is_there).map(|old| old.directory().join(&name));
+            Ok(Specified { gpu, before, wanted, leaving })
         };
         let gpus = gpus.into_iter().map(specified).collect::<Result<Vec<_>>>()?;
         let hooks = gpus.iter().filter_map(|specified| specified.wanted.as_ref()?.hook());
@@ -109,8 +115,8 @@ impl<'a> Specifications<'a> {
     /// # Errors
     /// INVALID_ARGUMENT, PERMISSION_DENIED, IO.
     pub(super) fn expect_writable(&self) -> Result<()> {
-        let both = self.gpus.iter().flat_map(|gpu| [&gpu.before, &gpu.wanted]);
-        let directories: BTreeSet<_> = both.flatten().map(Cdi::directory).collect();
+        let wanted = self.gpus.iter().filter_map(|gpu| gpu.wanted.as_ref());
+        let directories: BTreeSet<_> = wanted.map(Cdi::directory).collect();
         directories.into_iter().try_for_each(|path| self.ports.cdi.expect_writable(path))
     }
 
@@ -119,7 +125,7 @@ impl<'a> Specifications<'a> {
     /// # Errors
     /// As [`of`](Self::of).
     pub(super) fn are_there(&self, snapshot: &Snapshot) -> Result<bool> {
-        for Specified { gpu, before, wanted } in &self.gpus {
+        for Specified { gpu, before, wanted, .. } in &self.gpus {
             if before != wanted {
                 return Ok(false);
             }
@@ -138,32 +144,37 @@ impl<'a> Specifications<'a> {
     /// # Errors
     /// PERMISSION_DENIED, IO.
     pub(super) fn withdraw(&self, changing: &[&GpuUuid]) -> Result<()> {
-        for Specified { gpu, before, .. } in &self.gpus {
+        for Specified { gpu, before, wanted, .. } in &self.gpus {
             let Some(before) = before.as_ref().filter(|_| changing.contains(&gpu)) else {
                 continue;
             };
-            self.ports.cdi.remove(before.directory(), &export::file_name(gpu))?;
+            if leaves(before, wanted.as_ref()) {
+                remove_or_leave(self.ports, before, gpu)?;
+            } else {
+                self.ports.cdi.remove(before.directory(), &export::file_name(gpu))?;
+            }
         }
         Ok(())
     }
 
-    /// Writes those that are wanted, and notes where they are. Returns where.
+    /// Writes those that are wanted, and notes where they are. Returns what was written and removed.
     ///
     /// # Errors
     /// INVALID_ARGUMENT, PERMISSION_DENIED, IO: [`put_back`](Self::put_back) is to follow.
-    pub(super) fn put(&self, snapshot: &Snapshot) -> Result<Vec<PathBuf>> {
-        let mut written = Vec::new();
-        for Specified { gpu, before, wanted } in &self.gpus {
-            written.extend(self.replace(snapshot, gpu, before.as_ref(), wanted.as_ref())?);
+    pub(super) fn put(&self, snapshot: &Snapshot) -> Result<Put> {
+        let mut put = Put::default();
+        for Specified { gpu, before, wanted, leaving } in &self.gpus {
+            put.written.extend(self.replace(snapshot, gpu, before.as_ref(), wanted.as_ref())?);
+            put.removed.extend(leaving.clone());
         }
-        Ok(written)
+        Ok(put)
     }
 
     /// The same, and where that fails everything is as it was.
     ///
     /// # Errors
     /// As [`put`](Self::put).
-    pub(super) fn put_or_leave(&self, snapshot: &Snapshot) -> Result<Vec<PathBuf>> {
+    pub(super) fn put_or_leave(&self, snapshot: &Snapshot) -> Result<Put> {
         self.put(snapshot).map_err(|error| match self.put_back(snapshot, &[]) {
             Ok(()) => error,
             Err(left) => error.context(left.to_string()),
@@ -177,7 +188,7 @@ impl<'a> Specifications<'a> {
     /// PERMISSION_DENIED, IO.
     pub(super) fn put_back(&self, snapshot: &Snapshot, stuck: &[&GpuUuid]) -> Result<()> {
         let mut failed = None;
-        for Specified { gpu, before, wanted } in &self.gpus {
+        for Specified { gpu, before, wanted, .. } in &self.gpus {
             let back = if stuck.contains(&gpu) {
                 cdi::write(self.ports.store.as_ref(), gpu, before.as_ref())
             } else {
@@ -195,7 +206,8 @@ impl<'a> Specifications<'a> {
         })
     }
 
-    /// Removes the one and writes the other. The note comes first: what is noted is refreshed.
+    /// Removes the one and writes the other. The note comes between: a file that is there is always noted, and
+    /// what is noted is refreshed.
     fn replace(
         &self,
         snapshot: &Snapshot,
@@ -204,12 +216,11 @@ impl<'a> Specifications<'a> {
         new: Option<&Cdi>,
     ) -> Result<Option<PathBuf>> {
         let name = export::file_name(gpu);
+        if let Some(old) = old.filter(|old| leaves(old, new)) {
+            remove_or_leave(self.ports, old, gpu)?;
+        }
         if old != new {
             cdi::write(self.ports.store.as_ref(), gpu, new)?;
-        }
-        let elsewhere = |old: &&Cdi| new.is_none_or(|new| new.directory() != old.directory());
-        if let Some(old) = old.filter(elsewhere) {
-            self.ports.cdi.remove(old.directory(), &name)?;
         }
         let Some(new) = new else { return Ok(None) };
         let Some(text) = self.text(snapshot, gpu, new)? else {
@@ -230,6 +241,25 @@ impl<'a> Specifications<'a> {
         };
         export::specification(snapshot, gpu, &options)
     }
+}
+
+/// Removes one that is not to be there any more. Whoever else can write to its directory has the last word on
+/// it, and that keeps nobody from leaving.
+fn remove_or_leave(ports: &Ports, old: &Cdi, gpu: &GpuUuid) -> Result<()> {
+    let name = export::file_name(gpu);
+    match ports.cdi.remove(old.directory(), &name) {
+        Err(error) if error.code() == ErrorCode::PermissionDenied => {
+            let path = old.directory().join(&name);
+            tracing::warn!(target: "gpushare::state", %error, "a CDI specification is left: remove {}", path.display());
+            Ok(())
+        }
+        removed => removed,
+    }
+}
+
+/// Whether the directory of the one is not that of the other.
+fn leaves(old: &Cdi, new: Option<&Cdi>) -> bool {
+    new.is_none_or(|new| new.directory() != old.directory())
 }
 
 /// A path without `.` and `..`, as it is written: no link is looked at.
@@ -255,6 +285,52 @@ pub(super) fn concerns(ports: &Ports, wanted: &CdiSpecifications) -> Result<bool
     Ok(!none)
 }
 
+/// Whether the GPUs of a plan have theirs as they are wanted, as these GPUs are now.
+///
+/// # Errors
+/// As [`Specifications::of`], and those of observing.
+#[cfg(feature = "cli")]
+pub(crate) fn has_specifications(
+    ports: &Ports,
+    simulated: bool,
+    wanted: &CdiSpecifications,
+    plan: &Plan,
+) -> Result<bool> {
+    if !concerns(ports, wanted)? {
+        return Ok(true);
+    }
+    let gpus: Vec<_> = plan.gpus.iter().map(|gpu| gpu.uuid.clone()).collect();
+    let snapshot =
+        Observer::open(ports, simulated)?.snapshot(&Scope::gpus(gpus.iter().cloned()))?;
+    Specifications::of(ports, simulated, wanted, gpus)?.are_there(&snapshot)
+}
+
+/// Takes away those of GPUs that do not answer any more: another GPU may have their index by now, and two
+/// devices of one name are none. Who is changing such a GPU does that itself.
+///
+/// # Errors
+/// INVALID_STATE, PERMISSION_DENIED, IO.
+pub(super) fn drop_lost(ports: &Ports, all: &Snapshot) -> Result<()> {
+    let (store, clock) = (ports.store.as_ref(), ports.clock.as_ref());
+    for gpu in cdi::gpus(store)? {
+        if all.gpu(&gpu).is_some_and(|gpu| gpu.mode != SharingMode::Lost) {
+            continue;
+        }
+        let go_on = &mut |_: &GpuUuid| ControlFlow::Continue(());
+        match lock::acquire(store, clock, std::slice::from_ref(&gpu), Some(Duration::ZERO), go_on) {
+            Ok(locks) => {
+                if let Some(cdi) = cdi::of(store, &gpu)? {
+                    remove_or_leave(ports, &cdi, &gpu)?;
+                }
+                drop(locks);
+            }
+            Err(error) if error.code() == ErrorCode::Locked => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
 /// Writes anew those of GPUs whose locks the caller has, where they are not as the GPUs are. Returns where.
 ///
 /// # Errors
@@ -264,7 +340,23 @@ pub(super) fn refresh(
     simulated: bool,
     gpus: impl IntoIterator<Item = GpuUuid>,
 ) -> Result<Vec<PathBuf>> {
-    let specifications = Specifications::of(ports, simulated, &CdiSpecifications::AsBefore, gpus)?;
+    finish(ports, simulated, &CdiSpecifications::AsBefore, gpus)
+}
+
+/// The same, with what an apply that died wanted of them.
+///
+/// # Errors
+/// As [`refresh`].
+pub(super) fn finish(
+    ports: &Ports,
+    simulated: bool,
+    wanted: &CdiSpecifications,
+    gpus: impl IntoIterator<Item = GpuUuid>,
+) -> Result<Vec<PathBuf>> {
+    // One that is between two states has none.
+    let unsettled = journal::unsettled(ports.store.as_ref())?;
+    let gpus = gpus.into_iter().filter(|gpu| !unsettled.contains_key(gpu));
+    let specifications = Specifications::of(ports, simulated, wanted, gpus)?;
     if specifications.is_empty() {
         return Ok(Vec::new());
     }
@@ -273,5 +365,5 @@ pub(super) fn refresh(
     if specifications.are_there(&snapshot)? {
         return Ok(Vec::new());
     }
-    specifications.put(&snapshot)
+    Ok(specifications.put(&snapshot)?.written)
 }

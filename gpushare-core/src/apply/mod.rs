@@ -35,7 +35,9 @@ use crate::state::journal::{self, Device, GpuChange, Header, Journal};
 use crate::state::lock::{self, Locks};
 use crate::state::transitions;
 
-pub use cdi::CdiSpecifications;
+pub use crate::export::CdiSpecifications;
+#[cfg(feature = "cli")]
+pub(crate) use cdi::has_specifications;
 pub use hooks::{Hooks, Moment};
 pub use options::{ApplyOptions, Event};
 #[cfg(feature = "cli")]
@@ -45,7 +47,7 @@ pub use report::Report;
 
 use report::{Recovered, ReportOutcome};
 
-use cdi::Specifications;
+use cdi::{Put, Specifications};
 use execute::{Executor, Failed};
 use hooks::AtSteps;
 use leases::Reserved;
@@ -98,6 +100,9 @@ pub(crate) fn apply(
     } else {
         observer.snapshot(&scope)?
     };
+    if specified && scope.gpus.is_none() {
+        cdi::drop_lost(ports, &first)?;
+    }
     let glance = plan::plan_request(&first, request)?;
     let settled =
         glance.gpus.iter().all(|gpu| first.gpu(&gpu.uuid).is_none_or(|g| g.unsettled.is_none()));
@@ -173,11 +178,14 @@ impl UnderLock<'_> {
             return self.unchanged(&snapshot, &plan);
         }
         let Some(hooks) = &options.hooks else {
-            return self.carry_out(observer, &scope, plan, snapshot, progress);
+            let told = &mut plan.clone();
+            return self.carry_out(observer, &scope, plan, snapshot, told, progress);
         };
         // A hook may end what holds the driver, or reload it.
         drop(observer);
-        let done = hooks.call(&Moment::PreApply, &plan).and_then(|()| {
+        // What hooks are told of: in the end what is carried out.
+        let mut told = plan;
+        let done = hooks.call(&Moment::PreApply, &told).and_then(|()| {
             let mut observer = Observer::open(ports, simulated)?;
             let snapshot = observer.snapshot(&scope)?;
             let fresh = plan::plan_request(&snapshot, request)?;
@@ -185,16 +193,16 @@ impl UnderLock<'_> {
             if plan.noop {
                 return self.unchanged(&snapshot, &plan);
             }
-            self.carry_out(observer, &scope, plan, snapshot, progress)
+            self.carry_out(observer, &scope, plan, snapshot, &mut told, progress)
         });
         match done {
             Ok(mut report) => {
-                if let Err(error) = hooks.call(&Moment::PostApply, &plan) {
+                if let Err(error) = hooks.call(&Moment::PostApply, &told) {
                     report.failed_hooks.push(error.to_string());
                 }
                 Ok(report)
             }
-            Err(error) => Err(match hooks.call(&Moment::Failure(&error), &plan) {
+            Err(error) => Err(match hooks.call(&Moment::Failure(&error), &told) {
                 Ok(()) => error,
                 Err(hook) => error.context(format!("and then {hook}")),
             }),
@@ -208,6 +216,7 @@ impl UnderLock<'_> {
         scope: &Scope,
         plan: Plan,
         snapshot: Snapshot,
+        told: &mut Plan,
         progress: &mut Progress<'_>,
     ) -> Result<Report> {
         let Self { ports, simulated, options, .. } = *self;
@@ -225,6 +234,7 @@ impl UnderLock<'_> {
         if plan.noop {
             return self.unchanged(&snapshot, &plan);
         }
+        told.clone_from(&plan);
         expect_startable(ports, &plan, &snapshot)?;
         let specifications = self.specifications(&plan)?;
         specifications.expect_writable()?;
@@ -252,7 +262,7 @@ impl UnderLock<'_> {
         let mut report = Report::unchanged(snapshot, plan);
         if !specifications.are_there(snapshot)? {
             specifications.expect_writable()?;
-            report.cdi_specifications = specifications.put_or_leave(snapshot)?;
+            report.put(specifications.put_or_leave(snapshot)?);
         }
         Ok(report)
     }
@@ -442,7 +452,8 @@ fn transact(
     let pid = ports.processes.own_pid();
     let start_time = ports.processes.facts(pid).map(|facts| facts.start_time);
     let applier = (pid, start_time);
-    let header = Header::new(applier, snapshot.epoch.clone(), plan.digest.clone(), changes);
+    let (epoch, digest) = (snapshot.epoch.clone(), plan.digest.clone());
+    let header = Header::new(applier, epoch, digest, changes, options.cdi.clone());
     // Threads of one process may apply to several GPUs in the same second.
     static NUMBER: AtomicU64 = AtomicU64::new(0);
     let number = NUMBER.fetch_add(1, Ordering::Relaxed);
@@ -473,7 +484,7 @@ fn transact(
     let ran = executor.run(&mut journal, &header, progress);
     let written = ran.and_then(|reached| {
         if specifications.is_empty() {
-            return Ok(Vec::new());
+            return Ok(Put::default());
         }
         let now = executor.observer().and_then(|observer| observer.snapshot(&all));
         now.and_then(|now| specifications.put(&now)).map_err(|error| Failed { error, reached })
@@ -484,7 +495,7 @@ fn transact(
         Ok(written) => {
             journal.settle().map_err(|error| evict::after_evicting(error, &evicted))?;
             let mut report = Report::applied(snapshot, plan);
-            report.cdi_specifications = written;
+            report.put(written);
             report.evicted = evicted;
             if let Ok(observer) = executor.observer() {
                 reserved.commit(ports, observer);

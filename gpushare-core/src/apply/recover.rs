@@ -8,7 +8,7 @@ use crate::apply::execute::{Executor, Reached};
 use crate::apply::report::{Recovered, Report, Settled};
 use crate::apply::settle::{Position, RolledBack, answering, locate, required, roll_back};
 use crate::apply::stray::end_strays;
-use crate::apply::{ApplyOptions, Event, Progress, cdi};
+use crate::apply::{ApplyOptions, CdiSpecifications, Event, Progress, cdi};
 use crate::error::{Error, ErrorCode, Outcome, Result};
 use crate::id::GpuUuid;
 use crate::mode::SharingMode;
@@ -47,20 +47,20 @@ pub(crate) fn recover(
             }
         }
     }
-    match failed {
-        Some(error) => Err(after_settling(error, &recovered)),
-        None => {
-            let strays = end_strays(ports, simulated, options, progress);
-            let rest = strays.and_then(|strays| Ok((strays, refresh_all(ports, simulated)?)));
-            match rest {
-                Ok((strays, written)) => {
-                    let mut report = Report::recovered(simulated, recovered, strays);
-                    report.cdi_specifications = written;
-                    Ok(report)
-                }
-                Err(error) => Err(after_settling(error, &recovered)),
-            }
+    // A journal that stays says nothing of the others' specifications.
+    let written = refresh_all(ports, simulated);
+    let done = match failed {
+        Some(error) => Err(error),
+        None => end_strays(ports, simulated, options, progress)
+            .and_then(|strays| Ok((strays, written?))),
+    };
+    match done {
+        Ok((strays, written)) => {
+            let mut report = Report::recovered(simulated, recovered, strays);
+            report.cdi_specifications = written;
+            Ok(report)
         }
+        Err(error) => Err(after_settling(error, &recovered)),
     }
 }
 
@@ -68,6 +68,7 @@ pub(crate) fn recover(
 /// not outlive the machine's life.
 pub(crate) fn refresh_all(ports: &Ports, simulated: bool) -> Result<Vec<PathBuf>> {
     let mut written = Vec::new();
+    let mut failed = None;
     for gpu in crate::state::cdi::gpus(ports.store.as_ref())? {
         let (store, clock) = (ports.store.as_ref(), ports.clock.as_ref());
         let now = Some(Duration::ZERO);
@@ -75,7 +76,11 @@ pub(crate) fn refresh_all(ports: &Ports, simulated: bool) -> Result<Vec<PathBuf>
             ControlFlow::Continue(())
         }) {
             Ok(locks) => {
-                written.extend(cdi::refresh(ports, simulated, [gpu])?);
+                // One that cannot be written does not keep the others from it.
+                match cdi::refresh(ports, simulated, [gpu]) {
+                    Ok(one) => written.extend(one),
+                    Err(error) => drop(failed.get_or_insert(error)),
+                }
                 drop(locks);
             }
             // Whoever changes it writes it.
@@ -83,7 +88,7 @@ pub(crate) fn refresh_all(ports: &Ports, simulated: bool) -> Result<Vec<PathBuf>
             Err(error) => return Err(error),
         }
     }
-    Ok(written)
+    failed.map_or(Ok(written), Err)
 }
 
 fn recover_one(
@@ -132,7 +137,7 @@ pub(super) fn after_settling(error: Error, recovered: &[Recovered]) -> Error {
 ///
 /// # Errors
 /// NOT_FOUND when there is none of that name; LOCKED while its applier is alive; IO.
-pub(crate) fn discard(ports: &Ports, name: &str) -> Result<String> {
+pub(crate) fn discard(ports: &Ports, simulated: bool, name: &str) -> Result<String> {
     let store = ports.store.as_ref();
     // An unreadable journal names no GPUs to lock; it belongs to no living applier, whose journals
     // are whole at every moment.
@@ -144,9 +149,11 @@ pub(crate) fn discard(ports: &Ports, name: &str) -> Result<String> {
     let locks = lock::acquire(store, ports.clock.as_ref(), &gpus, options.timeout, &mut |_| {
         ControlFlow::Continue(())
     })?;
-    let place = journal::discard(store, name);
+    let place = journal::discard(store, name)?;
+    let refreshed = cdi::refresh(ports, simulated, gpus);
     drop(locks);
-    place
+    refreshed.map_err(|error| error.context(format!("{place} was set aside, and yet")))?;
+    Ok(place)
 }
 
 /// Settles one unfinished change, whose GPUs are locked, and writes the CDI specifications of these GPUs.
@@ -158,7 +165,11 @@ pub(super) fn settle(
     progress: &mut Progress<'_>,
 ) -> Result<Recovered> {
     let recovered = settle_gpus(ports, simulated, locks, found, progress)?;
-    match cdi::refresh(ports, simulated, recovered.gpus.iter().cloned()) {
+    let wanted = match recovered.settled {
+        Settled::Finished => found.header.cdi.clone(),
+        Settled::RolledBack | Settled::Void => CdiSpecifications::AsBefore,
+    };
+    match cdi::finish(ports, simulated, &wanted, recovered.gpus.iter().cloned()) {
         Ok(_) => Ok(recovered),
         Err(error) => {
             let error = error.context("a CDI specification could not be written; recover again");

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::apply::cdi::Put;
 use crate::id::{GpuUuid, MigUuid};
 use crate::mig::Placement;
 use crate::mps::MpsDomain;
@@ -52,6 +53,9 @@ pub struct Report {
     /// CDI specifications that were written.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub cdi_specifications: Vec<PathBuf>,
+    /// CDI specifications that were removed for good.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub removed_cdi_specifications: Vec<PathBuf>,
 }
 
 /// What came of it.
@@ -148,7 +152,19 @@ impl Report {
             strays: Vec::new(),
             failed_hooks: Vec::new(),
             cdi_specifications: Vec::new(),
+            removed_cdi_specifications: Vec::new(),
         }
+    }
+
+    /// Whether CDI specifications were written or removed.
+    fn puts(&self) -> bool {
+        !self.cdi_specifications.is_empty() || !self.removed_cdi_specifications.is_empty()
+    }
+
+    /// What became of CDI specifications.
+    pub(super) fn put(&mut self, put: Put) {
+        self.cdi_specifications = put.written;
+        self.removed_cdi_specifications = put.removed;
     }
 
     pub(super) fn unchanged(snapshot: &Snapshot, plan: &Plan) -> Self {
@@ -180,6 +196,7 @@ impl Report {
             strays,
             failed_hooks: Vec::new(),
             cdi_specifications: Vec::new(),
+            removed_cdi_specifications: Vec::new(),
         }
     }
 
@@ -223,15 +240,22 @@ impl fmt::Display for Report {
             ReportOutcome::Unchanged if !self.strays.is_empty() => {
                 writeln!(f, "Nothing was changed.")
             }
+            ReportOutcome::Unchanged if self.puts() => writeln!(f, "No GPU was changed."),
             ReportOutcome::Unchanged => writeln!(f, "Nothing to do."),
             ReportOutcome::Applied => writeln!(f, "Applied: {}.", count(self.steps, "step")),
             ReportOutcome::Recovered => writeln!(f, "Recovered."),
         }?;
-        let places = self.cdi_specifications.iter().filter_map(|path| path.parent());
-        for place in places.collect::<BTreeSet<_>>() {
-            let there = self.cdi_specifications.iter().filter(|path| path.parent() == Some(place));
-            let what = count(there.count(), "CDI specification");
-            writeln!(f, "Wrote {what} in {}", printable(&place.to_string_lossy()))?;
+        let files = [
+            ("Wrote", "in", &self.cdi_specifications),
+            ("Removed", "from", &self.removed_cdi_specifications),
+        ];
+        for (did, preposition, files) in files {
+            let places: BTreeSet<_> = files.iter().filter_map(|path| path.parent()).collect();
+            for place in places {
+                let there = files.iter().filter(|path| path.parent() == Some(place)).count();
+                let (what, place) = (count(there, "CDI specification"), place.to_string_lossy());
+                writeln!(f, "{did} {what} {preposition} {}", printable(&place))?;
+            }
         }
         let mut failed = self.failed_hooks.iter();
         failed.try_for_each(|hook| writeln!(f, "Done, and yet: {}", printable(hook)))

@@ -81,12 +81,24 @@ fn expect_startable(node: &Node, plan: &Plan) -> Result<()> {
 }
 
 impl Change<'_> {
+    /// `--dry-run`: the plan, and whether CDI specifications would change where no GPU does.
+    fn show(&self, plan: &Plan) -> Result<Answer> {
+        let wanted = container::specifications(self.node, self.own, &self.consent.specifications)?;
+        let settled = self.node.has_specifications(&wanted, plan)?;
+        let answer = show_plan(self.node, self.output, plan, self.consent.given())?;
+        if settled {
+            return Ok(answer);
+        }
+        say("gpushare: CDI specifications of these GPUs would be written or removed");
+        Ok(Answer::No)
+    }
+
     /// Brings GPUs to what is asked for.
     pub(super) fn request(&self, request: &Request, expect: Option<&str>) -> Result<Answer> {
         if self.consent.dry_run {
             let plan = self.node.plan_request(request)?;
             expected(&plan, expect)?;
-            return show_plan(self.node, self.output, &plan, self.consent.given());
+            return self.show(&plan);
         }
         self.apply(Source::Request(request), expect)
     }
@@ -133,7 +145,7 @@ impl Change<'_> {
             let plan = plan::plan_request(&snapshot, &derived.request)?;
             (derived.guard)(&plan)?;
             if self.consent.dry_run {
-                return show_plan(self.node, self.output, &plan, self.consent.given());
+                return self.show(&plan);
             }
             match running.apply(Source::Plan(&plan)) {
                 Err(error)

@@ -63,6 +63,8 @@ pub(super) fn lease_hook(node: &Node, own: &[OsString]) -> Result<LeaseHook> {
 #[derive(Deserialize)]
 struct State {
     id: String,
+    #[serde(default)]
+    status: String,
     pid: Option<Pid>,
 }
 
@@ -80,6 +82,9 @@ pub(super) fn first_process(input: impl Read) -> Result<Pid> {
         return Err(refused(format!("it is longer than {LONGEST} bytes")));
     }
     let state: State = serde_json::from_slice(&text).map_err(|error| refused(error.to_string()))?;
+    if state.status == "stopped" {
+        return Err(refused(format!("container {:?} has ended", state.id)));
+    }
     state.pid.filter(|pid| pid.get() > 1).ok_or_else(|| {
         refused(format!("container {:?} has no process; the hook is for createRuntime", state.id))
     })
@@ -105,6 +110,7 @@ mod tests {
             r#"{"id": "a", "pid": -4}"#,
             r#"{"id": "a", "pid": "4"}"#,
             r#"{"id": "a", "pid": 4} {"#,
+            r#"{"id": "a", "pid": 4, "status": "stopped"}"#,
             &long,
         ] {
             let error = first_process(wrong.as_bytes()).unwrap_err();

@@ -1,7 +1,9 @@
 //! `export` and `import`: hand-over to and from other tools.
 
 use std::ffi::OsString;
+use std::fs::Permissions;
 use std::io::{ErrorKind, Write as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -151,14 +153,22 @@ fn unsaid(exported: &Exported) {
     }
 }
 
-/// Puts a file in the place of another, with that one's permissions: readers see the old one or the
-/// new one, whole. A link stays, and what it leads to is replaced. What is no file, such as
-/// /dev/stdout, is written to: nothing may take its place.
+/// Puts a file in the place of another: readers see the old one or the new one, whole. It keeps the
+/// permissions of a file of this user's. A link stays, and what it leads to is replaced, where nobody else
+/// could have put it there. What is no file, such as /dev/stdout, is written to: nothing may take its place.
 fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
     let failed = |error| Error::io("write", path, error);
-    let there = std::fs::metadata(path).ok();
+    let there = match std::fs::metadata(path) {
+        // A link that leads nowhere is not taken for no file.
+        Err(error) if path.is_symlink() => return Err(failed(error)),
+        there => there.ok(),
+    };
+    if path.is_symlink() && !is_own_link(path).map_err(failed)? {
+        let why = "is a link that others could lead elsewhere; name the file itself";
+        return Err(Error::new(ErrorCode::PermissionDenied, format!("{} {why}", path.display())));
+    }
     if there.as_ref().is_some_and(|there| !there.is_file()) {
-        return std::fs::write(path, bytes).map_err(failed);
+        return write_to(path, bytes).map_err(failed);
     }
     let path = match there {
         Some(_) => &std::fs::canonicalize(path).map_err(failed)?,
@@ -167,13 +177,20 @@ fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
     let name = path.file_name().ok_or_else(|| {
         Error::new(ErrorCode::InvalidArgument, format!("{} is no file's name", path.display()))
     })?;
+    // Nobody guesses it and is there first.
+    let mut random = [0; 8];
+    rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())
+        .map_err(|errno| failed(errno.into()))?;
     let mut beside = OsString::from(".");
     beside.push(name);
-    beside.push(format!(".{}", std::process::id()));
+    beside.push(format!(".{:016x}", u64::from_ne_bytes(random)));
     let beside = path.with_file_name(beside);
+    let user = rustix::process::geteuid().as_raw();
+    // What another user allowed on a file of theirs says nothing of ours.
+    let own = there.as_ref().filter(|there| there.uid() == user);
     let written = std::fs::File::create_new(&beside).and_then(|mut file| {
-        if let Some(there) = &there {
-            file.set_permissions(there.permissions())?;
+        if let Some(own) = own {
+            file.set_permissions(Permissions::from_mode(own.mode() & 0o777))?;
         }
         file.write_all(bytes)?;
         file.sync_all()?;
@@ -184,4 +201,27 @@ fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
         let _ = std::fs::remove_file(&beside);
     }
     written.map_err(failed)
+}
+
+/// Whether a link is root's or this user's, and nobody else could put another in its place.
+fn is_own_link(path: &Path) -> std::io::Result<bool> {
+    let user = rustix::process::geteuid().as_raw();
+    let link = path.symlink_metadata()?;
+    let above = std::path::absolute(path)?;
+    let above = above.parent().unwrap_or(&above).metadata()?;
+    let own = |uid: u32| uid == 0 || uid == user;
+    // In a sticky directory each has their own.
+    let others = above.mode() & 0o022 != 0 && above.mode() & 0o1000 == 0;
+    Ok(own(link.uid()) && own(above.uid()) && !others)
+}
+
+/// Writes to what is no file. A pipe that nobody reads is no place: it would hold the caller up.
+fn write_to(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let flags = rustix::fs::OFlags::NONBLOCK;
+    let mut options = std::fs::OpenOptions::new();
+    let flag = i32::try_from(flags.bits()).unwrap_or_default();
+    let mut file = options.write(true).custom_flags(flag).open(path)?;
+    let now = rustix::fs::fcntl_getfl(&file)?;
+    rustix::fs::fcntl_setfl(&file, now - flags)?;
+    file.write_all(bytes)
 }

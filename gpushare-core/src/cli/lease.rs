@@ -148,10 +148,10 @@ fn show(output: &Output, lease: &Lease) -> Result<bool> {
 /// The last line of a holder that `lease` started: it holds, and goes on alone from here.
 const HOLDS: &str = "gpushare holds";
 
-/// `lease --pid P`: starts a holder of its own and passes on what that says.
+/// `lease --pid P`: starts a holder of its own and passes on what that says, where somebody wants it.
 pub(super) fn for_process(
     node: &Node,
-    output: &Output,
+    output: Option<&Output>,
     own: &[OsString],
     global: &Global,
     options: &LeaseOptions,
@@ -177,7 +177,7 @@ pub(super) fn for_process(
     }
     command.arg("hold").args(options.arguments());
     command.arg(format!("--pid={pid}")).arg("--detach");
-    if output.json {
+    if output.is_some_and(|output| output.json) {
         command.arg("--json");
     }
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit());
@@ -192,13 +192,13 @@ pub(super) fn for_process(
     let Some(lease) = said.strip_suffix('\n').and_then(|said| said.strip_suffix(HOLDS)) else {
         let status = holder.wait().map_err(|error| failed("hear", error))?;
         // It has said why.
-        output.text(&said)?;
+        output.map(|output| output.text(&said)).transpose()?;
         return Ok(Answer::Of(match status.code().and_then(|code| u8::try_from(code).ok()) {
             None | Some(0) => super::FAILED,
             Some(code) => code,
         }));
     };
-    output.text(lease)?;
+    output.map(|output| output.text(lease)).transpose()?;
     Ok(Answer::Yes)
 }
 

@@ -217,10 +217,13 @@ fn command(
         Command::Persist(arguments) => persist::persist(node, output, arguments),
         Command::Restore(arguments) => restore::restore(node, output, arguments),
         Command::Run { lease, verify, command } => run::run(node, output, lease, *verify, command),
-        Command::Lease { lease, pid } => lease::for_process(node, output, own, global, lease, *pid),
+        Command::Lease { lease, pid } => {
+            lease::for_process(node, Some(output), own, global, lease, *pid)
+        }
         Command::Hold { lease, oci_hook: true, .. } => {
             let pid = container::first_process(std::io::stdin().lock())?;
-            lease::for_process(node, &Output::new(false), own, global, lease, pid)
+            // A runtime has no use for what a shell would read.
+            lease::for_process(node, None, own, global, lease, pid)
         }
         Command::Hold { lease, pid, detach, .. } => lease::hold(node, output, lease, *pid, *detach),
         Command::Release { id } => lease::release(node, output, id),

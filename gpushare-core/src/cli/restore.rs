@@ -74,11 +74,15 @@ struct Done {
 pub(super) fn restore(node: &Node, output: &Output, arguments: &Restore) -> Result<Answer> {
     let file = node.stored_spec(arguments.file.as_deref())?;
     let place = file.path().display().to_string();
-    let text = file.read()?.ok_or_else(|| {
-        let why = format!("there is no {place}: nothing was stored with `gpushare persist`");
-        Error::new(ErrorCode::NotFound, why)
-    })?;
-    let spec = Spec::from_bytes(&text).map_err(|error| error.context(place.clone()))?;
+    let spec = match file.read()? {
+        Some(text) => Spec::from_bytes(&text).map_err(|error| error.context(place.clone()))?,
+        // Their directory does not outlive the machine's life, whether a spec is stored or not.
+        None if arguments.file.is_none() && node.keeps_specifications()? => Spec::default(),
+        None => {
+            let why = format!("there is no {place}: nothing was stored with `gpushare persist`");
+            return Err(Error::new(ErrorCode::NotFound, why));
+        }
+    };
     let mut restoring = Restoring {
         node,
         arguments,
@@ -86,6 +90,7 @@ pub(super) fn restore(node: &Node, output: &Output, arguments: &Restore) -> Resu
         progress: Progress::new(node),
         errors: Vec::new(),
         done: Vec::new(),
+        written: Vec::new(),
     };
     let (snapshot, stored) =
         restoring.wait_for(&spec).map_err(|error| error.context(place.clone()))?;
@@ -95,8 +100,9 @@ pub(super) fn restore(node: &Node, output: &Output, arguments: &Restore) -> Resu
     }
     restoring.bring_back(&snapshot, stored)?;
     // Those of GPUs that were left alone too: their directory did not outlive the machine's life.
-    if let Err(error) = node.refresh_specifications() {
-        restoring.errors.push(error);
+    match node.refresh_specifications() {
+        Ok(written) => restoring.written = written,
+        Err(error) => restoring.errors.push(error),
     }
     restoring.answer(output, &place)
 }
@@ -109,6 +115,8 @@ struct Restoring<'a> {
     /// What went wrong with single GPUs: it keeps no other back.
     errors: Vec<Error>,
     done: Vec<Done>,
+    /// CDI specifications.
+    written: Vec<PathBuf>,
 }
 
 impl Restoring<'_> {
@@ -292,6 +300,7 @@ impl Restoring<'_> {
                 "simulated": simulated,
                 "file": place,
                 "gpus": self.done,
+                "cdi_specifications": self.written,
             }))?;
             return Ok(Answer::Yes);
         }
@@ -299,10 +308,14 @@ impl Restoring<'_> {
         if self.done.is_empty() && !self.errors.is_empty() {
             self.tell_errors()?;
         }
-        if self.done.iter().all(|done| done.result == "as_stored") && self.errors.is_empty() {
+        let as_stored = self.done.iter().all(|done| done.result == "as_stored");
+        if as_stored && self.errors.is_empty() && self.written.is_empty() {
             text.push_str("Nothing to do.\n");
         } else {
             self.done.iter().for_each(|done| text.push_str(&done.line()));
+        }
+        for path in &self.written {
+            text.push_str(&format!("CDI specification {}: written\n", path.display()));
         }
         output.text(&printable_lines(&text))?;
         self.tell_errors()?;

@@ -1,6 +1,7 @@
 //! The state of each GPU: lost, pending, closed, left behind, not as it was set.
 
 use super::{Found, Looked, Part, Seen, selector};
+use crate::hazard;
 use crate::mode::{ComputeMode, SharingMode};
 use crate::parameters::Parameters;
 use crate::snapshot::{GpuSnapshot, Snapshot, Visibility};
@@ -123,7 +124,7 @@ pub(super) fn drift(snapshot: &Snapshot, gpu: &GpuSnapshot) -> Looked {
     if let Some(interval) = interval {
         found = found.seen(interval);
     }
-    found.mend(again(&record.parameters, &name)).into()
+    found.mend(again(gpu, &record.parameters, &name)).into()
 }
 
 pub(super) fn record_stale(snapshot: &Snapshot, gpu: &GpuSnapshot) -> Looked {
@@ -148,7 +149,10 @@ pub(super) fn record_stale(snapshot: &Snapshot, gpu: &GpuSnapshot) -> Looked {
     found
         .of(gpu)
         .seen(format!("gpushare had set mode {recorded}; it is {} now", gpu.mode))
-        .mend(again(&record.parameters, &name))
+        .mend(format!(
+            "gpushare restore where it was stored for the next boot, else {}",
+            again(gpu, &record.parameters, &name)
+        ))
         .into()
 }
 
@@ -184,14 +188,19 @@ pub(super) fn not_stored(seen: &Seen<'_>, snapshot: &Snapshot) -> Looked {
 }
 
 /// The command that leads to what is on record.
-fn again(parameters: &Parameters, name: &str) -> String {
+fn again(gpu: &GpuSnapshot, parameters: &Parameters, name: &str) -> String {
     match parameters {
         Parameters::Exclusive => format!("gpushare exclusive -i {name}"),
         Parameters::TimeSliced(slicing) => format!(
             "gpushare time-slice --replicas {} --interval {} -i {name}",
             slicing.replicas, slicing.interval
         ),
-        Parameters::Mps(config) => super::mps::enable(config, name, &[]),
+        Parameters::Mps(config) => {
+            // They were allowed by name when it was set.
+            let hazards: Vec<_> =
+                hazard::of_mps(gpu, config).into_iter().map(|hazard| hazard.name).collect();
+            super::mps::enable(config, name, &hazards)
+        }
         Parameters::Mig => "gpushare apply SPEC, with the spec that it had".to_owned(),
     }
 }

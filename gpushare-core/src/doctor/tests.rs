@@ -499,12 +499,12 @@ fn a_group_says_who_ends_its_daemon() {
 #[test]
 fn records_and_their_commands_lead_back() {
     let cases = [
-        (Parameters::Exclusive, "gpushare exclusive -i 0"),
+        (Parameters::Exclusive, "exclusive -i 0"),
         (
             Parameters::TimeSliced(TimeSlicing::default()),
-            "gpushare time-slice --replicas 4 --interval default -i 0",
+            "time-slice --replicas 4 --interval default -i 0",
         ),
-        (Parameters::Mig, "gpushare apply SPEC, with the spec that it had"),
+        (Parameters::Mig, "apply SPEC, with the spec that it had"),
     ];
     for (parameters, mend) in cases {
         let diagnosis = changed(|case| {
@@ -515,7 +515,8 @@ fn records_and_their_commands_lead_back() {
             case.snapshot.gpus[0].record = Some(record);
         });
         let finding = diagnosis.findings_of("record-stale").next().unwrap();
-        assert_eq!(finding.mend, mend);
+        let stored = "gpushare restore where it was stored for the next boot, else gpushare";
+        assert_eq!(finding.mend, format!("{stored} {mend}"));
     }
 }
 

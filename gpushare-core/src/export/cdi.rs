@@ -25,7 +25,14 @@ pub(crate) const KIND: &str = "gpushare.dev/share";
 /// types of mounts, no annotations, no groups: any of these would take a newer one.
 const VERSION: &str = "0.3.0";
 
-/// How long a container waits for its lease: one that cannot be had at once is refused. In seconds.
+/// What a hook has of environment beside what it is given.
+const PATH: &str = "PATH=/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// How long a container waits for its lease, in seconds: the one before it on that share may be about to go,
+/// and who only stands in line gives way within a second.
+const WAIT: u32 = 5;
+
+/// When a runtime ends a hook that does not come back, in seconds.
 const HOOK_TIMEOUT: i128 = 30;
 
 /// NVIDIA's default directory, which is never handed to a container: whatever daemon is there would serve
@@ -74,6 +81,27 @@ impl Cdi {
     }
 }
 
+/// What becomes of the CDI specifications of the GPUs that an apply names.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum CdiSpecifications {
+    /// Those that are there follow the GPUs; there are no new ones.
+    #[default]
+    AsBefore,
+    /// Each of the GPUs has one there, and from now on it follows every change of that GPU, also one
+    /// that does not ask for it. A rollback takes it away again.
+    Keep(Cdi),
+    /// They are removed, and there are none from now on.
+    Remove,
+}
+
+impl CdiSpecifications {
+    pub(crate) fn is_as_before(&self) -> bool {
+        *self == Self::AsBefore
+    }
+}
+
 /// The `gpushare` program as the runtime starts it, as a createRuntime hook, to take a container's lease:
 /// `PROGRAM [ARGUMENTS] hold --share ID --oci-hook`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -99,7 +127,7 @@ impl LeaseHook {
         self
     }
 
-    /// With a variable, such as `GPUSHARE_NVML_PATH`: a hook has those alone that are given here.
+    /// With a variable, such as `GPUSHARE_NVML_PATH`: a hook has these and a `PATH`, and nothing of the runtime's.
     #[must_use]
     pub fn variable(mut self, name: &str, value: &str) -> Self {
         self.environment.push(format!("{name}={value}"));
@@ -128,7 +156,8 @@ impl LeaseHook {
     /// The words of a hook that takes a lease of that share.
     fn node(&self, tenant: &Tenant<'_>) -> Result<Node> {
         let program = self.usable()?;
-        let own = ["hold".to_owned(), format!("--share={}", tenant.share), "--oci-hook".to_owned()];
+        let own = ["hold".to_owned(), format!("--share={}", tenant.share)];
+        let own = own.into_iter().chain([format!("--timeout={WAIT}"), "--oci-hook".to_owned()]);
         let name = self.program.file_name().and_then(|name| name.to_str()).unwrap_or(program);
         let arguments = [name.to_owned()].into_iter().chain(self.arguments.clone()).chain(own);
         let mut fields = vec![
@@ -136,9 +165,9 @@ impl LeaseHook {
             ("path", Node::text(program)),
             ("args", Node::list(arguments.map(Node::text))),
         ];
-        if !self.environment.is_empty() {
-            fields.push(("env", Node::list(self.environment.iter().map(Node::text))));
-        }
+        // With none a runtime gives it its own.
+        let environment = [PATH].into_iter().chain(self.environment.iter().map(String::as_str));
+        fields.push(("env", Node::list(environment.map(Node::text))));
         fields.push(("timeout", Node::integer(HOOK_TIMEOUT)));
         Ok(Node::map(fields))
     }
@@ -323,9 +352,11 @@ fn edits(tenant: &Tenant<'_>, own: &[Node], options: &Options) -> Result<Node> {
     let mut mounts = Vec::new();
     if let Some(client) = &tenant.client {
         variables.push(format!("CUDA_MPS_PIPE_DIRECTORY={}", client.directory));
-        mounts.push(mount(client.directory));
+        // To connect writes nothing there (a client on an H200 with driver 580.159.04), and a container that
+        // runs as root would be the directory's owner.
+        mounts.push(mount(client.directory, "ro"));
         if client.shared_memory {
-            mounts.push(mount("/dev/shm"));
+            mounts.push(mount("/dev/shm", "rw"));
         }
     }
     let mut fields = vec![("env", Node::list(variables.into_iter().map(Node::text)))];
@@ -342,8 +373,8 @@ fn edits(tenant: &Tenant<'_>, own: &[Node], options: &Options) -> Result<Node> {
 }
 
 /// A directory of the host in the same place.
-fn mount(directory: &str) -> Node {
-    let options = ["rw", "nosuid", "nodev", "noexec", "rbind", "rprivate"];
+fn mount(directory: &str, access: &str) -> Node {
+    let options = [access, "nosuid", "nodev", "noexec", "rbind", "rprivate"];
     Node::map([
         ("hostPath", Node::text(directory)),
         ("containerPath", Node::text(directory)),

@@ -3,6 +3,7 @@
 use super::kubernetes::{expect_label, expect_node};
 use super::{Options, device_plugin};
 use crate::error::Result;
+use crate::mode::SharingMode;
 use crate::snapshot::Snapshot;
 use crate::spec::tree::{Node, yaml_text};
 
@@ -20,6 +21,14 @@ pub(super) fn export(snapshot: &Snapshot, options: &Options) -> Result<(String, 
     let config = expect_label(options.config.as_deref().unwrap_or(CONFIG))?;
     let node = options.node.as_deref().map(expect_node).transpose()?.unwrap_or(NODE);
     let (plugin, cannot_say) = device_plugin::export(snapshot, options)?;
+    // The operator's own setting goes over that of the file.
+    let mig = snapshot.gpus.iter().any(|gpu| gpu.mode == SharingMode::Mig);
+    let strategy = mig.then(|| {
+        [
+            "Its own MIG strategy goes over the one of the config:".to_owned(),
+            "  kubectl patch clusterpolicies.nvidia.com/cluster-policy --type merge -p '{\"spec\": {\"mig\": {\"strategy\": \"mixed\"}}}'".to_owned(),
+        ]
+    });
     let comments = [
         "The operator is told once which ConfigMap to use:".to_owned(),
         format!(
@@ -32,7 +41,8 @@ pub(super) fn export(snapshot: &Snapshot, options: &Options) -> Result<(String, 
             "  kubectl rollout restart -n {NAMESPACE} daemonset/nvidia-device-plugin-daemonset"
         ),
     ];
-    let mut text: String = comments.iter().map(|line| format!("# {line}\n")).collect();
+    let comments = comments.into_iter().chain(strategy.into_iter().flatten());
+    let mut text: String = comments.map(|line| format!("# {line}\n")).collect();
     let metadata = Node::map([("name", Node::text(MAP)), ("namespace", Node::text(NAMESPACE))]);
     let head = [
         ("apiVersion", Node::text("v1")),

@@ -27,7 +27,7 @@ use crate::error::{Error, ErrorCode, Result};
 use crate::hazard::HazardName;
 use crate::snapshot::{DeviceNode, Snapshot};
 
-pub use cdi::{Cdi, LeaseHook};
+pub use cdi::{Cdi, CdiSpecifications, LeaseHook};
 pub(crate) use cdi::{KIND as CDI_KIND, file_name, specification};
 
 /// The schema that a serialised export names.

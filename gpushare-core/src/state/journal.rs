@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use crate::error::{Error, ErrorCode, Outcome, Result};
+use crate::export::CdiSpecifications;
 use crate::id::{GpuUuid, MigUuid, Pid};
 use crate::mig::Placement;
 use crate::plan::Step;
@@ -38,6 +39,9 @@ pub(crate) struct Header {
     pub(crate) digest: String,
     /// The GPUs, in the order in which they are changed.
     pub(crate) gpus: Vec<GpuChange>,
+    /// What becomes of their CDI specifications.
+    #[serde(default, skip_serializing_if = "CdiSpecifications::is_as_before")]
+    pub(crate) cdi: CdiSpecifications,
 }
 
 /// What is to be done to one GPU.
@@ -92,8 +96,9 @@ impl Header {
         epoch: Epoch,
         digest: String,
         gpus: Vec<GpuChange>,
+        cdi: CdiSpecifications,
     ) -> Self {
-        Self { schema: SCHEMA.to_owned(), pid, start_time, epoch, digest, gpus }
+        Self { schema: SCHEMA.to_owned(), pid, start_time, epoch, digest, gpus, cdi }
     }
 }
 

@@ -540,12 +540,22 @@ fn the_unit_says_what_the_command_takes() {
     place.done(&run[1..]);
     assert_eq!(status(&place), wanted);
     // A unit without Before= comes too late for those who count GPUs.
-    for service in ["docker", "containerd", "crio", "kubelet", "slurmd"] {
+    for service in [
+        "docker",
+        "containerd",
+        "crio",
+        "podman-restart",
+        "kubelet",
+        "k3s-agent",
+        "slurmd",
+        "nvidia-cdi-refresh",
+    ] {
         assert!(values("Before").contains(&format!("{service}.service").as_str()), "{service}");
     }
     assert!(values("After").contains(&"nvidia-persistenced.service"));
     // Where persist stores it when nobody says.
-    assert_eq!(values("ConditionPathExists"), ["/etc/gpushare/node.yaml"]);
+    assert_eq!(values("ConditionPathExists"), ["|/etc/gpushare/node.yaml"]);
+    assert_eq!(values("ConditionDirectoryNotEmpty"), ["|/var/lib/gpushare/cdi"]);
     let help = place.done(&["persist", "--help"]).stdout;
     assert!(help.contains("/etc/gpushare/node.yaml"), "{help}");
 }

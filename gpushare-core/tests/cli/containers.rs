@@ -126,11 +126,13 @@ fn a_container_holds_a_lease_until_it_ends() {
     let id = share(&containers, 1, 1);
     let mut first = container();
     let mut second = container();
-    run(containers.hook("gpu1-1"), &state(first.id())).expect(0);
+    let taken = run(containers.hook("gpu1-1"), &state(first.id())).expect(0);
+    assert_eq!((taken.stdout.as_str(), taken.stderr.as_str()), ("", ""));
     assert_eq!(containers.holder(&id), json!(first.id()));
     // Nobody else gets it, and the hook says why the container does not start.
-    let refused = run(containers.hook("gpu1-1"), &state(second.id())).expect_error("BUSY");
-    assert!(refused.stderr.contains(&id), "{refused:?}");
+    let refused = run(containers.hook("gpu1-1"), &state(second.id())).expect(1);
+    let said = refused.stderr.lines().last().unwrap();
+    assert!(said.starts_with("gpushare: TIMEOUT: ") && said.contains(&id), "{refused:?}");
     run(containers.hook("gpu1-0"), &state(second.id())).expect(0);
     // What it stands on is not taken away.
     let spec = containers
@@ -179,6 +181,9 @@ fn specifications_follow_every_command() {
     place.run(&["apply", "--dry-run", &containers.option, &spec]).expect(2);
     assert!(containers.files().is_empty());
     let report = containers.apply();
+    place.run(&["apply", "--dry-run", &containers.option, &spec]).expect(0);
+    let would = place.run(&["apply", "--dry-run", "--no-cdi", &spec]).expect(2);
+    assert!(would.stderr.contains("CDI specifications"), "{would:?}");
     let written: Vec<_> = report["cdi_specifications"]
         .as_array()
         .unwrap()
@@ -257,4 +262,42 @@ fn specifications_are_back_after_a_reboot() {
             }
         }
     }
+}
+
+/// Nobody stored a spec: the specifications are kept all the same.
+#[test]
+fn specifications_need_no_stored_spec() {
+    let containers = Containers::new();
+    containers.place.run(&["restore"]).expect_error("NOT_FOUND");
+    containers.apply();
+    std::fs::remove_dir_all(&containers.directory).unwrap();
+    containers.place.done(&["sim", "reboot"]);
+    let document = containers.place.json(&["restore"]);
+    Schema::named("restore").expect(&document);
+    // MIG went with the reboot; the other GPU has its replicas in nobody's record any more.
+    assert_eq!(document["cdi_specifications"].as_array().unwrap().len(), containers.files().len());
+    assert!(!containers.names().iter().any(|name| name.starts_with("MIG-")));
+    assert!(containers.names().contains(&"gpu0".to_owned()), "{:?}", containers.names());
+}
+
+/// A directory that others may write to is no place any more, and there is a way out.
+#[test]
+fn a_directory_that_is_no_longer_trusted_is_left() {
+    let containers = Containers::new();
+    let place = &containers.place;
+    containers.apply();
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o777);
+    std::fs::set_permissions(&containers.directory, mode).unwrap();
+    place.run(&["exclusive", "-i", "1"]).expect_error("PERMISSION_DENIED");
+    let other = place.path().join("other");
+    place.done(&["exclusive", "-i", "1", &format!("--cdi={}", other.display())]);
+    assert_eq!(std::fs::read_dir(&other).unwrap().count(), 1);
+    let left = place.done(&["mig", "disable", "-i", "0", "--no-cdi"]);
+    assert!(left.stderr.contains("is left: remove"), "{left:?}");
+    place.done(&["mig", "enable", "-i", "0"]);
+    assert_eq!(std::fs::read_dir(&other).unwrap().count(), 1);
+    // To remove what is in a directory that is gone makes none.
+    std::fs::remove_dir_all(&other).unwrap();
+    place.done(&["exclusive", "-i", "1", "--no-cdi"]);
+    assert!(!other.exists());
 }

@@ -129,6 +129,9 @@ fn checked(exported: &Exported) -> Specification {
                 assert!(mount.options.iter().any(|there| there == option), "{mount:?}");
             }
             assert!(!mount.host_path.starts_with("/tmp/nvidia-mps"), "never the default one");
+            // Who is root in there owns what is root's.
+            let access = if mount.host_path == "/dev/shm" { "rw" } else { "ro" };
+            assert_eq!(mount.options[0], access, "{mount:?}");
         }
         for hook in &edits.hooks {
             assert_eq!(hook.hook_name, "createRuntime");
@@ -332,9 +335,12 @@ fn each_share_has_a_hook_of_its_own() {
         assert_eq!(hooks.len(), 1);
         assert_eq!(hooks[0].path, "/opt/a b/gpushare");
         let own = format!("--share={}", share.id);
-        let words = ["gpushare", "--state-dir", "/x y", "hold", &own, "--oci-hook"];
+        let words = ["gpushare", "--state-dir", "/x y", "hold", &own, "--timeout=5", "--oci-hook"];
         assert_eq!(hooks[0].args, words);
-        assert_eq!(hooks[0].env, ["GPUSHARE_NVML_PATH=/lib/libnvidia-ml.so.1"]);
+        assert_eq!(
+            hooks[0].env,
+            ["PATH=/usr/sbin:/usr/bin:/sbin:/bin", "GPUSHARE_NVML_PATH=/lib/libnvidia-ml.so.1"]
+        );
     }
     for wrong in ["gpushare", "", "/a\nb", "/a\u{1b}[2J"] {
         options.lease_hook = Some(LeaseHook::new(wrong));

@@ -77,7 +77,7 @@ fn while_a_gpu_changes_no_container_starts_on_it() {
     }
     let late = node.runtime.run(&[&device("gpu0-0")], "echo started");
     assert!(late.status != 0 && late.stdout.is_empty(), "{late:?}");
-    assert!(late.stderr.contains("gpushare: BUSY: "), "{late:?}");
+    assert!(late.stderr.contains("gpushare: TIMEOUT: "), "{late:?}");
     // The other GPU is none of its business.
     node.runtime.run(&[&device("gpu1-0")], "true").expect(0);
     fs::write(go, "").unwrap();

@@ -31,7 +31,7 @@ fn a_share_is_one_containers_at_a_time() {
     // By either of its names, and beside another.
     for devices in [&[&*first][..], &[&device(&shares[0])], &[&second, &first]] {
         let answer = node.runtime.run(devices, "echo started");
-        refused(&answer, "BUSY");
+        refused(&answer, "TIMEOUT");
         // Who reads podman's error knows which share, and who has it.
         assert!(answer.stderr.contains(&shares[0]), "{answer:?}");
         assert!(answer.stderr.contains(&format!("--pid={} ", held.1)), "{answer:?}");

@@ -142,7 +142,7 @@ impl Node {
         for (point, mount) in &more.mounts {
             assert!(mount.is(&self.there(Path::new(point))), "{name}: {more:?}");
             let options: Vec<&str> = mount.options.split(',').collect();
-            for option in ["rw", "nosuid", "nodev", "noexec"] {
+            for option in ["ro", "nosuid", "nodev", "noexec"] {
                 assert!(options.contains(&option), "{name}: {more:?}");
             }
         }

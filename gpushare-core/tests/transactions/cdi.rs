@@ -145,6 +145,9 @@ fn specifications_are_true_wherever_an_apply_fails_or_ends() {
                     if kept && keeps {
                         assert_eq!(files, 1, "{}", what());
                     }
+                    // A file that nobody knows of would be there for good.
+                    let noted = world.node.ports().store.list("cdi").unwrap().len();
+                    assert!(files <= noted, "{}", what());
                     // And from now on it follows again, or there is none.
                     world.node.apply(&target, &choice(&place, chosen)).unwrap();
                     assert_eq!(place.files().len(), usize::from(keeps), "{}", what());
@@ -214,9 +217,31 @@ fn every_change_is_followed_and_a_change_of_others_is_mended() {
     let report = world.node.apply(&second.parse().unwrap(), &options()).unwrap();
     assert_eq!((report.steps, report.cdi_specifications), (0, place.files()));
     // Nothing of it is there after the last.
-    world.node.apply(&first.parse().unwrap(), &options().cdi(CdiSpecifications::Remove)).unwrap();
+    let there = place.files();
+    let remove = options().cdi(CdiSpecifications::Remove);
+    let report = world.node.apply(&first.parse().unwrap(), &remove).unwrap();
     assert!(place.files().is_empty());
+    assert_eq!(report.removed_cdi_specifications, there);
+    assert!(report.to_string().contains("Removed 1 CDI specification from "), "{report}");
     assert!(world.node.ports().store.list("cdi").unwrap().is_empty());
+}
+
+/// Another GPU has the index of one that is gone: two devices of one name would be none.
+#[test]
+fn one_that_is_gone_takes_its_names_along() {
+    let place = Place::new();
+    let world = World::new("2xH100-80GB");
+    let one = spec("exclusive", "").parse().unwrap();
+    world.node.apply(&one, &options().cdi(place.keep())).unwrap();
+    let gone = world.simulator.gpus().unwrap()[0].clone();
+    world.simulator.lose(&gone, gpushare_core::backend::sim::Loss::Gone).unwrap();
+    let rest = crate::scenario::entry("0", "time_sliced", r#"{"replicas": 1}"#).parse().unwrap();
+    world.node.apply(&rest, &options()).unwrap();
+    let files = place.files();
+    assert_eq!(files.len(), 1, "{files:?}");
+    assert!(!files[0].to_str().unwrap().contains(gone.as_str()));
+    let text = std::fs::read_to_string(&files[0]).unwrap();
+    assert!(text.contains("name: gpu0\n"), "{text}");
 }
 
 #[test]

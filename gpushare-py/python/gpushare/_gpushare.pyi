@@ -570,6 +570,9 @@ class Report:
     @property
     def cdi_specifications(self) -> tuple[str, ...]:
         """The paths of the CDI specifications that were written."""
+    @property
+    def removed_cdi_specifications(self) -> tuple[str, ...]:
+        """The paths of the CDI specifications that were removed for good."""
     def to_dict(self) -> dict[str, Any]:
         """The same in dicts, lists and plain values: what the command line prints with ``--json``."""
     @staticmethod

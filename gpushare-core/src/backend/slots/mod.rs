@@ -47,7 +47,7 @@ const SLOT: &str = ".slot";
 const GROUP: &str = "gpushare";
 
 /// A note or a ticket is a few hundred bytes; what is longer is none.
-const LONGEST: u64 = 64 << 10;
+const LONGEST: u64 = 4 << 10;
 
 /// Notes are filled up with blanks to a multiple of this.
 const NOTE: usize = 512;
