@@ -196,7 +196,7 @@ class Leased(Shared):
         program, arguments = value("path").strip('"'), words("args")
         self.assertEqual((program, arguments[0]), (str(self.program), self.program.name))
         environment = dict(word.split("=", 1) for word in words("env"))
-        self.assertEqual(environment.keys(), {"GPUSHARE_SIM", "GPUSHARE_STATE_DIR"})
+        self.assertEqual(environment.keys(), {"PATH", "GPUSHARE_SIM", "GPUSHARE_STATE_DIR"})
         state = {"ociVersion": "1.0.2", "id": "c1", "status": "creating", "pid": pid, "bundle": "/b"}
         return subprocess.run(
             [program, *arguments[1:]],

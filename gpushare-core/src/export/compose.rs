@@ -74,6 +74,7 @@ fn client_fields(client: &Client<'_>, uuid: &str) -> Vec<(&'static str, Node)> {
         ("type", Node::text("bind")),
         ("source", literal(client.directory)),
         ("target", literal(client.directory)),
+        ("read_only", Node::boolean(true)),
         // A directory that is made where there is none has no daemon: CUDA would run past it.
         ("bind", Node::map([("create_host_path", Node::boolean(false))])),
     ]);

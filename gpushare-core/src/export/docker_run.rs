@@ -63,7 +63,9 @@ fn client_words(client: &Client<'_>, uuid: &str) -> Vec<String> {
     // Not -v, which makes a directory where there is none: CUDA would then run past the daemon.
     let fields = ["type=bind".to_owned()]
         .into_iter()
-        .chain(["source", "target"].map(|name| format!("{name}={}", client.directory)));
+        .chain(["source", "target"].map(|name| format!("{name}={}", client.directory)))
+        // To connect writes nothing there.
+        .chain(["readonly".to_owned()]);
     let fields: Vec<_> = fields.map(|field| csv(&field)).collect();
     words.push("--mount".to_owned());
     words.push(shell_word(&fields.join(",")).into_owned());

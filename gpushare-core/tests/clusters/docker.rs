@@ -96,8 +96,15 @@ fn of_lines(text: &str, cdi: bool) -> Vec<Container> {
                 "--group-add" => found.groups.push(value()),
                 "-e" => found.environment.extend([pair(&value())]),
                 "--mount" => {
-                    let fields: BTreeMap<_, _> = csv(&value()).iter().map(|f| pair(f)).collect();
-                    assert_eq!(fields.keys().collect::<Vec<_>>(), ["source", "target", "type"]);
+                    let fields: BTreeMap<_, _> = csv(&value())
+                        .iter()
+                        .map(|f| f.split_once("=").unwrap_or((f, "")))
+                        .map(|(k, v)| (k.to_owned(), v.to_owned()))
+                        .collect();
+                    assert_eq!(
+                        fields.keys().collect::<Vec<_>>(),
+                        ["readonly", "source", "target", "type"]
+                    );
                     assert_eq!(fields["type"], "bind");
                     found.mounts.push((fields["source"].clone(), fields["target"].clone()));
                 }
@@ -173,6 +180,7 @@ struct Volume {
     r#type: String,
     source: String,
     target: String,
+    read_only: bool,
     bind: Bind,
 }
 
@@ -215,6 +223,7 @@ fn of_file(text: &str, cdi: bool) -> Vec<Container> {
         assert!(service.ipc.as_ref().is_none_or(|ipc| ipc == "host"));
         let mounts = service.volumes.iter().map(|volume| {
             assert!(volume.r#type == "bind" && !volume.bind.create_host_path);
+            assert!(volume.read_only);
             (interpolated(&volume.source), interpolated(&volume.target))
         });
         let environment = service.environment.iter();

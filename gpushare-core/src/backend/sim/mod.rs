@@ -86,6 +86,16 @@ impl Simulator {
         Ok(Self::with(backing, ports::Time::virtual_clock()))
     }
 
+    /// A node of its own in memory that is as this one is now: what happens to one does not happen to the
+    /// other. NVML sessions stay with the one that they were opened from.
+    ///
+    /// # Errors
+    /// IO.
+    pub fn copy(&self) -> Result<Self> {
+        let backing = Backing::memory(self.read(NodeState::clone)?);
+        Ok(Self::with(backing, ports::Time::virtual_clock()))
+    }
+
     /// A node in a file, which is made where it is not there. All that open the file share the node.
     ///
     /// Every change is made under a lock and written whole, by a rename, so that a process that

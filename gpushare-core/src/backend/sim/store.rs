@@ -29,6 +29,13 @@ impl MemoryStore {
         Self::default()
     }
 
+    /// A store of its own with the same files; nobody has a lock there.
+    #[must_use]
+    pub fn copy(&self) -> Self {
+        let files = Files { content: self.files(), locked: BTreeSet::new() };
+        Self { inner: Arc::new(Mutex::new(files)) }
+    }
+
     /// Every file and its content, to compare stores.
     pub fn files(&self) -> BTreeMap<String, Vec<u8>> {
         self.locked().content.clone()

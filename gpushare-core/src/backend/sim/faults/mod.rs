@@ -143,6 +143,12 @@ impl Faults {
         state.on.clear();
     }
 
+    /// How many of the faults that were set have not struck yet.
+    pub fn pending(&self) -> usize {
+        let state = self.state();
+        state.at.len() + state.on.len()
+    }
+
     /// The calls that were made so far by the living process.
     pub fn calls(&self) -> Vec<CallRecord> {
         self.state().calls.clone()

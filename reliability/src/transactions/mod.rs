@@ -1,0 +1,275 @@
+//! Model-checked transactions: transitions × calls × what may go wrong at each.
+//!
+//! A node of the simulator is brought into a state, something is asked for, and at one call something goes wrong:
+//! the call fails in each way that is plausible, before its effect or after it; it hangs; the process is killed
+//! before it or in it; the machine is rebooted there, or the driver loaded anew; somebody else changes the GPU before
+//! anybody recovers; recovery dies, too. What is left is held against what is promised: the state of before or the one
+//! that was asked for, busy instances untouched, no daemon, lock or journal left over; and where others came in
+//! between, RECOVERY_REQUIRED with nothing touched.
+
+mod fault;
+mod script;
+mod shrink;
+mod space;
+mod verdict;
+mod world;
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use gpushare_core::backend::sim::{Death, Fault, Rules};
+
+use crate::dice::Dice;
+use script::{After, Script, Strike};
+use verdict::{Known, Ran, Violation};
+
+/// How much is looked at.
+#[derive(Clone, Copy, Debug)]
+pub struct Budget {
+    /// Of the small GPU's runs and those of modes, daemons and resets, one in so many. 1 is all of them.
+    pub one_in: usize,
+    /// Runs of each pair of layouts of the seven-slice family.
+    pub of_each_pair: usize,
+    /// Of the pairs, one in so many.
+    pub pairs_one_in: usize,
+}
+
+impl Budget {
+    /// Everything that is walked through, and a sample of the rest: more than a million runs.
+    pub const WHOLE: Self = Self { one_in: 1, of_each_pair: 40, pairs_one_in: 1 };
+}
+
+/// What came out.
+#[derive(Clone, Debug, Default)]
+pub struct Figures {
+    /// Transitions that were begun from their own state.
+    pub transitions: usize,
+    /// Runs in which something went wrong as it was to.
+    pub faulted: usize,
+    /// Of these: with death, reboot or reload in the middle.
+    pub deaths: usize,
+    /// Runs in which somebody else came in between.
+    pub beside: usize,
+    /// Runs in which recovery met a fault of its own.
+    pub recoveries: usize,
+    /// Transitions that are refused, and stay refused whatever goes wrong.
+    pub refused: usize,
+}
+
+impl fmt::Display for Figures {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} transitions, {} of them refused; {} faulted runs: {} with a death, reboot or reload in them, {} with others in between, {} with a fault in recovery",
+            self.transitions, self.refused, self.faulted, self.deaths, self.beside, self.recoveries
+        )
+    }
+}
+
+/// A promise that was broken.
+#[derive(Clone, Debug)]
+pub struct Broken {
+    /// The seed of the run.
+    pub seed: u64,
+    /// The shortest script that shows it, and what it shows.
+    pub script: String,
+}
+
+impl fmt::Display for Broken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "seed {}\n{}", self.seed, self.script)
+    }
+}
+
+/// Looks at as much as the budget says. `progress` is told the figures now and then.
+///
+/// # Errors
+/// The first promise that is broken.
+pub fn check(
+    seed: u64,
+    budget: Budget,
+    progress: &(dyn Fn(&Figures) + Sync),
+) -> Result<Figures, Box<Broken>> {
+    let broken = |why: String| Box::new(Broken { seed, script: why });
+    let pairs = space::pairs(seed).map_err(|error| broken(format!("{error:?}")))?;
+    let small = space::small().map_err(|error| broken(format!("{error:?}")))?;
+    let mut work: Vec<(Script, Share)> = Vec::new();
+    let few = pairs
+        .into_iter()
+        .enumerate()
+        .filter(|(number, _)| number % budget.pairs_one_in == seed_of(seed, budget.pairs_one_in));
+    work.extend(few.map(|(_, script)| (script, Share::Of(budget.of_each_pair))));
+    let turned = space::turned();
+    for (number, script) in small.into_iter().chain(space::others()).enumerate() {
+        let rules = turned.get(number % turned.len()).cloned().unwrap_or_default();
+        // Once as it is, and once with a switch turned.
+        if script.rules == Rules::default() {
+            work.push((Script { rules, ..script.clone() }, Share::OneIn(budget.one_in * 8)));
+        }
+        work.push((script, Share::OneIn(budget.one_in)));
+    }
+    let run = Run {
+        seed,
+        next: AtomicUsize::new(0),
+        stop: AtomicBool::new(false),
+        figures: Mutex::default(),
+        broken: Mutex::default(),
+    };
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| run.walk(&work, progress));
+        }
+    });
+    let figures = run.figures.into_inner().unwrap_or_else(PoisonError::into_inner);
+    match run.broken.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        Some(broken) => Err(broken),
+        None => Ok(figures),
+    }
+}
+
+fn seed_of(seed: u64, sides: usize) -> usize {
+    Dice::new(seed).below(sides)
+}
+
+/// Which runs of a transition are made.
+#[derive(Clone, Copy, Debug)]
+enum Share {
+    OneIn(usize),
+    Of(usize),
+}
+
+struct Run {
+    seed: u64,
+    next: AtomicUsize,
+    stop: AtomicBool,
+    figures: Mutex<Figures>,
+    broken: Mutex<Option<Box<Broken>>>,
+}
+
+impl Run {
+    fn walk(&self, work: &[(Script, Share)], progress: &(dyn Fn(&Figures) + Sync)) {
+        while !self.stop.load(Ordering::Relaxed) {
+            let number = self.next.fetch_add(1, Ordering::Relaxed);
+            let Some((script, share)) = work.get(number) else { return };
+            let mut dice = Dice::stream(self.seed, number);
+            match transition(script, *share, &mut dice) {
+                Ok(figures) => {
+                    let mut all = self.figures.lock().unwrap_or_else(PoisonError::into_inner);
+                    all.add(&figures);
+                    progress(&all);
+                }
+                Err((script, why)) => {
+                    self.stop.store(true, Ordering::Relaxed);
+                    let (script, why) = shrink::shortest(script, why, |script| shown(script).err());
+                    let script = format!("transition {number}:\n{script}  {why}");
+                    let mut broken = self.broken.lock().unwrap_or_else(PoisonError::into_inner);
+                    broken.get_or_insert(Box::new(Broken { seed: self.seed, script }));
+                }
+            }
+        }
+    }
+}
+
+impl Figures {
+    fn add(&mut self, other: &Self) {
+        self.transitions += other.transitions;
+        self.faulted += other.faulted;
+        self.deaths += other.deaths;
+        self.beside += other.beside;
+        self.recoveries += other.recoveries;
+        self.refused += other.refused;
+    }
+
+    fn count(&mut self, script: &Script, ran: Ran) {
+        if ran != Ran::Faulted {
+            return;
+        }
+        self.faulted += 1;
+        let died =
+            script.strike.as_ref().is_some_and(|strike| matches!(strike.fault, Fault::Die(_)));
+        self.deaths += usize::from(died);
+        self.beside +=
+            usize::from(matches!(script.after, After::OthersCreate | After::OthersDestroy));
+        self.recoveries += usize::from(script.again.is_some());
+    }
+}
+
+/// What one script shows by itself.
+fn shown(script: &Script) -> Result<(), Violation> {
+    std::panic::catch_unwind(|| {
+        let known = Known::of(&Script { strike: None, ..script.clone() })?.with_boots()?;
+        known.judge(script, true).map(drop)
+    })
+    .unwrap_or_else(|_| Err("it panicked".to_owned()))
+}
+
+/// Lets everything that may go wrong go wrong, as far as the share allows.
+fn transition(
+    script: &Script,
+    share: Share,
+    dice: &mut Dice,
+) -> Result<Figures, (Script, Violation)> {
+    let known =
+        Known::of(script).and_then(Known::with_boots).map_err(|why| (script.clone(), why))?;
+    let mut figures = Figures { transitions: 1, ..Figures::default() };
+    figures.refused += usize::from(known.is_refused());
+    let scripts = scripts(script, &known);
+    let judge = |script: Script, dice: &mut Dice, figures: &mut Figures| {
+        let finish = dice.once_in(7);
+        let judged = std::panic::catch_unwind(|| known.judge(&script, finish));
+        match judged.unwrap_or_else(|_| Err("it panicked".to_owned())) {
+            Ok(ran) => {
+                figures.count(&script, ran);
+                Ok(())
+            }
+            Err(why) => Err((script, why)),
+        }
+    };
+    match share {
+        Share::OneIn(sides) => {
+            for script in scripts {
+                if dice.once_in(sides) {
+                    judge(script, dice, &mut figures)?;
+                }
+            }
+        }
+        Share::Of(runs) => {
+            let scripts: Vec<_> = scripts.collect();
+            for _ in 0..runs {
+                if let Some(script) = dice.one_of(&scripts).cloned() {
+                    judge(script, dice, &mut figures)?;
+                }
+            }
+        }
+    }
+    Ok(figures)
+}
+
+/// Everything that may go wrong in a transition, once.
+fn scripts<'a>(script: &'a Script, known: &'a Known) -> impl Iterator<Item = Script> + 'a {
+    let at = move |call: &'a gpushare_core::backend::sim::CallRecord| {
+        let nth = fault::nth(&known.calls, call);
+        let with = move |fault: Fault, after: After, again: Option<(usize, Fault)>| {
+            let strike = Some(Strike { call: call.name, nth, fault });
+            Script { strike, after, again, ..script.clone() }
+        };
+        let single =
+            fault::faults(call).into_iter().map(move |fault| with(fault, After::Nothing, None));
+        let death = Fault::Die(Death::After);
+        let afters = [After::Reboot, After::Reload, After::OthersCreate, After::OthersDestroy];
+        let others =
+            afters.into_iter().filter(|_| call.mutating).map(move |after| with(death, after, None));
+        // Recovery dies at a call that follows from where the first one was.
+        let again = call
+            .mutating
+            .then(|| with(death, After::Nothing, Some((1 + call.number * 7 % 40, death))));
+        let fails = Fault::Fail(gpushare_core::backend::sim::Failure::default());
+        let fails = call
+            .mutating
+            .then(|| with(death, After::Nothing, Some((1 + call.number * 11 % 40, fails))));
+        single.chain(others).chain(again).chain(fails)
+    };
+    known.calls.iter().flat_map(at)
+}

@@ -1,0 +1,371 @@
+//! What must be true after a script, whatever went wrong.
+
+use gpushare_core::backend::sim::{CallRecord, ProcessSpec, Rules, Simulator};
+use gpushare_core::plan::Request;
+use gpushare_core::plan::state::{GpuState, MpsState};
+use gpushare_core::port::Nvml;
+use gpushare_core::{Error, ErrorCode, Outcome};
+
+use super::script::{After, Script};
+use super::world::{Base, Tenant, World, ids, process};
+
+/// What goes against a promise, in words.
+pub(super) type Violation = String;
+
+/// What is known of a script without faults.
+#[derive(Debug)]
+pub(super) struct Known {
+    base: Base,
+    request: Request,
+    old: Vec<GpuState>,
+    /// None where the change is refused.
+    new: Option<Vec<GpuState>>,
+    /// What a machine comes back as, from the old state and the new.
+    rebooted: Vec<Vec<GpuState>>,
+    reloaded: Vec<Vec<GpuState>>,
+    /// The calls of the change.
+    pub(super) calls: Vec<CallRecord>,
+}
+
+/// What became of a run that broke nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ran {
+    /// It went wrong as the script says, and all is well.
+    Faulted,
+    /// The change is refused at once, and nothing went wrong or was touched.
+    Refused,
+    /// The call that was to go wrong was not made.
+    Missed,
+}
+
+fn said(doing: &str) -> impl Fn(Error) -> Violation {
+    move |error| format!("{doing}: {error:?}")
+}
+
+/// Whether two states of a node are the same, apart from what nothing brings back: a pending change that was
+/// called off, and an MPS daemon that served nobody.
+fn same(a: &[GpuState], b: &[GpuState]) -> bool {
+    let called_off = |state: &GpuState| {
+        let mut state = state.clone();
+        if let Some(mig) = &mut state.mig {
+            mig.pending = mig.enabled;
+        }
+        state
+    };
+    let cleared = |state: &GpuState| match state.mps {
+        Some(MpsState::Unready) => state.clone().with_mps(None, None),
+        _ => state.clone(),
+    };
+    let same = |a: &GpuState, b: &GpuState| {
+        a.matches(b) || a.matches(&called_off(b)) || a.matches(&cleared(b))
+    };
+    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same(a, b))
+}
+
+fn refuses_once(rules: &Rules) -> bool {
+    rules.insufficient_at_create.or(rules.in_use_at_destroy).is_some()
+}
+
+impl Known {
+    /// Runs a script without faults, and notes what it comes to.
+    pub(super) fn of(script: &Script) -> Result<Self, Violation> {
+        let base = Base::of(script).map_err(said("the script does not begin"))?;
+        let world = base.world().map_err(said("to copy"))?;
+        let request = world.request(script).map_err(said("no request"))?;
+        let old = world.states().map_err(said("to look"))?;
+        world.faults.revive();
+        let result = world.change(&request, script.consent);
+        let calls = world.faults.calls();
+        let states = world.states().map_err(said("to look"))?;
+        let new = match result {
+            Ok(_) => Some(states),
+            Err(error) if same(&states, &old) && error.outcome() != Outcome::Indeterminate => None,
+            Err(error) => return Err(format!("without any fault, and not as before: {error:?}")),
+        };
+        if new.is_some() {
+            let plan = world.node.plan_request(&request).map_err(said("a second plan"))?;
+            if !plan.noop {
+                return Err(format!("a second apply would do something: {plan}"));
+            }
+        }
+        // What the driver refuses once, it does at another time.
+        let new = match new {
+            None if refuses_once(&script.rules) => {
+                let world = base.world().map_err(said("to copy"))?;
+                let mut rules = script.rules.clone();
+                (rules.insufficient_at_create, rules.in_use_at_destroy) = (None, None);
+                world.simulator.set_rules(rules).map_err(said("to set rules"))?;
+                let done = world.change(&request, script.consent).is_ok();
+                done.then(|| world.states()).transpose().map_err(said("to look"))?
+            }
+            new => new,
+        };
+        let known =
+            Self { base, request, old, new, rebooted: Vec::new(), reloaded: Vec::new(), calls };
+        known.expect_tenant(script, &world)?;
+        Ok(known)
+    }
+
+    /// Whether the change is refused.
+    pub(super) fn is_refused(&self) -> bool {
+        self.new.is_none()
+    }
+
+    /// The same, with what machines come back as.
+    pub(super) fn with_boots(mut self) -> Result<Self, Violation> {
+        let come_back = |change: bool, boot: fn(&Simulator) -> gpushare_core::Result<()>| {
+            let world = self.base.world()?;
+            if change {
+                world.change(&self.request, true)?;
+            }
+            boot(&world.simulator)?;
+            world.node.recover()?;
+            world.states()
+        };
+        let changes: &[bool] = if self.new.is_some() { &[false, true] } else { &[false] };
+        for &change in changes {
+            self.rebooted.push(come_back(change, Simulator::reboot).map_err(said("to reboot"))?);
+            self.reloaded.push(come_back(change, reload).map_err(said("to reload"))?);
+        }
+        Ok(self)
+    }
+
+    /// Runs the script with its faults, and holds what is left against what was promised.
+    pub(super) fn judge(&self, script: &Script, finish: bool) -> Result<Ran, Violation> {
+        let world = self.base.world().map_err(said("to copy"))?;
+        if let Some(strike) = &script.strike {
+            world.faults.on(strike.call, strike.nth, strike.fault);
+        }
+        let result = world.change(&self.request, script.consent);
+        let died = world.faults.is_dead();
+        let struck = world.faults.pending() == 0;
+        world.faults.revive();
+        if let (Err(error), None) = (&result, &self.new) {
+            if error.outcome() == Outcome::Untouched && !died && !struck {
+                return self.expect_old_or_new(script, &world).map(|()| Ran::Refused);
+            }
+        }
+        if !struck {
+            return Ok(Ran::Missed);
+        }
+        if !died {
+            self.expect_true(&result.as_ref().map(drop), &world)?;
+        }
+        let journals = world.journals().map_err(said("to list journals"))?;
+        match script.after {
+            After::Nothing => {}
+            After::Reboot => return self.come_back(&world, Simulator::reboot, &self.rebooted),
+            After::Reload => return self.come_back(&world, reload, &self.reloaded),
+            // Who comes after it is over is nobody's business.
+            After::OthersCreate | After::OthersDestroy if journals.is_empty() => {
+                return Ok(Ran::Missed);
+            }
+            After::OthersCreate | After::OthersDestroy => return self.beside(script, &world),
+        }
+        if let Some((call, fault)) = script.again {
+            world.faults.at(call, fault);
+            drop(world.node.recover());
+            world.faults.revive();
+        }
+        world.node.recover().map_err(said("recover"))?;
+        self.expect_old_or_new(script, &world)?;
+        if let (Some(new), true) = (&self.new, finish) {
+            world.change(&self.request, script.consent).map_err(said("apply after all"))?;
+            let states = world.states().map_err(said("to look"))?;
+            if !same(&states, new) {
+                return Err(format!("applied after all, and it is not: {states:#?}"));
+            }
+        }
+        Ok(Ran::Faulted)
+    }
+
+    /// What was said must be so.
+    fn expect_true(&self, result: &Result<(), &Error>, world: &World) -> Result<(), Violation> {
+        let states = world.states().map_err(said("to look"))?;
+        match result {
+            Ok(()) if self.new.as_ref().is_some_and(|new| same(&states, new)) => Ok(()),
+            Ok(()) => Err(format!("said done, and it is not: {states:#?}")),
+            Err(error) if error.outcome() == Outcome::Indeterminate => Ok(()),
+            Err(error) if !same(&states, &self.old) => Err(format!(
+                "said {}, and it is not: {error:?}\nold {:#?}\nnow {states:#?}",
+                error.outcome(),
+                self.old
+            )),
+            Err(error) if !world.journals().map_err(said("to list"))?.is_empty() => {
+                Err(format!("said {}, and a journal is left: {error:?}", error.outcome()))
+            }
+            Err(_) => Ok(()),
+        }
+    }
+
+    fn expect_old_or_new(&self, script: &Script, world: &World) -> Result<(), Violation> {
+        let states = world.states().map_err(said("to look"))?;
+        if !same(&states, &self.old) && !self.new.as_ref().is_some_and(|new| same(&states, new)) {
+            return Err(format!(
+                "a third state\nold {:#?}\nnew {:#?}\nnow {states:#?}",
+                self.old, self.new
+            ));
+        }
+        expect_clean(world, &states)?;
+        self.expect_tenant(script, world)
+    }
+
+    fn expect_tenant(&self, script: &Script, world: &World) -> Result<(), Violation> {
+        match &self.base.tenant {
+            Some(tenant) if !script.consent => expect_undisturbed(tenant, world),
+            _ => Ok(()),
+        }
+    }
+
+    /// The machine comes back, as the old state or the new.
+    fn come_back(
+        &self,
+        world: &World,
+        boot: fn(&Simulator) -> gpushare_core::Result<()>,
+        expected: &[Vec<GpuState>],
+    ) -> Result<Ran, Violation> {
+        boot(&world.simulator).map_err(said("to boot"))?;
+        world.node.recover().map_err(said("recover after a boot"))?;
+        let states = world.states().map_err(said("to look"))?;
+        if !expected.iter().any(|expected| same(&states, expected)) {
+            return Err(format!(
+                "a third state after a boot\nexpected {expected:#?}\nnow {states:#?}"
+            ));
+        }
+        expect_clean(world, &states).map(|()| Ran::Faulted)
+    }
+
+    /// Somebody came in between: it is for a person to decide, or makes no difference.
+    fn beside(&self, script: &Script, world: &World) -> Result<Ran, Violation> {
+        let other = match script.after {
+            After::OthersCreate => others_create(world),
+            _ => others_destroy(world),
+        };
+        let Some(other) = other? else { return Ok(Ran::Missed) };
+        let before = world.states().map_err(said("to look"))?;
+        let recovered = world.node.recover();
+        if let Some(tenant) = &other.tenant {
+            expect_undisturbed(tenant, world)?;
+        }
+        self.expect_tenant(script, world)?;
+        let states = world.states().map_err(said("to look"))?;
+        match recovered {
+            Ok(_) => {
+                // Theirs was what the old state or the new has there.
+                self.expect_old_or_new(script, world)?;
+            }
+            Err(error) if error.code() == ErrorCode::RecoveryRequired => {
+                if states != before {
+                    return Err(format!(
+                        "RECOVERY_REQUIRED, and touched: {error:?}\nbefore {before:#?}\nnow {states:#?}"
+                    ));
+                }
+                if world.journals().map_err(said("to list"))?.is_empty() {
+                    return Err(format!("RECOVERY_REQUIRED, and no journal: {error:?}"));
+                }
+            }
+            Err(error) => return Err(format!("recover beside others: {error:?}")),
+        }
+        Ok(Ran::Faulted)
+    }
+}
+
+/// No journal, no lock, and no daemon that is not in the state.
+fn expect_clean(world: &World, states: &[GpuState]) -> Result<(), Violation> {
+    let journals = world.journals().map_err(said("to list"))?;
+    if !journals.is_empty() {
+        return Err(format!("a journal is left: {journals:?}"));
+    }
+    let locked = world.locked().map_err(said("to lock"))?;
+    if !locked.is_empty() {
+        return Err(format!("locks are left: {locked:?}"));
+    }
+    let known = states.iter().map(|state| {
+        let devices = state.gpu_instances.iter().flat_map(|gi| &gi.compute);
+        devices.filter(|ci| ci.mps.is_some()).count() + usize::from(state.mps.is_some())
+    });
+    let (known, daemons) =
+        (known.sum::<usize>(), world.node.ports().mps.domains().map_err(said("to list daemons"))?);
+    if daemons.len() > known {
+        return Err(format!("a daemon is left: {daemons:?}, and {known} are known"));
+    }
+    Ok(())
+}
+
+/// They are there, on the instance where they were, under its name.
+fn expect_undisturbed(tenant: &Tenant, world: &World) -> Result<(), Violation> {
+    let now = process(&world.simulator, tenant.process.pid).map_err(said("to look"))?;
+    if now.as_ref() != Some(&tenant.process) {
+        return Err(format!("a tenant was disturbed: {tenant:?}, now {now:?}"));
+    }
+    let Some(device) = &tenant.device else { return Ok(()) };
+    let snapshot = world.node.snapshot().map_err(said("to look"))?;
+    let mut there = snapshot.gpus.iter().flat_map(|gpu| &gpu.mig_devices);
+    if there.any(|there| ids(there) == *device) {
+        return Ok(());
+    }
+    Err(format!("the instance of a tenant is another one: {tenant:?}"))
+}
+
+/// An administrator ends who is there, and loads the driver anew.
+fn reload(simulator: &Simulator) -> gpushare_core::Result<()> {
+    for gpu in simulator.gpus()? {
+        simulator.idle_all(&gpu)?;
+    }
+    simulator.reload()
+}
+
+/// What somebody else did.
+struct Other {
+    /// Who works now on what they made.
+    tenant: Option<Tenant>,
+}
+
+/// Somebody creates an instance where there is room, and works on it.
+fn others_create(world: &World) -> Result<Option<Other>, Violation> {
+    let (snapshot, mut nvml) = look(world)?;
+    let Some((gpu, mig)) = snapshot.gpus.iter().find_map(|gpu| Some((gpu, gpu.mig.as_ref()?)))
+    else {
+        return Ok(None);
+    };
+    let places = mig.geometry.profiles().iter().flat_map(|profile| {
+        profile.placements.iter().map(move |placement| (profile.id, *placement))
+    });
+    for (profile, placement) in places {
+        let Ok(gi) = nvml.create_gpu_instance(&gpu.uuid, profile, placement) else { continue };
+        let profiles = nvml.compute_profiles(&gpu.uuid, gi.id).unwrap_or_default();
+        let whole = profiles.iter().max_by_key(|profile| profile.slices);
+        let made =
+            whole.map(|whole| nvml.create_compute_instance(&gpu.uuid, gi.id, whole.id, None));
+        drop(nvml);
+        let Some(Ok(ci)) = made else { return Ok(Some(Other { tenant: None })) };
+        let spec = ProcessSpec::new("another agent's");
+        let pid = world.simulator.busy((&gpu.uuid, gi.id, ci.id), spec).map_err(said("to work"))?;
+        let process = process(&world.simulator, pid).map_err(said("to look"))?;
+        let tenant = process.map(|process| Tenant { process, device: None });
+        return Ok(Some(Other { tenant }));
+    }
+    Ok(None)
+}
+
+/// Somebody destroys a compute instance that nobody uses.
+fn others_destroy(world: &World) -> Result<Option<Other>, Violation> {
+    let (snapshot, mut nvml) = look(world)?;
+    for gpu in &snapshot.gpus {
+        let instances = gpu.mig.iter().flat_map(|mig| &mig.gpu_instances);
+        for gi in instances {
+            for ci in &gi.compute_instances {
+                if nvml.destroy_compute_instance(&gpu.uuid, gi.id, ci.id).is_ok() {
+                    return Ok(Some(Other { tenant: None }));
+                }
+            }
+        }
+    }
+    Ok(None)
+}
+
+fn look(world: &World) -> Result<(gpushare_core::Snapshot, Box<dyn Nvml>), Violation> {
+    let snapshot = world.node.snapshot().map_err(said("to look"))?;
+    let nvml = world.node.ports().nvml.open().map_err(|failure| format!("{failure:?}"))?;
+    Ok((snapshot, nvml))
+}

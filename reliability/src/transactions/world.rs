@@ -1,0 +1,189 @@
+//! A simulated node, as a script has it.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use gpushare_core::Result;
+use gpushare_core::apply::Source;
+use gpushare_core::backend::sim::{
+    Faults, MemoryStore, Process, ProcessKind, ProcessSpec, Simulator,
+};
+use gpushare_core::hazard::HazardName;
+use gpushare_core::id::{ComputeInstanceId, GpuInstanceId, MigUuid, Pid};
+use gpushare_core::mode::{ComputeMode, Interval};
+use gpushare_core::observe::Scope;
+use gpushare_core::plan::Request;
+use gpushare_core::plan::state::GpuState;
+use gpushare_core::snapshot::MigDevice;
+use gpushare_core::{ApplyOptions, Error, ErrorCode, Event, Node, Report, Snapshot, Spec};
+
+use super::script::{Daemon, Goal, Script};
+
+/// A node before what is asked for, to be copied for each run.
+#[derive(Debug)]
+pub(super) struct Base {
+    simulator: Simulator,
+    store: MemoryStore,
+    /// Who works on the node.
+    pub(super) tenant: Option<Tenant>,
+}
+
+/// Who works on the node, and on which instance.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Tenant {
+    pub(super) process: Process,
+    pub(super) device: Option<Device>,
+}
+
+/// A MIG device with its ids.
+pub(super) type Device = (MigUuid, GpuInstanceId, ComputeInstanceId);
+
+/// A node with a switch for faults.
+#[derive(Debug)]
+pub(super) struct World {
+    pub(super) simulator: Simulator,
+    pub(super) node: Node,
+    pub(super) faults: Faults,
+}
+
+impl Base {
+    /// The node that a script begins with.
+    pub(super) fn of(script: &Script) -> Result<Self> {
+        let simulator = Simulator::new(script.fleet.parse()?)?;
+        simulator.set_rules(script.rules.clone())?;
+        let store = MemoryStore::new();
+        let world = World::over(&simulator, &store);
+        if script.prior {
+            let ports = world.node.ports();
+            let mut nvml = ports.nvml.open()?;
+            for gpu in simulator.gpus()? {
+                nvml.set_compute_mode(&gpu, ComputeMode::ExclusiveProcess)?;
+                ports.policy.set_interval(&gpu, Interval::Long)?;
+            }
+        }
+        if let Some(spec) = script.from.spec() {
+            world.node.apply(&spec.parse()?, &options(true))?;
+        }
+        if let Some(enable) = script.pending {
+            let mut rules = script.rules.clone();
+            rules.mode_change_stays_pending = true;
+            simulator.set_rules(rules)?;
+            let mut nvml = world.node.ports().nvml.open()?;
+            for gpu in simulator.gpus()? {
+                nvml.set_mig_mode(&gpu, enable)?;
+            }
+            drop(nvml);
+        }
+        // Creations and destructions are counted from here.
+        simulator.set_rules(script.rules.clone())?;
+        let snapshot = world.node.snapshot()?;
+        for _ in 0..script.clients {
+            serve(&simulator, &snapshot)?;
+        }
+        for gpu in simulator.gpus()? {
+            match script.daemon {
+                Daemon::Serves => {}
+                Daemon::Frozen => simulator.freeze_mps_daemon(&gpu, true)?,
+                Daemon::Killed => simulator.kill_mps_daemon(&gpu)?,
+            }
+        }
+        let tenant = script.tenant.map(|number| work(&simulator, &snapshot, number)).transpose()?;
+        Ok(Self { simulator, store, tenant })
+    }
+
+    pub(super) fn world(&self) -> Result<World> {
+        Ok(World::over(&self.simulator.copy()?, &self.store.copy()))
+    }
+}
+
+/// One client more on every daemon.
+fn serve(simulator: &Simulator, snapshot: &Snapshot) -> Result<()> {
+    let client = || ProcessSpec::new("python serve.py").doing(ProcessKind::MpsClient);
+    for gpu in &snapshot.gpus {
+        if gpu.mps.is_some() {
+            simulator.busy(&gpu.uuid, client())?;
+        }
+        for device in gpu.mig_devices.iter().filter(|device| device.mps.is_some()) {
+            simulator.busy(&device.uuid, client())?;
+        }
+    }
+    Ok(())
+}
+
+/// Somebody begins to work on that MIG device of the first GPU, or on that GPU.
+fn work(simulator: &Simulator, snapshot: &Snapshot, number: usize) -> Result<Tenant> {
+    let gpu = &snapshot.gpus[0];
+    let device = gpu.mig_devices.get(number % gpu.mig_devices.len().max(1)).cloned();
+    let spec = ProcessSpec::new("python train.py");
+    let pid = match &device {
+        Some(device) => simulator.busy(&device.uuid, spec)?,
+        None => simulator.busy(&gpu.uuid, spec)?,
+    };
+    let process = process(simulator, pid)?;
+    let device = device.as_ref().map(ids);
+    process.map(|process| Tenant { process, device }).ok_or_else(|| {
+        Error::new(ErrorCode::NotFound, format!("process {pid} came and is not there"))
+    })
+}
+
+pub(super) fn ids(device: &MigDevice) -> Device {
+    (device.uuid.clone(), device.gi, device.ci)
+}
+
+pub(super) fn process(simulator: &Simulator, pid: Pid) -> Result<Option<Process>> {
+    Ok(simulator.processes()?.into_iter().find(|process| process.pid == pid))
+}
+
+/// What a careful caller accepts on a node where nothing else is at stake.
+fn options(consent: bool) -> ApplyOptions {
+    ApplyOptions::new()
+        .allow_reset(true)
+        .allow_evict(consent)
+        .allow_hazard(HazardName::BypassPossible)
+        .allow_hazard(HazardName::HopperUnmeasured)
+}
+
+impl World {
+    fn over(simulator: &Simulator, store: &MemoryStore) -> Self {
+        let (ports, faults) = Faults::wrap(simulator.ports(Arc::new(store.clone())));
+        Self { simulator: simulator.clone(), node: Node::with_ports(ports, true), faults }
+    }
+
+    /// What a script asks for.
+    pub(super) fn request(&self, script: &Script) -> Result<Request> {
+        Ok(match &script.goal {
+            Goal::Leave(mode) => Request::Leave { mode: *mode, gpus: self.simulator.gpus()? },
+            Goal::Apply(wanted) => {
+                let spec: Spec = wanted.spec().unwrap_or_default().parse()?;
+                Request::Apply(spec)
+            }
+        })
+    }
+
+    pub(super) fn change(&self, request: &Request, consent: bool) -> Result<Report> {
+        let go_on = |_: &Event| ControlFlow::Continue(());
+        self.node.apply_with(Source::Request(request), &options(consent), go_on)
+    }
+
+    /// The state of each GPU without ids and uuids, intervals included.
+    pub(super) fn states(&self) -> Result<Vec<GpuState>> {
+        let snapshot = self.node.observer()?.snapshot(&Scope::all().with_intervals())?;
+        Ok(snapshot.gpus.iter().map(GpuState::of).collect())
+    }
+
+    pub(super) fn journals(&self) -> Result<Vec<String>> {
+        self.node.ports().store.list("journal")
+    }
+
+    /// The GPUs whose locks somebody has.
+    pub(super) fn locked(&self) -> Result<Vec<String>> {
+        let store = &self.node.ports().store;
+        let mut locked = Vec::new();
+        for gpu in self.simulator.gpus()? {
+            if store.try_lock(&format!("lock/{gpu}.lock"))?.is_none() {
+                locked.push(gpu.to_string());
+            }
+        }
+        Ok(locked)
+    }
+}
