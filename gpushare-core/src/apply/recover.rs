@@ -294,7 +294,7 @@ fn expect_dead(ports: &Ports, found: &Found) -> Result<()> {
 }
 
 /// A reboot or a load of the driver loses instances, compute mode and MPS, and the old state with
-/// them. Before compute capability 9.0 it keeps MIG mode: that is set back.
+/// them. Before compute capability 9.0 it keeps MIG mode: that is set back. So is our record, which is on disk.
 fn undo_what_outlives_a_reboot(
     executor: &mut Executor<'_>,
     header: &Header,
@@ -302,22 +302,33 @@ fn undo_what_outlives_a_reboot(
 ) -> Result<()> {
     let snapshot = executor.observe(header)?;
     for (change, reached) in header.gpus.iter().zip(reached) {
+        let begun = || change.steps.iter().take(reached.begun);
+        let records = begun().filter(|step| matches!(step, Step::WriteRecord { .. }));
+        for back in records.filter_map(Step::inverse) {
+            executor.step(&change.uuid, &back).map_err(|error| error.of_gpu(&change.uuid))?;
+        }
         let switches = |step: &Step| matches!(step, Step::SetMigMode { .. } | Step::Reset { .. });
-        let switched = change.steps.iter().take(reached.begun).any(switches);
+        let switched = begun().any(switches);
         let gpu = snapshot.gpu(&change.uuid).filter(|gpu| gpu.mode != SharingMode::Lost);
         let mig = gpu.and_then(|gpu| gpu.mig.as_ref());
         let (Some(gpu), Some(now), Some(before), true) = (gpu, mig, change.before.mig, switched)
         else {
             continue;
         };
-        if (now.enabled, now.pending) == (before.enabled, before.enabled) {
+        // A change that had waited would have come with this boot.
+        let before = before.pending;
+        if (now.enabled, now.pending) == (before, before) {
+            continue;
+        }
+        // From 9.0 on the boot turned it off, whatever we had begun: so it would have without us.
+        if before && !now.enabled && gpu.compute_capability >= Some((9, 0)) {
             continue;
         }
         if !now.gpu_instances.is_empty() || !gpu.processes.is_empty() {
             let holders = gpu.processes.iter().map(|process| process.holder.clone()).collect();
             return Err(required(change, "the GPU is in use since the reboot", holders));
         }
-        let step = Step::SetMigMode { enable: before.enabled, may_reset: true };
+        let step = Step::SetMigMode { enable: before, may_reset: true };
         executor.step(&change.uuid, &step).map_err(|error| error.of_gpu(&change.uuid))?;
     }
     Ok(())

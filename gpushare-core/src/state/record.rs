@@ -79,16 +79,23 @@ fn read(store: &dyn Store, file: &str) -> Result<Option<Document>> {
     Ok(Some(document))
 }
 
-/// Refuses to write the record of a GPU over a file that is none: whoever put it there may want it.
+/// Refuses to write the record of a GPU over a file that is none: whoever put it there may want it. And over
+/// another one than was seen: what it says of the GPU's past would be forgotten.
 ///
 /// # Errors
-/// INVALID_STATE naming the file.
-pub(crate) fn expect_ours(store: &dyn Store, gpu: &GpuUuid) -> Result<()> {
+/// INVALID_STATE naming the file; STALE.
+pub(crate) fn expect_ours(store: &dyn Store, gpu: &GpuUuid, seen: Option<&Record>) -> Result<()> {
     let file = format!("{gpu}.json");
     let why = match read(store, &file) {
-        Ok(None) => return Ok(()),
-        Ok(Some(document)) if document.gpu == *gpu => return Ok(()),
-        Ok(Some(document)) => format!("it says that it is of {}", document.gpu),
+        Ok(Some(document)) if document.gpu != *gpu => {
+            format!("it says that it is of {}", document.gpu)
+        }
+        Ok(found) if found.as_ref().map(|document| &document.record) == seen => return Ok(()),
+        Ok(_) => {
+            let place = place(store, &file);
+            let why = format!("{place} is another one than when the GPU was looked at; try again");
+            return Err(Error::new(ErrorCode::Stale, why).of_gpu(gpu));
+        }
         Err(error) => error.message().to_owned(),
     };
     Err(Error::new(

@@ -7,16 +7,19 @@ use gpushare_core::backend::sim::{CallRecord, Death, Failure, Fault};
 use gpushare_core::port::NvmlReturn;
 
 /// What any call of the driver may answer when it did not do as told.
-const ANY: [NvmlReturn; 4] =
-    [NvmlReturn::UNKNOWN, NvmlReturn::GPU_IS_LOST, NvmlReturn::TIMEOUT, NvmlReturn::NO_PERMISSION];
+const ANY: [NvmlReturn; 3] = [NvmlReturn::UNKNOWN, NvmlReturn::TIMEOUT, NvmlReturn::NO_PERMISSION];
 
 /// What a call of the driver answers beside that.
 fn of_driver(name: &str) -> &'static [NvmlReturn] {
     if name.starts_with("nvml.create") {
-        return &[NvmlReturn::INSUFFICIENT_RESOURCES, NvmlReturn::INVALID_ARGUMENT];
+        return &[
+            NvmlReturn::INSUFFICIENT_RESOURCES,
+            NvmlReturn::INVALID_ARGUMENT,
+            NvmlReturn::GPU_IS_LOST,
+        ];
     }
     if name.starts_with("nvml.destroy") || name.starts_with("nvml.set") {
-        return &[NvmlReturn::IN_USE, NvmlReturn::NOT_FOUND];
+        return &[NvmlReturn::IN_USE, NvmlReturn::NOT_FOUND, NvmlReturn::GPU_IS_LOST];
     }
     &[]
 }

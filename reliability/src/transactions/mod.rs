@@ -19,6 +19,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use gpushare_core::backend::sim::{Death, Fault, Rules};
+use gpushare_core::{ErrorCode, Outcome};
 
 use crate::dice::Dice;
 use script::{After, Script, Strike};
@@ -162,7 +163,11 @@ impl Run {
                 }
                 Err((script, why)) => {
                     self.stop.store(true, Ordering::Relaxed);
-                    let (script, why) = shrink::shortest(script, why, |script| shown(script).err());
+                    let kind = kind(&why).to_owned();
+                    let same = |script: &Script| {
+                        shown(script).err().filter(|shown| self::kind(shown) == kind)
+                    };
+                    let (script, why) = shrink::shortest(script, why, same);
                     let script = format!("transition {number}:\n{script}  {why}");
                     let mut broken = self.broken.lock().unwrap_or_else(PoisonError::into_inner);
                     broken.get_or_insert(Box::new(Broken { seed: self.seed, script }));
@@ -196,13 +201,24 @@ impl Figures {
     }
 }
 
+/// What sort of violation it is: its first words.
+fn kind(why: &str) -> &str {
+    why.split([':', '\n']).next().unwrap_or_default()
+}
+
 /// What one script shows by itself.
 fn shown(script: &Script) -> Result<(), Violation> {
     std::panic::catch_unwind(|| {
-        let known = Known::of(&Script { strike: None, ..script.clone() })?.with_boots()?;
+        let known = Known::of(&Script { strike: None, ..script.clone() })?.with_boots(script)?;
         known.judge(script, true).map(drop)
     })
     .unwrap_or_else(|_| Err("it panicked".to_owned()))
+}
+
+/// Whether the node lacks what the first state needs, and says so.
+fn begins_unable(script: &Script) -> bool {
+    let Err(error) = world::Base::of(script) else { return false };
+    error.code() == ErrorCode::Unsupported && error.outcome() == Outcome::Untouched
 }
 
 /// Lets everything that may go wrong go wrong, as far as the share allows.
@@ -211,8 +227,12 @@ fn transition(
     share: Share,
     dice: &mut Dice,
 ) -> Result<Figures, (Script, Violation)> {
-    let known =
-        Known::of(script).and_then(Known::with_boots).map_err(|why| (script.clone(), why))?;
+    if begins_unable(script) {
+        return Ok(Figures { transitions: 1, refused: 1, ..Figures::default() });
+    }
+    let known = Known::of(script)
+        .and_then(|known| known.with_boots(script))
+        .map_err(|why| (script.clone(), why))?;
     let mut figures = Figures { transitions: 1, ..Figures::default() };
     figures.refused += usize::from(known.is_refused());
     let scripts = scripts(script, &known);

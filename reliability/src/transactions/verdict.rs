@@ -1,13 +1,16 @@
 //! What must be true after a script, whatever went wrong.
 
+use std::fmt;
+
 use gpushare_core::backend::sim::{CallRecord, ProcessSpec, Rules, Simulator};
+use gpushare_core::mps::MpsDomain;
 use gpushare_core::plan::Request;
 use gpushare_core::plan::state::{GpuState, MpsState};
 use gpushare_core::port::Nvml;
 use gpushare_core::{Error, ErrorCode, Outcome};
 
 use super::script::{After, Script};
-use super::world::{Base, Tenant, World, ids, process};
+use super::world::{Base, Tenant, World, ids, process, willing};
 
 /// What goes against a promise, in words.
 pub(super) type Violation = String;
@@ -18,6 +21,8 @@ pub(super) struct Known {
     base: Base,
     request: Request,
     old: Vec<GpuState>,
+    /// What is left of daemons that died before.
+    dead: usize,
     /// None where the change is refused.
     new: Option<Vec<GpuState>>,
     /// What a machine comes back as, from the old state and the new.
@@ -38,6 +43,17 @@ pub(super) enum Ran {
     Missed,
 }
 
+/// States as they are compared, a line for each GPU.
+struct Lines<'a>(&'a [GpuState]);
+
+impl fmt::Display for Lines<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|state| {
+            write!(f, "\n    {}", serde_json::to_string(state).unwrap_or_default())
+        })
+    }
+}
+
 fn said(doing: &str) -> impl Fn(Error) -> Violation {
     move |error| format!("{doing}: {error:?}")
 }
@@ -45,6 +61,10 @@ fn said(doing: &str) -> impl Fn(Error) -> Violation {
 /// Whether two states of a node are the same, apart from what nothing brings back: a pending change that was
 /// called off, and an MPS daemon that served nobody.
 fn same(a: &[GpuState], b: &[GpuState]) -> bool {
+    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| one_same(a, b))
+}
+
+fn one_same(a: &GpuState, b: &GpuState) -> bool {
     let called_off = |state: &GpuState| {
         let mut state = state.clone();
         if let Some(mig) = &mut state.mig {
@@ -56,14 +76,18 @@ fn same(a: &[GpuState], b: &[GpuState]) -> bool {
         Some(MpsState::Unready) => state.clone().with_mps(None, None),
         _ => state.clone(),
     };
-    let same = |a: &GpuState, b: &GpuState| {
-        a.matches(b) || a.matches(&called_off(b)) || a.matches(&cleared(b))
-    };
-    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same(a, b))
+    a.matches(b) || a.matches(&called_off(b)) || a.matches(&cleared(b))
 }
 
 fn refuses_once(rules: &Rules) -> bool {
     rules.insufficient_at_create.or(rules.in_use_at_destroy).is_some()
+}
+
+/// The node with a driver that refuses nothing.
+fn willing_node(base: &Base, script: &Script) -> gpushare_core::Result<World> {
+    let world = base.world()?;
+    world.simulator.set_rules(willing(&script.rules))?;
+    Ok(world)
 }
 
 impl Known {
@@ -73,6 +97,7 @@ impl Known {
         let world = base.world().map_err(said("to copy"))?;
         let request = world.request(script).map_err(said("no request"))?;
         let old = world.states().map_err(said("to look"))?;
+        let dead = daemons(&world)?.len().saturating_sub(known_daemons(&old));
         world.faults.revive();
         let result = world.change(&request, script.consent);
         let calls = world.faults.calls();
@@ -80,6 +105,17 @@ impl Known {
         let new = match result {
             Ok(_) => Some(states),
             Err(error) if same(&states, &old) && error.outcome() != Outcome::Indeterminate => None,
+            // The driver refused, and refused the way back as well: at another time it does not.
+            Err(error)
+                if error.outcome() == Outcome::Indeterminate && refuses_once(&script.rules) =>
+            {
+                world.node.recover().map_err(said("recover from two refusals"))?;
+                let states = world.states().map_err(said("to look"))?;
+                if !same(&states, &old) {
+                    return Err(format!("recovered, and not as before:{}", Lines(&states)));
+                }
+                None
+            }
             Err(error) => return Err(format!("without any fault, and not as before: {error:?}")),
         };
         if new.is_some() {
@@ -91,17 +127,14 @@ impl Known {
         // What the driver refuses once, it does at another time.
         let new = match new {
             None if refuses_once(&script.rules) => {
-                let world = base.world().map_err(said("to copy"))?;
-                let mut rules = script.rules.clone();
-                (rules.insufficient_at_create, rules.in_use_at_destroy) = (None, None);
-                world.simulator.set_rules(rules).map_err(said("to set rules"))?;
+                let world = willing_node(&base, script).map_err(said("to copy"))?;
                 let done = world.change(&request, script.consent).is_ok();
                 done.then(|| world.states()).transpose().map_err(said("to look"))?
             }
             new => new,
         };
         let known =
-            Self { base, request, old, new, rebooted: Vec::new(), reloaded: Vec::new(), calls };
+            Self { base, request, old, dead, new, rebooted: Vec::new(), reloaded: Vec::new(), calls };
         known.expect_tenant(script, &world)?;
         Ok(known)
     }
@@ -112,11 +145,11 @@ impl Known {
     }
 
     /// The same, with what machines come back as.
-    pub(super) fn with_boots(mut self) -> Result<Self, Violation> {
+    pub(super) fn with_boots(mut self, script: &Script) -> Result<Self, Violation> {
         let come_back = |change: bool, boot: fn(&Simulator) -> gpushare_core::Result<()>| {
-            let world = self.base.world()?;
+            let world = willing_node(&self.base, script)?;
             if change {
-                world.change(&self.request, true)?;
+                world.change(&self.request, script.consent)?;
             }
             boot(&world.simulator)?;
             world.node.recover()?;
@@ -167,13 +200,23 @@ impl Known {
             drop(world.node.recover());
             world.faults.revive();
         }
-        world.node.recover().map_err(said("recover"))?;
+        match world.node.recover() {
+            // A driver that refuses the way back and the way on does so once.
+            Err(error)
+                if error.code() == ErrorCode::RecoveryRequired && refuses_once(&script.rules) =>
+            {
+                world.node.recover().map_err(said("recover once more"))?;
+            }
+            recovered => drop(recovered.map_err(said("recover"))?),
+        }
         self.expect_old_or_new(script, &world)?;
         if let (Some(new), true) = (&self.new, finish) {
+            let rules = willing(&script.rules);
+            world.simulator.set_rules(rules).map_err(said("to set rules"))?;
             world.change(&self.request, script.consent).map_err(said("apply after all"))?;
             let states = world.states().map_err(said("to look"))?;
             if !same(&states, new) {
-                return Err(format!("applied after all, and it is not: {states:#?}"));
+                return Err(format!("applied after all, and it is not:{}", Lines(&states)));
             }
         }
         Ok(Ran::Faulted)
@@ -184,12 +227,17 @@ impl Known {
         let states = world.states().map_err(said("to look"))?;
         match result {
             Ok(()) if self.new.as_ref().is_some_and(|new| same(&states, new)) => Ok(()),
-            Ok(()) => Err(format!("said done, and it is not: {states:#?}")),
+            Ok(()) => Err(format!(
+                "said done, and it is not:{}\n  new{}",
+                Lines(&states),
+                Lines(self.new.as_deref().unwrap_or_default())
+            )),
             Err(error) if error.outcome() == Outcome::Indeterminate => Ok(()),
             Err(error) if !same(&states, &self.old) => Err(format!(
-                "said {}, and it is not: {error:?}\nold {:#?}\nnow {states:#?}",
+                "said {}, and it is not: {error:?}\n  old{}\n  now{}",
                 error.outcome(),
-                self.old
+                Lines(&self.old),
+                Lines(&states)
             )),
             Err(error) if !world.journals().map_err(said("to list"))?.is_empty() => {
                 Err(format!("said {}, and a journal is left: {error:?}", error.outcome()))
@@ -202,11 +250,15 @@ impl Known {
         let states = world.states().map_err(said("to look"))?;
         if !same(&states, &self.old) && !self.new.as_ref().is_some_and(|new| same(&states, new)) {
             return Err(format!(
-                "a third state\nold {:#?}\nnew {:#?}\nnow {states:#?}",
-                self.old, self.new
+                "a third state\n  old{}\n  new{}\n  now{}",
+                Lines(&self.old),
+                Lines(self.new.as_deref().unwrap_or_default()),
+                Lines(&states)
             ));
         }
-        expect_clean(world, &states)?;
+        // What was dead before may be there still, where nothing came of the change.
+        let dead = if same(&states, &self.old) { self.dead } else { 0 };
+        expect_clean(world, &states, dead)?;
         self.expect_tenant(script, world)
     }
 
@@ -229,14 +281,17 @@ impl Known {
         let states = world.states().map_err(said("to look"))?;
         if !expected.iter().any(|expected| same(&states, expected)) {
             return Err(format!(
-                "a third state after a boot\nexpected {expected:#?}\nnow {states:#?}"
+                "a third state after a boot\n  expected{}\n  now{}",
+                expected.iter().map(|one| Lines(one).to_string()).collect::<String>(),
+                Lines(&states)
             ));
         }
-        expect_clean(world, &states).map(|()| Ran::Faulted)
+        expect_clean(world, &states, 0).map(|()| Ran::Faulted)
     }
 
     /// Somebody came in between: it is for a person to decide, or makes no difference.
     fn beside(&self, script: &Script, world: &World) -> Result<Ran, Violation> {
+        let halfway = world.states().map_err(said("to look"))?;
         let other = match script.after {
             After::OthersCreate => others_create(world),
             _ => others_destroy(world),
@@ -251,13 +306,33 @@ impl Known {
         let states = world.states().map_err(said("to look"))?;
         match recovered {
             Ok(_) => {
-                // Theirs was what the old state or the new has there.
-                self.expect_old_or_new(script, world)?;
+                // Where nothing of ours had begun, what they did is theirs, and stays.
+                let theirs = |expected: &[GpuState]| -> Vec<GpuState> {
+                    let gpus = before.iter().zip(&halfway).zip(&self.old).zip(expected);
+                    let stays = |(((before, halfway), old), expected)| {
+                        let untouched = halfway == old && before != halfway;
+                        GpuState::clone(if untouched { before } else { expected })
+                    };
+                    gpus.map(stays).collect()
+                };
+                let mut allowed = [Some(&self.old), self.new.as_ref()].into_iter().flatten();
+                if !allowed.any(|state| same(&states, state) || same(&states, &theirs(state))) {
+                    let (old, now) = (Lines(&self.old), Lines(&states));
+                    return Err(format!("a third state beside others\n  old{old}\n  now{now}"));
+                }
+                expect_clean(world, &states, self.dead)?;
             }
             Err(error) if error.code() == ErrorCode::RecoveryRequired => {
-                if states != before {
+                // What others changed stays as it is; the other GPUs of the change may be back.
+                let mut gpus = states.iter().zip(&before).zip(&halfway).zip(&self.old);
+                let stays = gpus.all(|(((now, before), halfway), old)| {
+                    now == before || (before == halfway && one_same(now, old))
+                });
+                if !stays {
                     return Err(format!(
-                        "RECOVERY_REQUIRED, and touched: {error:?}\nbefore {before:#?}\nnow {states:#?}"
+                        "RECOVERY_REQUIRED, and touched: {error:?}\n  before{}\n  now{}",
+                        Lines(&before),
+                        Lines(&states)
                     ));
                 }
                 if world.journals().map_err(said("to list"))?.is_empty() {
@@ -270,8 +345,8 @@ impl Known {
     }
 }
 
-/// No journal, no lock, and no daemon that is not in the state.
-fn expect_clean(world: &World, states: &[GpuState]) -> Result<(), Violation> {
+/// No journal, no lock, and no daemon that is not in the state, but for so many that were dead before.
+fn expect_clean(world: &World, states: &[GpuState], dead: usize) -> Result<(), Violation> {
     let journals = world.journals().map_err(said("to list"))?;
     if !journals.is_empty() {
         return Err(format!("a journal is left: {journals:?}"));
@@ -280,16 +355,24 @@ fn expect_clean(world: &World, states: &[GpuState]) -> Result<(), Violation> {
     if !locked.is_empty() {
         return Err(format!("locks are left: {locked:?}"));
     }
+    let daemons = daemons(world)?;
+    if daemons.len() > known_daemons(states) + dead {
+        return Err(format!("a daemon is left: {daemons:?} of {}", Lines(states)));
+    }
+    Ok(())
+}
+
+fn daemons(world: &World) -> Result<Vec<MpsDomain>, Violation> {
+    world.node.ports().mps.domains().map_err(said("to list daemons"))
+}
+
+/// How many daemons are in a state.
+fn known_daemons(states: &[GpuState]) -> usize {
     let known = states.iter().map(|state| {
         let devices = state.gpu_instances.iter().flat_map(|gi| &gi.compute);
         devices.filter(|ci| ci.mps.is_some()).count() + usize::from(state.mps.is_some())
     });
-    let (known, daemons) =
-        (known.sum::<usize>(), world.node.ports().mps.domains().map_err(said("to list daemons"))?);
-    if daemons.len() > known {
-        return Err(format!("a daemon is left: {daemons:?}, and {known} are known"));
-    }
-    Ok(())
+    known.sum()
 }
 
 /// They are there, on the instance where they were, under its name.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use gpushare_core::Result;
 use gpushare_core::apply::Source;
 use gpushare_core::backend::sim::{
-    Faults, MemoryStore, Process, ProcessKind, ProcessSpec, Simulator,
+    Faults, MemoryStore, Process, ProcessKind, ProcessSpec, Rules, Simulator,
 };
 use gpushare_core::hazard::HazardName;
 use gpushare_core::id::{ComputeInstanceId, GpuInstanceId, MigUuid, Pid};
@@ -50,7 +50,7 @@ impl Base {
     /// The node that a script begins with.
     pub(super) fn of(script: &Script) -> Result<Self> {
         let simulator = Simulator::new(script.fleet.parse()?)?;
-        simulator.set_rules(script.rules.clone())?;
+        simulator.set_rules(willing(&script.rules))?;
         let store = MemoryStore::new();
         let world = World::over(&simulator, &store);
         if script.prior {
@@ -65,7 +65,7 @@ impl Base {
             world.node.apply(&spec.parse()?, &options(true))?;
         }
         if let Some(enable) = script.pending {
-            let mut rules = script.rules.clone();
+            let mut rules = willing(&script.rules);
             rules.mode_change_stays_pending = true;
             simulator.set_rules(rules)?;
             let mut nvml = world.node.ports().nvml.open()?;
@@ -94,6 +94,13 @@ impl Base {
     pub(super) fn world(&self) -> Result<World> {
         Ok(World::over(&self.simulator.copy()?, &self.store.copy()))
     }
+}
+
+/// The same with a driver that refuses nothing.
+pub(super) fn willing(rules: &Rules) -> Rules {
+    let mut rules = rules.clone();
+    (rules.insufficient_at_create, rules.in_use_at_destroy) = (None, None);
+    rules
 }
 
 /// One client more on every daemon.
