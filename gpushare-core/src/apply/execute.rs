@@ -9,9 +9,9 @@ use crate::error::{Error, ErrorCode, Result};
 use crate::id::{ComputeInstanceId, GpuInstanceId, GpuUuid, MigUuid, ShareId};
 use crate::mig::Placement;
 use crate::observe::{Observer, Scope};
-use crate::plan::Step;
 use crate::plan::state::GpuState;
 use crate::plan::step::{ComputeInstanceStep, GpuInstanceStep, MigPlace};
+use crate::plan::{Step, expect_visible};
 use crate::port::{Activation, MigMode, Nvml, NvmlResult, NvmlReturn, Ports, Signal};
 use crate::process::Holder;
 use crate::snapshot::{GpuSnapshot, Snapshot};
@@ -275,6 +275,10 @@ impl<'a> Executor<'a> {
         let asks = header.gpus.iter().any(|gpu| gpu.steps.iter().any(sets_interval));
         let scope = if asks { scope.with_intervals() } else { scope };
         let snapshot = self.observer()?.snapshot(&scope)?;
+        // An instance that is not shown is not gone.
+        for gpu in &snapshot.gpus {
+            expect_visible(gpu).map_err(|error| error.of_gpu(&gpu.uuid))?;
+        }
         snapshot.gpus.iter().for_each(|gpu| self.learn(gpu));
         Ok(snapshot)
     }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use gpushare_core::backend::sim::{CallRecord, ProcessSpec, Rules, Simulator};
+use gpushare_core::backend::sim::{CallRecord, Fault, ProcessSpec, Rules, Simulator};
 use gpushare_core::mps::MpsDomain;
 use gpushare_core::plan::Request;
 use gpushare_core::plan::state::{GpuState, MpsState};
@@ -133,8 +133,16 @@ impl Known {
             }
             new => new,
         };
-        let known =
-            Self { base, request, old, dead, new, rebooted: Vec::new(), reloaded: Vec::new(), calls };
+        let known = Self {
+            base,
+            request,
+            old,
+            dead,
+            new,
+            rebooted: Vec::new(),
+            reloaded: Vec::new(),
+            calls,
+        };
         known.expect_tenant(script, &world)?;
         Ok(known)
     }
@@ -182,7 +190,7 @@ impl Known {
             return Ok(Ran::Missed);
         }
         if !died {
-            self.expect_true(&result.as_ref().map(drop), &world)?;
+            self.expect_true(script, &result.as_ref().map(drop), &world)?;
         }
         let journals = world.journals().map_err(said("to list journals"))?;
         match script.after {
@@ -222,8 +230,32 @@ impl Known {
         Ok(Ran::Faulted)
     }
 
+    /// Whether it is as before. A daemon that did not answer when it was looked at counts as one that serves
+    /// nobody: it is stopped as such, and not brought back.
+    fn is_old(&self, script: &Script, states: &[GpuState]) -> bool {
+        let unheard = script.strike.as_ref().is_some_and(|strike| {
+            matches!(strike.call, "mps.get" | "mps.probe") && !matches!(strike.fault, Fault::Die(_))
+        });
+        let silent = |state: &GpuState| {
+            let mut state = state.clone().with_mps(None, None);
+            state
+                .gpu_instances
+                .iter_mut()
+                .flat_map(|gi| &mut gi.compute)
+                .for_each(|ci| ci.mps = None);
+            state
+        };
+        let one = |(now, old)| one_same(now, old) || (unheard && one_same(now, &silent(old)));
+        states.len() == self.old.len() && states.iter().zip(&self.old).all(one)
+    }
+
     /// What was said must be so.
-    fn expect_true(&self, result: &Result<(), &Error>, world: &World) -> Result<(), Violation> {
+    fn expect_true(
+        &self,
+        script: &Script,
+        result: &Result<(), &Error>,
+        world: &World,
+    ) -> Result<(), Violation> {
         let states = world.states().map_err(said("to look"))?;
         match result {
             Ok(()) if self.new.as_ref().is_some_and(|new| same(&states, new)) => Ok(()),
@@ -233,7 +265,7 @@ impl Known {
                 Lines(self.new.as_deref().unwrap_or_default())
             )),
             Err(error) if error.outcome() == Outcome::Indeterminate => Ok(()),
-            Err(error) if !same(&states, &self.old) => Err(format!(
+            Err(error) if !self.is_old(script, &states) => Err(format!(
                 "said {}, and it is not: {error:?}\n  old{}\n  now{}",
                 error.outcome(),
                 Lines(&self.old),
@@ -248,7 +280,8 @@ impl Known {
 
     fn expect_old_or_new(&self, script: &Script, world: &World) -> Result<(), Violation> {
         let states = world.states().map_err(said("to look"))?;
-        if !same(&states, &self.old) && !self.new.as_ref().is_some_and(|new| same(&states, new)) {
+        if !self.is_old(script, &states) && !self.new.as_ref().is_some_and(|new| same(&states, new))
+        {
             return Err(format!(
                 "a third state\n  old{}\n  new{}\n  now{}",
                 Lines(&self.old),
