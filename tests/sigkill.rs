@@ -1,7 +1,7 @@
 //! Real death: an applier that dies by SIGKILL at a call of the driver, before the call takes
 //! effect or after, and the next process that recovers. And two appliers at once.
 //!
-//! The crash matrix of gpushare-core lets a process die in memory at every call of every port.
+//! The model check (reliability/src/transactions) lets a process die in memory at every call of every port.
 //! Here a sample of it dies for real, and both must leave the same.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests fail by panics")]

@@ -9,7 +9,7 @@ use crate::mode::{ComputeMode, Interval, SharingMode};
 use crate::parameters::Parameters;
 use crate::plan::shares::{doomed, void_leases};
 use crate::plan::step::{ComputeInstanceStep, GpuInstanceStep, Step};
-use crate::plan::target::{MigTarget, Target};
+use crate::plan::target::{MigTarget, Target, known_interval};
 use crate::plan::{Eviction, Fit, GpuPlan, Kept, Needs, expect_visible};
 use crate::process::{Holder, HolderKind};
 use crate::snapshot::{
@@ -346,18 +346,8 @@ impl Planner<'_> {
                 self.need_seen("the GPU, which becomes exclusive");
             }
         }
-        let known = self.gpu.interval.or_else(|| {
-            match &self.gpu.current_record(&self.snapshot.epoch)?.parameters {
-                Parameters::TimeSliced(parameters) => Some(parameters.interval),
-                _ => None,
-            }
-        });
         if let Some(to) = self.target.interval {
-            let from = known.unwrap_or_else(|| {
-                let note = "the present interval was not observed and is taken for default";
-                self.plan.notes.push(note.to_owned());
-                Interval::Default
-            });
+            let from = known_interval(self.snapshot, self.gpu).unwrap_or(Interval::Default);
             if from != to {
                 self.step(Step::SetInterval { from, to });
             }

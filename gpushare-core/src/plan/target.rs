@@ -113,6 +113,16 @@ fn wanted(snapshot: &Snapshot, gpu: &GpuSnapshot, want: &Want) -> Result<Target>
                     ),
                 ));
             }
+            // What cannot be read could not be set back, either.
+            if parameters.interval != Interval::Default && known_interval(snapshot, gpu).is_none() {
+                return Err(Error::new(
+                    ErrorCode::Unsupported,
+                    format!(
+                        "time-slice interval {} cannot be set: the present one cannot be read; {} may have none",
+                        parameters.interval, gpu.model
+                    ),
+                ));
+            }
         }
         Want::Mps(config) => {
             expect_mps(snapshot)?;
@@ -240,5 +250,13 @@ fn left(snapshot: &Snapshot, gpu: &GpuSnapshot, mode: Mode) -> Result<Target> {
         parameters: None,
         unchanged: false,
         notes,
+    })
+}
+
+/// The interval as it is, or as we set it.
+pub(super) fn known_interval(snapshot: &Snapshot, gpu: &GpuSnapshot) -> Option<Interval> {
+    gpu.interval.or_else(|| match &gpu.current_record(&snapshot.epoch)?.parameters {
+        Parameters::TimeSliced(parameters) => Some(parameters.interval),
+        _ => None,
     })
 }

@@ -155,13 +155,12 @@ impl<'a> Journal<'a> {
     /// Begins a journal: when this returns, it is on disk.
     ///
     /// # Errors
-    /// INVALID_STATE when the change would write a record over a file that is none, STALE over one that was
-    /// not seen; IO or PERMISSION_DENIED.
+    /// INVALID_STATE when the change would write a record over a file that is none; STALE where there is a
+    /// record that was not seen; IO or PERMISSION_DENIED.
     pub(crate) fn begin(store: &'a dyn Store, name: &str, header: &Header) -> Result<Self> {
         for gpu in &header.gpus {
-            if gpu.steps.iter().any(|step| matches!(step, Step::WriteRecord { .. })) {
-                record::expect_ours(store, &gpu.uuid, gpu.before.record.as_ref())?;
-            }
+            let writes = gpu.steps.iter().any(|step| matches!(step, Step::WriteRecord { .. }));
+            record::expect_seen(store, &gpu.uuid, gpu.before.record.as_ref(), writes)?;
         }
         let (line, sum) = seal("", header)?;
         let path = format!("{FOLDER}/{name}");

@@ -79,12 +79,17 @@ fn read(store: &dyn Store, file: &str) -> Result<Option<Document>> {
     Ok(Some(document))
 }
 
-/// Refuses to write the record of a GPU over a file that is none: whoever put it there may want it. And over
-/// another one than was seen: what it says of the GPU's past would be forgotten.
+/// Refuses a change of a GPU whose record is another one than was seen: what it says of the GPU's past would
+/// be forgotten. And to write one over a file that is none: whoever put it there may want it.
 ///
 /// # Errors
-/// INVALID_STATE naming the file; STALE.
-pub(crate) fn expect_ours(store: &dyn Store, gpu: &GpuUuid, seen: Option<&Record>) -> Result<()> {
+/// STALE; INVALID_STATE naming the file.
+pub(crate) fn expect_seen(
+    store: &dyn Store,
+    gpu: &GpuUuid,
+    seen: Option<&Record>,
+    writes: bool,
+) -> Result<()> {
     let file = format!("{gpu}.json");
     let why = match read(store, &file) {
         Ok(Some(document)) if document.gpu != *gpu => {
@@ -98,6 +103,9 @@ pub(crate) fn expect_ours(store: &dyn Store, gpu: &GpuUuid, seen: Option<&Record
         }
         Err(error) => error.message().to_owned(),
     };
+    if !writes {
+        return Ok(());
+    }
     Err(Error::new(
         ErrorCode::InvalidState,
         format!(

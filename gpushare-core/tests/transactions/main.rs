@@ -7,7 +7,6 @@ mod attach;
 mod boot;
 mod cdi;
 mod consent;
-mod crash;
 mod hooks;
 mod leases;
 mod mps;

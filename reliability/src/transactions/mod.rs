@@ -8,6 +8,7 @@
 //! between, RECOVERY_REQUIRED with nothing touched.
 
 mod fault;
+mod plant;
 mod script;
 mod shrink;
 mod space;
@@ -22,23 +23,28 @@ use gpushare_core::backend::sim::{Death, Fault, Rules};
 use gpushare_core::{ErrorCode, Outcome};
 
 use crate::dice::Dice;
+pub use script::Planted;
 use script::{After, Script, Strike};
 use verdict::{Known, Ran, Violation};
 
 /// How much is looked at.
 #[derive(Clone, Copy, Debug)]
 pub struct Budget {
-    /// Of the small GPU's runs and those of modes, daemons and resets, one in so many. 1 is all of them.
+    /// Of the small GPU's runs and those of modes, daemons and resets, one in so many. 1 is all of them, and each
+    /// switch of the simulator's rules turned.
     pub one_in: usize,
     /// Runs of each pair of layouts of the seven-slice family.
     pub of_each_pair: usize,
-    /// Of the pairs, one in so many.
-    pub pairs_one_in: usize,
+    /// Of all transitions, one in so many.
+    pub transitions_one_in: usize,
+    /// A defect that is built in, to see whether it is seen.
+    pub planted: Option<Planted>,
 }
 
 impl Budget {
     /// Everything that is walked through, and a sample of the rest: more than a million runs.
-    pub const WHOLE: Self = Self { one_in: 1, of_each_pair: 40, pairs_one_in: 1 };
+    pub const WHOLE: Self =
+        Self { one_in: 1, of_each_pair: 40, transitions_one_in: 1, planted: None };
 }
 
 /// What came out.
@@ -96,20 +102,24 @@ pub fn check(
     let pairs = space::pairs(seed).map_err(|error| broken(format!("{error:?}")))?;
     let small = space::small().map_err(|error| broken(format!("{error:?}")))?;
     let mut work: Vec<(Script, Share)> = Vec::new();
-    let few = pairs
-        .into_iter()
-        .enumerate()
-        .filter(|(number, _)| number % budget.pairs_one_in == seed_of(seed, budget.pairs_one_in));
-    work.extend(few.map(|(_, script)| (script, Share::Of(budget.of_each_pair))));
     let turned = space::turned();
-    for (number, script) in small.into_iter().chain(space::others()).enumerate() {
-        let rules = turned.get(number % turned.len()).cloned().unwrap_or_default();
-        // Once as it is, and once with a switch turned.
+    for (number, script) in space::others().into_iter().chain(small).enumerate() {
         if script.rules == Rules::default() {
-            work.push((Script { rules, ..script.clone() }, Share::OneIn(budget.one_in * 8)));
+            // All switches in turn where everything is walked through, else one.
+            let turns = if budget.one_in == 1 { turned.len() } else { 1 };
+            for turn in 0..turns {
+                let rules = turned.get((number + turn) % turned.len()).cloned().unwrap_or_default();
+                let share = Share::OneIn(budget.one_in * 2 * turns);
+                work.push((Script { rules, ..script.clone() }, share));
+            }
         }
         work.push((script, Share::OneIn(budget.one_in)));
     }
+    work.extend(pairs.into_iter().map(|script| (script, Share::Of(budget.of_each_pair))));
+    let first = Dice::new(seed).below(budget.transitions_one_in);
+    let mut work: Vec<_> =
+        work.into_iter().skip(first).step_by(budget.transitions_one_in).collect();
+    work.iter_mut().for_each(|(script, _)| script.planted = budget.planted);
     let run = Run {
         seed,
         next: AtomicUsize::new(0),
@@ -128,10 +138,6 @@ pub fn check(
         Some(broken) => Err(broken),
         None => Ok(figures),
     }
-}
-
-fn seed_of(seed: u64, sides: usize) -> usize {
-    Dice::new(seed).below(sides)
 }
 
 /// Which runs of a transition are made.

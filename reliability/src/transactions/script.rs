@@ -28,6 +28,17 @@ pub(super) struct Script {
     pub(super) after: After,
     /// What strikes the recovery, at the call of that number.
     pub(super) again: Option<(usize, Fault)>,
+    /// What is built in wrongly, to see whether it is seen.
+    pub(super) planted: Option<Planted>,
+}
+
+/// A defect that a gpushare could have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Planted {
+    /// What is appended to a journal is not on disk when a process dies.
+    JournalNotSynced,
+    /// Recovery takes the journal away and undoes nothing.
+    NothingUndone,
 }
 
 /// A state of all GPUs that somebody asks for.
@@ -190,6 +201,9 @@ impl fmt::Display for Script {
             After::Reload => writeln!(f, "    the driver is loaded anew")?,
             After::OthersCreate => writeln!(f, "    somebody creates an instance and works on it")?,
             After::OthersDestroy => writeln!(f, "    somebody destroys an instance")?,
+        }
+        if let Some(planted) = self.planted {
+            writeln!(f, "    (planted: {planted:?})")?;
         }
         f.write_str("    gpushare recover\n")?;
         if let Some((call, fault)) = self.again {

@@ -32,6 +32,7 @@ impl Script {
             strike: None,
             after: After::Nothing,
             again: None,
+            planted: None,
         }
     }
 

@@ -109,7 +109,7 @@ impl Known {
             Err(error)
                 if error.outcome() == Outcome::Indeterminate && refuses_once(&script.rules) =>
             {
-                world.node.recover().map_err(said("recover from two refusals"))?;
+                world.recover().map_err(said("recover from two refusals"))?;
                 let states = world.states().map_err(said("to look"))?;
                 if !same(&states, &old) {
                     return Err(format!("recovered, and not as before:{}", Lines(&states)));
@@ -160,7 +160,7 @@ impl Known {
                 world.change(&self.request, script.consent)?;
             }
             boot(&world.simulator)?;
-            world.node.recover()?;
+            world.recover()?;
             world.states()
         };
         let changes: &[bool] = if self.new.is_some() { &[false, true] } else { &[false] };
@@ -181,6 +181,9 @@ impl Known {
         let died = world.faults.is_dead();
         let struck = world.faults.pending() == 0;
         world.faults.revive();
+        if died {
+            world.forget().map_err(said("to forget"))?;
+        }
         if let (Err(error), None) = (&result, &self.new) {
             if error.outcome() == Outcome::Untouched && !died && !struck {
                 return self.expect_old_or_new(script, &world).map(|()| Ran::Refused);
@@ -205,17 +208,17 @@ impl Known {
         }
         if let Some((call, fault)) = script.again {
             world.faults.at(call, fault);
-            drop(world.node.recover());
+            drop(world.recover());
             world.faults.revive();
         }
-        match world.node.recover() {
+        match world.recover() {
             // A driver that refuses the way back and the way on does so once.
             Err(error)
                 if error.code() == ErrorCode::RecoveryRequired && refuses_once(&script.rules) =>
             {
-                world.node.recover().map_err(said("recover once more"))?;
+                world.recover().map_err(said("recover once more"))?;
             }
-            recovered => drop(recovered.map_err(said("recover"))?),
+            recovered => recovered.map_err(said("recover"))?,
         }
         self.expect_old_or_new(script, &world)?;
         if let (Some(new), true) = (&self.new, finish) {
@@ -310,7 +313,7 @@ impl Known {
         expected: &[Vec<GpuState>],
     ) -> Result<Ran, Violation> {
         boot(&world.simulator).map_err(said("to boot"))?;
-        world.node.recover().map_err(said("recover after a boot"))?;
+        world.recover().map_err(said("recover after a boot"))?;
         let states = world.states().map_err(said("to look"))?;
         if !expected.iter().any(|expected| same(&states, expected)) {
             return Err(format!(
@@ -331,7 +334,7 @@ impl Known {
         };
         let Some(other) = other? else { return Ok(Ran::Missed) };
         let before = world.states().map_err(said("to look"))?;
-        let recovered = world.node.recover();
+        let recovered = world.recover();
         if let Some(tenant) = &other.tenant {
             expect_undisturbed(tenant, world)?;
         }

@@ -14,16 +14,19 @@ use gpushare_core::mode::{ComputeMode, Interval};
 use gpushare_core::observe::Scope;
 use gpushare_core::plan::Request;
 use gpushare_core::plan::state::GpuState;
+use gpushare_core::port::Store;
 use gpushare_core::snapshot::MigDevice;
 use gpushare_core::{ApplyOptions, Error, ErrorCode, Event, Node, Report, Snapshot, Spec};
 
-use super::script::{Daemon, Goal, Script};
+use super::plant::Unsynced;
+use super::script::{Daemon, Goal, Planted, Script};
 
 /// A node before what is asked for, to be copied for each run.
 #[derive(Debug)]
 pub(super) struct Base {
     simulator: Simulator,
     store: MemoryStore,
+    planted: Option<Planted>,
     /// Who works on the node.
     pub(super) tenant: Option<Tenant>,
 }
@@ -44,6 +47,8 @@ pub(super) struct World {
     pub(super) simulator: Simulator,
     pub(super) node: Node,
     pub(super) faults: Faults,
+    planted: Option<Planted>,
+    unsynced: Option<Arc<Unsynced>>,
 }
 
 impl Base {
@@ -52,7 +57,7 @@ impl Base {
         let simulator = Simulator::new(script.fleet.parse()?)?;
         simulator.set_rules(willing(&script.rules))?;
         let store = MemoryStore::new();
-        let world = World::over(&simulator, &store);
+        let world = World::over(&simulator, &store, None);
         if script.prior {
             let ports = world.node.ports();
             let mut nvml = ports.nvml.open()?;
@@ -88,11 +93,11 @@ impl Base {
             }
         }
         let tenant = script.tenant.map(|number| work(&simulator, &snapshot, number)).transpose()?;
-        Ok(Self { simulator, store, tenant })
+        Ok(Self { simulator, store, planted: script.planted, tenant })
     }
 
     pub(super) fn world(&self) -> Result<World> {
-        Ok(World::over(&self.simulator.copy()?, &self.store.copy()))
+        Ok(World::over(&self.simulator.copy()?, &self.store.copy(), self.planted))
     }
 }
 
@@ -151,9 +156,28 @@ fn options(consent: bool) -> ApplyOptions {
 }
 
 impl World {
-    fn over(simulator: &Simulator, store: &MemoryStore) -> Self {
-        let (ports, faults) = Faults::wrap(simulator.ports(Arc::new(store.clone())));
-        Self { simulator: simulator.clone(), node: Node::with_ports(ports, true), faults }
+    fn over(simulator: &Simulator, store: &MemoryStore, planted: Option<Planted>) -> Self {
+        let store: Arc<dyn Store> = Arc::new(store.clone());
+        let unsynced = (planted == Some(Planted::JournalNotSynced))
+            .then(|| Arc::new(Unsynced::new(store.clone())));
+        let store = unsynced.clone().map_or(store, |unsynced| unsynced);
+        let (ports, faults) = Faults::wrap(simulator.ports(store));
+        let node = Node::with_ports(ports, true);
+        Self { simulator: simulator.clone(), node, faults, planted, unsynced }
+    }
+
+    /// The process has died.
+    pub(super) fn forget(&self) -> Result<()> {
+        self.unsynced.as_ref().map_or(Ok(()), |unsynced| unsynced.forget())
+    }
+
+    pub(super) fn recover(&self) -> Result<()> {
+        if self.planted == Some(Planted::NothingUndone) {
+            for journal in self.journals()? {
+                self.node.discard(&journal)?;
+            }
+        }
+        self.node.recover().map(drop)
     }
 
     /// What a script asks for.

@@ -1,0 +1,29 @@
+//! A part of the walk through what may go wrong, small enough for every change; and whether it would see it.
+
+use gpushare_reliability::transactions::{self, Budget, Planted};
+
+#[test]
+fn whatever_goes_wrong_it_is_old_or_new() {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let seed = now.map_or(1, |now| now.as_secs());
+    let budget = Budget { one_in: 12, of_each_pair: 12, transitions_one_in: 7, planted: None };
+    match transactions::check(seed, budget, &|_| {}) {
+        Ok(figures) => {
+            println!("seed {seed}: {figures}");
+            assert!(figures.faulted > 20_000, "{figures}");
+            assert!(figures.beside > 100 && figures.recoveries > 500, "{figures}");
+        }
+        Err(broken) => panic!("{broken}"),
+    }
+}
+
+#[test]
+fn what_is_planted_is_found() {
+    for planted in [Planted::JournalNotSynced, Planted::NothingUndone] {
+        let planted = Some(planted);
+        let budget = Budget { one_in: 20, of_each_pair: 0, transitions_one_in: 1, planted };
+        let broken = transactions::check(1, budget, &|_| {}).unwrap_err().to_string();
+        assert!(broken.contains("a third state"), "{planted:?}: {broken}");
+        assert!(broken.contains("the process is killed"), "{planted:?}: {broken}");
+    }
+}
