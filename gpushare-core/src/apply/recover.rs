@@ -16,7 +16,7 @@ use crate::observe::Observer;
 use crate::plan::Step;
 use crate::plan::state::GpuState;
 use crate::port::Ports;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{GpuSnapshot, Snapshot};
 use crate::state::journal::{self, Found, Header, Journal};
 use crate::state::lock::{self, Locks};
 
@@ -293,8 +293,12 @@ fn expect_dead(ports: &Ports, found: &Found) -> Result<()> {
     ))
 }
 
+/// From that compute capability on, a reboot or a load of the driver turns MIG mode off (NVIDIA's MIG guide).
+const LOSES_MIG_MODE: (u32, u32) = (9, 0);
+
 /// A reboot or a load of the driver loses instances, compute mode and MPS, and the old state with
-/// them. Before compute capability 9.0 it keeps MIG mode: that is set back.
+/// them. Before compute capability 9.0 it keeps MIG mode: that is set back. What a later card has now, somebody
+/// has set since.
 fn undo_what_outlives_a_reboot(
     executor: &mut Executor<'_>,
     header: &Header,
@@ -304,7 +308,11 @@ fn undo_what_outlives_a_reboot(
     for (change, reached) in header.gpus.iter().zip(reached) {
         let switches = |step: &Step| matches!(step, Step::SetMigMode { .. } | Step::Reset { .. });
         let switched = change.steps.iter().take(reached.begun).any(switches);
+        let keeps = |gpu: &&GpuSnapshot| {
+            gpu.compute_capability.is_none_or(|capability| capability < LOSES_MIG_MODE)
+        };
         let gpu = snapshot.gpu(&change.uuid).filter(|gpu| gpu.mode != SharingMode::Lost);
+        let gpu = gpu.filter(keeps);
         let mig = gpu.and_then(|gpu| gpu.mig.as_ref());
         let (Some(gpu), Some(now), Some(before), true) = (gpu, mig, change.before.mig, switched)
         else {

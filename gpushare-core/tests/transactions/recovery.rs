@@ -211,6 +211,28 @@ fn mig_mode_that_outlives_a_reboot_is_set_back() {
     }
 }
 
+#[test]
+fn mig_mode_that_a_reboot_turned_off_is_not_turned_on_again() {
+    for (fleet, after) in [("1xA30-24GB", true), ("1xH100-80GB", false)] {
+        for reload in [false, true] {
+            let world = World::new(fleet);
+            world.apply(&mig(r#"{"1g": 2}"#)).unwrap();
+            world.faults.on("nvml.set_mig_mode", 1, Fault::Die(Death::After));
+            world.apply(&spec("exclusive", "")).unwrap_err();
+            world.faults.revive();
+            if reload {
+                world.simulator.reload().unwrap();
+            } else {
+                world.simulator.reboot().unwrap();
+            }
+            let report = world.node.recover().unwrap();
+            assert_eq!(report.recovered[0].settled, Settled::Void);
+            // As a node is after a boot whose change had not begun.
+            assert_eq!(world.snapshot().gpus[0].mig.as_ref().unwrap().enabled, after, "{fleet}");
+        }
+    }
+}
+
 /// Two GPUs in one change, of which the second one's step fails while the first is lost.
 #[test]
 fn a_lost_gpu_does_not_keep_its_neighbour_from_going_back() {
