@@ -6,19 +6,12 @@ use std::path::Path;
 
 use gpushare_core::Node;
 use gpushare_core::apply::report::ReportOutcome;
+use gpushare_core::export::{self, Kind};
 use gpushare_core::observe::Scope;
 use gpushare_core::plan::state::GpuState;
 
 use super::disk::Tree;
 use super::scenario::Place;
-
-/// What a machine is after it started and recovered.
-#[derive(Clone, Debug)]
-pub(super) struct After {
-    pub(super) states: Vec<GpuState>,
-    /// The specifications that containers find, by their names.
-    pub(super) cdi: Tree,
-}
 
 /// Makes the disk as it was left, and the hardware as it was.
 fn put(place: &Place, tree: &Tree, hardware: &[u8]) -> std::io::Result<()> {
@@ -67,7 +60,7 @@ pub(super) fn recover(
     tree: &Tree,
     hardware: &[u8],
     reboots: bool,
-) -> Result<After, String> {
+) -> Result<Vec<GpuState>, String> {
     put(place, tree, hardware).map_err(|error| format!("cannot make the disk: {error}"))?;
     let node = open(place).map_err(|error| format!("the node does not open: {error}"))?;
     if reboots {
@@ -84,15 +77,26 @@ pub(super) fn recover(
     if again.outcome != ReportOutcome::Unchanged || !again.cdi_specifications.is_empty() {
         return Err("recovery was not done: to recover again changes something".to_owned());
     }
-    let cdi = specifications(place);
-    for name in cdi.keys() {
-        let notes = node.ports().store.list("cdi").map_err(failed)?;
+    let notes = node.ports().store.list("cdi").map_err(failed)?;
+    let gpus = node.ports().nvml.open().and_then(|mut nvml| nvml.device_count());
+    let alone = gpus.is_ok_and(|gpus| gpus == 1);
+    for (name, content) in specifications(place) {
         let noted = notes.iter().any(|note| name.contains(note.trim_end_matches(".json")));
         if !noted {
             return Err(format!("the CDI specification {name} is there, and nobody knows of it"));
         }
+        // Of several GPUs the export is one document.
+        let truth = node.export(Kind::Cdi, &export::Options::default()).map_err(failed)?;
+        if alone && content.as_deref() != Some(truth.text.as_bytes()) {
+            return Err(format!("the CDI specification {name} is not as the GPU is"));
+        }
     }
-    Ok(After { states: states(&node).map_err(failed)?, cdi })
+    let mut states = states(&node).map_err(failed)?;
+    if reboots {
+        // A record of another life of the machine says nothing.
+        states.iter_mut().for_each(|state| state.record = None);
+    }
+    Ok(states)
 }
 
 fn specifications(place: &Place) -> Tree {
