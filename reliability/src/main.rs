@@ -45,6 +45,10 @@ enum Part {
         /// As if nobody synced these: it must be found.
         #[arg(long)]
         without: Option<Syncs>,
+        /// Of the changes of hardware one in so many is the last one, and the power fails while that is recovered
+        /// from; 0 is none.
+        #[arg(long, default_value_t = 1)]
+        recoveries: usize,
     },
     /// What `power` follows.
     #[command(hide = true)]
@@ -53,8 +57,12 @@ enum Part {
 
 #[derive(Clone, Copy, ValueEnum)]
 enum Syncs {
+    /// All those of directories.
     Directories,
+    /// All those of files.
     Files,
+    /// One after the other, each alone: how many are missed is counted.
+    Each,
 }
 
 fn say(text: &str) {
@@ -68,12 +76,13 @@ fn main() -> ExitCode {
             seeded(seed),
             Budget { one_in: one_in.max(1), of_each_pair, ..Budget::WHOLE },
         ),
-        Part::Power { seed, states, only, without } => {
+        Part::Power { seed, states, only, without, recoveries } => {
             let without = without.map(|without| match without {
                 Syncs::Directories => power::Without::DirectorySyncs,
                 Syncs::Files => power::Without::FileSyncs,
+                Syncs::Each => power::Without::Each,
             });
-            power(&power::Options { seed: seeded(seed), states, only, without })
+            power(&power::Options { seed: seeded(seed), states, only, without, recoveries })
         }
         Part::PowerChild { root } => power::child(&root),
     }

@@ -102,6 +102,34 @@ impl Disk {
         Self { nodes: BTreeMap::from([(ROOT, root)]) }
     }
 
+    /// One on which that is, for good.
+    pub(super) fn of(tree: &Tree) -> Self {
+        let mut disk = Self::new();
+        let mut ids = BTreeMap::from([(String::new(), ROOT)]);
+        for (number, (path, content)) in tree.iter().enumerate() {
+            let (above, name) = path.rsplit_once('/').unwrap_or(("", path));
+            let (id, name) = (number + 1, name.to_owned());
+            // What is above it comes before it.
+            let directory = ids.get(above).copied().unwrap_or(ROOT);
+            ids.insert(path.clone(), id);
+            match content {
+                None => disk.perform(&Operation::MakeDirectory { directory, name, made: id }),
+                Some(content) => {
+                    disk.perform(&Operation::Create { directory, name, file: id });
+                    let data = content.clone();
+                    disk.perform(&Operation::Write { file: id, offset: 0, data });
+                }
+            }
+        }
+        disk.perform(&Operation::SyncAll);
+        disk
+    }
+
+    /// The number of what was made last.
+    pub(super) fn last(&self) -> Id {
+        self.nodes.keys().next_back().copied().unwrap_or(ROOT)
+    }
+
     /// Does it, without losing anything yet.
     pub(super) fn perform(&mut self, operation: &Operation) {
         match operation {

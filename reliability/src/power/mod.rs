@@ -12,6 +12,7 @@
 //!   specification says what the GPU is then, and is one that gpushare knows of;
 //! - the audit and the counts have every line that was written when the next change of hardware began.
 
+mod again;
 mod child;
 mod disk;
 mod record;
@@ -19,21 +20,19 @@ mod registers;
 mod replay;
 mod scenario;
 mod trace;
+mod walk;
 
-use std::collections::HashSet;
 use std::fmt;
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::path::Path;
 use std::sync::Mutex;
 
-use gpushare_core::plan::state::GpuState;
-
 use crate::dice::Dice;
-use disk::{Disk, Loss, Operation, Tree};
+use again::Ended;
+use disk::{Disk, Operation};
 use record::{Happened, Record};
-use replay::{look, recover};
 use scenario::{Place, Scenario, scenarios};
 use trace::{NoRecord, Watched};
+use walk::{Moment, Pace, Walk, describe};
 
 pub use child::child;
 
@@ -44,6 +43,8 @@ pub enum Without {
     DirectorySyncs,
     /// Files are never synced.
     FileSyncs,
+    /// One sync after the other is left out, each alone.
+    Each,
 }
 
 /// What is looked at.
@@ -57,6 +58,9 @@ pub struct Options {
     pub only: Option<String>,
     /// What is left out of the record.
     pub without: Option<Without>,
+    /// After one change of hardware in so many the change ends, and the power fails while it is recovered from;
+    /// 0 is never.
+    pub recoveries: usize,
 }
 
 /// What came out.
@@ -76,21 +80,38 @@ pub struct Figures {
     pub started: usize,
     /// States from which a process recovered whose forerunner was killed.
     pub killed: usize,
+    /// Recoveries during which the power failed, too.
+    pub recoveries: usize,
+    /// Syncs that were left out, each alone, and missed.
+    pub missed: usize,
+    /// Syncs that were left out, each alone, and not missed.
+    pub not_missed: Vec<String>,
 }
 
 impl fmt::Display for Figures {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} commands in {} scenarios; {} moments, {} of them sampled; {} ways to lose what was not synced; {} different states recovered from after a power loss, {} after a kill",
+            "{} commands in {} scenarios; {} moments, {} of them sampled; {} ways to lose what was not synced; {} different states recovered from after a power loss, {} after a kill; of the moments those of {} recoveries",
             self.commands,
             self.scenarios,
             self.moments,
             self.sampled,
             self.possible,
             self.started,
-            self.killed
-        )
+            self.killed,
+            self.recoveries
+        )?;
+        if self.missed > 0 || !self.not_missed.is_empty() {
+            let (missed, not) = (self.missed, self.not_missed.len());
+            write!(
+                f,
+                "\n{} syncs left out, each alone: {missed} missed, {not} not:",
+                missed + not
+            )?;
+            self.not_missed.iter().try_for_each(|sync| write!(f, "\n  {sync}"))?;
+        }
+        Ok(())
     }
 }
 
@@ -103,6 +124,9 @@ impl Figures {
         self.sampled += other.sampled;
         self.started += other.started;
         self.killed += other.killed;
+        self.recoveries += other.recoveries;
+        self.missed += other.missed;
+        self.not_missed.extend(other.not_missed.iter().cloned());
     }
 }
 
@@ -189,268 +213,91 @@ fn one_scenario(
         Err(NoRecord::NotHere(why)) => return Err(Stopped::NotHere(why)),
         Err(NoRecord::Failed(why)) => return Err(failed("the record")(why)),
     };
-    let moments = Moments::of(&place, scenario, &record).map_err(failed("the states to expect"))?;
+    let walk = Walk::of(&place, scenario, &record).map_err(failed("the states to expect"))?;
+    let mut dice = Dice::stream(options.seed, number);
+    let broken = |why: String| {
+        let seed = options.seed;
+        Stopped::Broken(format!(
+            "seed {seed}, scenario {}, {}\n{why}",
+            scenario.name, scenario.fleet
+        ))
+    };
+    let whole = Pace { states: options.states, from: 0 };
+    let mut figures =
+        Figures { scenarios: 1, commands: scenario.commands.len(), ..Figures::default() };
     let record = match options.without {
         None => record,
         Some(Without::DirectorySyncs) => {
             record.without(|done| matches!(done, Operation::SyncDirectory(_)))
         }
         Some(Without::FileSyncs) => record.without(|done| matches!(done, Operation::SyncFile(_))),
+        Some(Without::Each) => {
+            without_each(&walk, &record, whole, &mut dice, &mut figures);
+            return Ok(figures);
+        }
     };
-    let mut dice = Dice::stream(options.seed, number);
-    moments.walk(&record, options.states, &mut dice).map_err(|why| {
-        let seed = options.seed;
-        Stopped::Broken(format!(
-            "seed {seed}, scenario {}, {}\n{why}",
-            scenario.name, scenario.fleet
-        ))
-    })
+    figures.add(&walk.walk(&record, Moment::first(), whole, &mut dice).map_err(broken)?);
+    if options.recoveries > 0 {
+        let again = again::walk(&walk, &record, program, options, &mut dice);
+        figures.add(&again.map_err(|ended| match ended {
+            Ended::Broken(why) => broken(why),
+            Ended::Failed(why) => failed("recovery")(why),
+        })?);
+    }
+    Ok(figures)
+}
+
+/// Leaves out each sync alone.
+fn without_each(
+    walk: &Walk<'_>,
+    record: &Record,
+    pace: Pace,
+    dice: &mut Dice,
+    figures: &mut Figures,
+) {
+    for (number, happened) in record.happened.iter().enumerate() {
+        let Happened::Disk(Operation::SyncDirectory(id) | Operation::SyncFile(id)) = happened
+        else {
+            continue;
+        };
+        let mut without = record.clone();
+        without.happened.remove(number);
+        match walk.walk(&without, Moment::first(), Pace { from: number, ..pace }, dice) {
+            Err(_) => figures.missed += 1,
+            Ok(_) => {
+                let before = number.checked_sub(1).and_then(|before| record.happened.get(before));
+                let before = before.map(describe).unwrap_or_default();
+                let (what, name) = (describe(happened), walk.scenario.name);
+                figures
+                    .not_missed
+                    .push(format!("{name}: call {number}, {what} (number {id}), after {before}"));
+            }
+        }
+    }
 }
 
 fn recorded(program: &Path, scenario: &Scenario, place: &Place) -> Result<Record, NoRecord> {
-    let failed = |error: std::io::Error| error.to_string();
-    place.prepare(&scenario.commands).map_err(failed)?;
+    place.prepare(&scenario.commands).map_err(|error| error.to_string())?;
+    follow(program, place, Disk::new())
+}
+
+/// Runs the commands that were prepared, with what is on the disk, and records them.
+fn follow(program: &Path, place: &Place, disk: Disk) -> Result<Record, NoRecord> {
     let errors = place.root.join("errors");
     let mut command = std::process::Command::new(program);
     command.arg("power-child").arg(&place.root).env_clear();
-    command.stderr(std::fs::File::create(&errors).map_err(failed)?);
+    command.stderr(std::fs::File::create(&errors).map_err(|error| error.to_string())?);
     let watched = Watched {
         disk: &place.disk(),
         volatile: &place.volatile(),
         hardware: &place.hardware(),
         marks: &place.marks(),
     };
-    trace::record(&mut command, &watched).map_err(|no| match no {
+    trace::record(&mut command, &watched, disk).map_err(|no| match no {
         NoRecord::Failed(why) => {
             let said = std::fs::read_to_string(&errors).unwrap_or_default();
             NoRecord::Failed(format!("{why}\n{said}"))
         }
         no => no,
     })
-}
-
-/// What a machine is when a command has returned.
-#[derive(Clone, Debug)]
-struct Settled {
-    tree: Tree,
-    /// As it is.
-    states: Vec<GpuState>,
-    /// After a boot.
-    booted: Vec<GpuState>,
-}
-
-struct Moments<'a> {
-    place: &'a Place,
-    scenario: &'a Scenario,
-    settled: Vec<Settled>,
-}
-
-/// One moment of a record.
-struct Now<'a> {
-    hardware: &'a [u8],
-    old: &'a Settled,
-    new: &'a Settled,
-    /// What is appended to, as it was when the next change was about to begin.
-    promised: &'a Tree,
-}
-
-impl<'a> Moments<'a> {
-    /// Finds out what is to be expected: nothing is lost, and the power fails only between commands.
-    fn of(place: &'a Place, scenario: &'a Scenario, record: &Record) -> Result<Self, String> {
-        let (mut disk, mut hardware, mut settled) = (Disk::new(), &[][..], Vec::new());
-        for happened in &record.happened {
-            match happened {
-                Happened::Disk(operation) => disk.perform(operation),
-                Happened::Hardware(state) => hardware = state,
-                Happened::Returned => {
-                    let tree = disk.now();
-                    let states = look(place, &tree, hardware)?;
-                    let booted = recover(place, &tree, hardware, true)?;
-                    settled.push(Settled { tree, states, booted });
-                }
-            }
-        }
-        if settled.len() != scenario.commands.len() + 1 {
-            return Err(format!("{} commands returned", settled.len()));
-        }
-        Ok(Self { place, scenario, settled })
-    }
-
-    /// Lets the power fail at every moment.
-    fn walk(&self, record: &Record, limit: usize, dice: &mut Dice) -> Result<Figures, String> {
-        let mut figures =
-            Figures { scenarios: 1, commands: self.scenario.commands.len(), ..Figures::default() };
-        let (mut disk, mut hardware, mut returned) = (Disk::new(), &[][..], 0_usize);
-        let mut promised = Tree::new();
-        let mut seen = HashSet::new();
-        for (number, happened) in record.happened.iter().enumerate() {
-            match happened {
-                Happened::Disk(operation) => disk.perform(operation),
-                Happened::Hardware(state) => {
-                    hardware = state;
-                    promised = self.appended(disk.now());
-                }
-                Happened::Returned => {
-                    returned += 1;
-                    promised = self.appended(disk.now());
-                }
-            }
-            let Some(old) = returned.checked_sub(1).and_then(|old| self.settled.get(old)) else {
-                continue;
-            };
-            let now = Now {
-                hardware,
-                old,
-                new: self.settled.get(returned).unwrap_or(old),
-                promised: &promised,
-            };
-            let mut is_new = |tree: &Tree, reboots: bool| {
-                let mut hasher = DefaultHasher::new();
-                (tree, hardware, returned, &promised, reboots).hash(&mut hasher);
-                seen.insert(hasher.finish())
-            };
-            let broken = |how: &str, what: &[String], why: String| {
-                let command = self.scenario.commands.get(returned - 1);
-                let command = command.map_or("the end".to_owned(), scenario::Command::name);
-                let last = describe(happened);
-                let what: String = what.iter().map(|what| format!("\n  {what}")).collect();
-                format!("during {command}\n{how} after call {number}, {last}{what}\n  {why}")
-            };
-            figures.moments += 1;
-            let tree = disk.now();
-            if is_new(&tree, false) {
-                figures.killed += 1;
-                self.killed(&tree, &now).map_err(|why| broken("killed", &[], why))?;
-            }
-            let losses = disk.losses(limit, dice);
-            figures.possible = figures.possible.saturating_add(losses.of);
-            figures.sampled += usize::from(losses.sampled);
-            for Loss { tree, what } in losses.all {
-                if is_new(&tree, true) {
-                    figures.started += 1;
-                    self.lost(&tree, &now).map_err(|why| broken("power lost", &what, why))?;
-                }
-            }
-        }
-        Ok(figures)
-    }
-
-    /// The process was killed, and nothing is lost.
-    fn killed(&self, tree: &Tree, now: &Now<'_>) -> Result<(), String> {
-        let after = recover(self.place, tree, now.hardware, false)?;
-        if same(&after, &now.old.states) || same(&after, &now.new.states) {
-            return Ok(());
-        }
-        Err(neither(&after, &now.old.states, &now.new.states))
-    }
-
-    /// The machine lost power.
-    fn lost(&self, tree: &Tree, now: &Now<'_>) -> Result<(), String> {
-        let Now { old, new, .. } = now;
-        self.expect_whole(tree, now)?;
-        for (path, promised) in now.promised {
-            let promised = promised.as_deref().unwrap_or_default();
-            let there = tree.get(path).and_then(Option::as_deref).unwrap_or_default();
-            if !there.starts_with(promised) {
-                let (there, promised) = (there.len(), promised.len());
-                return Err(format!(
-                    "{path} has lost what was durable: {there} bytes of {promised}"
-                ));
-            }
-        }
-        let after = recover(self.place, tree, now.hardware, true)?;
-        let (is_old, is_new) = (same(&after, &old.booted), same(&after, &new.booted));
-        if !is_old && !is_new {
-            return Err(neither(&after, &old.booted, &new.booted));
-        }
-        let journal = self.below("journal/");
-        let no_journal = !tree.keys().any(|path| is_in(path, &journal));
-        let records = self.below("records/");
-        let of = |tree: &Tree| {
-            let ours = tree.iter().filter(|(path, _)| is_in(path, &records));
-            ours.map(|(path, content)| (path.clone(), content.clone())).collect::<Tree>()
-        };
-        if no_journal && !is_old && of(tree) != of(&new.tree) {
-            return Err("the journal is lost while the change is halfway: the hardware is as the new state is after a boot, and the records are not".to_owned());
-        }
-        Ok(())
-    }
-
-    /// What is replaced as a whole is old or new.
-    fn expect_whole(&self, tree: &Tree, now: &Now<'_>) -> Result<(), String> {
-        let folders = [
-            self.below("records/"),
-            self.below("cdi/"),
-            "state/etc/".to_owned(),
-            "cdi/".to_owned(),
-        ];
-        let all = tree.keys().chain(now.old.tree.keys()).chain(now.new.tree.keys());
-        let files = all.filter(|path| {
-            let file = [".json", ".yaml"].iter().any(|end| path.ends_with(end));
-            file && folders.iter().any(|folder| path.starts_with(folder)) && !hidden(path)
-        });
-        for path in files {
-            let (there, old, new) =
-                (tree.get(path), now.old.tree.get(path), now.new.tree.get(path));
-            // Specifications are taken away while a GPU changes.
-            let withdrawn = there.is_none() && path.starts_with("cdi/");
-            if there != old && there != new && !withdrawn {
-                let how = match there.and_then(Option::as_ref) {
-                    Some(there) => format!("{} bytes that are neither", there.len()),
-                    None => "missing".to_owned(),
-                };
-                return Err(format!("{path} is neither the old file nor the new one: {how}"));
-            }
-        }
-        Ok(())
-    }
-
-    /// What is appended to and promised to be durable then.
-    fn appended(&self, tree: Tree) -> Tree {
-        let (audit, counts) = (self.below("audit.jsonl"), self.below("transitions/"));
-        let ours = |path: &str| path == audit || path.starts_with(&counts);
-        tree.into_iter().filter(|(path, _)| ours(path)).collect()
-    }
-
-    /// The path of what is durable of ours.
-    fn below(&self, name: &str) -> String {
-        format!("state/lib/sim-{}/{name}", self.scenario.fleet)
-    }
-}
-
-fn same(a: &[GpuState], b: &[GpuState]) -> bool {
-    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.matches(b))
-}
-
-fn neither(found: &[GpuState], old: &[GpuState], new: &[GpuState]) -> String {
-    format!(
-        "the GPUs are neither in the old state nor in the new one\n  found {found:?}\n  old {old:?}\n  new {new:?}"
-    )
-}
-
-/// Names that begin with a dot are being written.
-fn hidden(path: &str) -> bool {
-    path.rsplit('/').next().is_some_and(|name| name.starts_with('.'))
-}
-
-fn is_in(path: &str, folder: &str) -> bool {
-    path.starts_with(folder) && !hidden(path)
-}
-
-fn describe(happened: &Happened) -> String {
-    match happened {
-        Happened::Hardware(_) => "a change of the hardware".to_owned(),
-        Happened::Returned => "the end of a command".to_owned(),
-        Happened::Disk(operation) => match operation {
-            Operation::Create { name, .. } => format!("the making of {name}"),
-            Operation::MakeDirectory { name, .. } => format!("the making of the directory {name}"),
-            Operation::Rename { from, to, .. } => format!("the renaming of {from} to {to}"),
-            Operation::Remove { name, .. } => format!("the removal of {name}"),
-            Operation::Write { data, .. } => format!("{} bytes written", data.len()),
-            Operation::Truncate { length, .. } => format!("a cut to {length} bytes"),
-            Operation::SyncFile(_) => "the syncing of a file".to_owned(),
-            Operation::SyncDirectory(_) => "the syncing of a directory".to_owned(),
-            Operation::SyncAll => "the syncing of everything".to_owned(),
-        },
-    }
 }

@@ -55,9 +55,9 @@ pub(super) enum Means {
 }
 
 impl Recorder {
-    pub(super) fn new(disk: &Path, volatile: &Path) -> Self {
+    pub(super) fn new(disk: &Path, volatile: &Path, model: Disk) -> Self {
         let (disk, volatile) = (disk.to_owned(), volatile.to_owned());
-        Self { disk, volatile, model: Disk::new(), made: ROOT, record: Record::default() }
+        Self { disk, volatile, made: model.last(), model, record: Record::default() }
     }
 
     pub(super) fn means(&self, path: &Path) -> Result<Means, String> {

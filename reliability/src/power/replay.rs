@@ -14,7 +14,7 @@ use super::disk::Tree;
 use super::scenario::Place;
 
 /// Makes the disk as it was left, and the hardware as it was.
-fn put(place: &Place, tree: &Tree, hardware: &[u8]) -> std::io::Result<()> {
+pub(super) fn put(place: &Place, tree: &Tree, hardware: &[u8]) -> std::io::Result<()> {
     match fs::remove_dir_all(place.disk()) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
         _ => {}
@@ -34,6 +34,14 @@ fn put(place: &Place, tree: &Tree, hardware: &[u8]) -> std::io::Result<()> {
     make(&place.state())?;
     make(&place.volatile())?;
     fs::write(place.hardware(), hardware)
+}
+
+/// Starts the machine that was made, and returns its hardware then.
+pub(super) fn booted(place: &Place) -> Result<Vec<u8>, String> {
+    let node = open(place).map_err(|error| error.to_string())?;
+    let simulator = node.simulator().ok_or("it is not simulated")?;
+    simulator.reboot().map_err(|error| error.to_string())?;
+    fs::read(place.hardware()).map_err(|error| error.to_string())
 }
 
 fn open(place: &Place) -> gpushare_core::Result<Node> {

@@ -94,17 +94,26 @@ impl Place {
     pub(super) fn prepare(&self, commands: &[Command]) -> std::io::Result<()> {
         std::fs::create_dir(self.disk())?;
         std::fs::create_dir(self.marks())?;
-        let state = self.state().display().to_string();
-        let node =
-            ["gpushare", "--sim", self.fleet, "--state-dir", state.as_str()].map(str::to_owned);
         // The first makes the hardware, and changes nothing.
-        let mut all = vec![[&node[..], &["status".to_owned(), "--json".to_owned()]].concat()];
+        let mut all = vec![vec!["status".to_owned(), "--json".to_owned()]];
         for (number, command) in commands.iter().enumerate() {
             if let Command::Apply { spec, .. } = command {
                 std::fs::write(Path::new(&self.spec(number)), spec)?;
             }
-            all.push([&node[..], &command.arguments(number, self)].concat());
+            all.push(command.arguments(number, self));
         }
+        self.write(all)
+    }
+
+    /// The same of one command alone.
+    pub(super) fn command(&self, words: &[&str]) -> std::io::Result<()> {
+        self.write(vec![words.iter().map(|word| (*word).to_owned()).collect()])
+    }
+
+    fn write(&self, commands: Vec<Vec<String>>) -> std::io::Result<()> {
+        let state = self.state().display().to_string();
+        let node = ["gpushare", "--sim", self.fleet, "--state-dir", &state].map(str::to_owned);
+        let all: Vec<_> = commands.iter().map(|words| [&node[..], words].concat()).collect();
         std::fs::write(self.root.join("commands.json"), serde_json::json!(all).to_string())
     }
 }

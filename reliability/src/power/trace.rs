@@ -15,7 +15,7 @@ use nix::sys::ptrace::{self, Options};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
-use super::disk::Operation;
+use super::disk::{Disk, Operation};
 use super::record::{Happened, Means, Record, Recorder};
 use super::registers::{self, Call};
 
@@ -84,8 +84,12 @@ enum Begun {
     },
 }
 
-/// Runs a command, which asks to be followed, and records it.
-pub(super) fn record(command: &mut Command, watched: &Watched<'_>) -> Result<Record, NoRecord> {
+/// Runs a command, which asks to be followed, and records what it does to a disk on which that is there.
+pub(super) fn record(
+    command: &mut Command,
+    watched: &Watched<'_>,
+    there: Disk,
+) -> Result<Record, NoRecord> {
     if !registers::KNOWN {
         let machine = std::env::consts::ARCH;
         return Err(NoRecord::NotHere(format!("the registers of {machine} are not known")));
@@ -94,7 +98,7 @@ pub(super) fn record(command: &mut Command, watched: &Watched<'_>) -> Result<Rec
     let child = child.map_err(|error| format!("cannot start {command:?}: {error}"))?;
     let pid = Pid::from_raw(child.id().cast_signed());
     let mut tracee =
-        Tracee { pid, watched, recorder: Recorder::new(watched.disk, watched.volatile) };
+        Tracee { pid, watched, recorder: Recorder::new(watched.disk, watched.volatile, there) };
     match waited(pid)? {
         WaitStatus::Stopped(..) => {}
         WaitStatus::Exited(_, NOT_PERMITTED) => {
