@@ -7,7 +7,7 @@
 //!
 //! - recovery succeeds, by itself, and no journal is left;
 //! - all GPUs are as the old state is after a boot, or all as the new one is; the new one if the change had returned;
-//! - no journal is lost while hardware that outlives the boot is halfway;
+//! - no journal is lost, or settled, while hardware that outlives the boot is halfway;
 //! - records, notes, stored specs and CDI specifications are whole: old or new; and after recovery each CDI
 //!   specification says what the GPU is then, and is one that gpushare knows of;
 //! - the audit and the counts have every line that was written when the next change of hardware began.

@@ -230,8 +230,12 @@ impl<'a> Walk<'a> {
             let ours = tree.iter().filter(|(path, _)| is_in(path, &records));
             ours.map(|(path, content)| (path.clone(), content.clone())).collect::<Tree>()
         };
-        if no_journal && !is_old && of(tree) != of(&new.tree) {
-            return Err("the journal is lost while the change is halfway: the hardware is as the new state is after a boot, and the records are not".to_owned());
+        // The new state without the new records is a change that is halfway: what outlives a boot was changed.
+        if !is_old && of(tree) != of(&new.tree) {
+            let why = if no_journal { "the journal is lost" } else { "the journal was settled" };
+            return Err(format!(
+                "{why} while the change is halfway: the hardware is as the new state is after a boot, and the records are not"
+            ));
         }
         Ok(())
     }
