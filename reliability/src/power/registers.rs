@@ -13,7 +13,7 @@ pub(super) struct Call {
 #[cfg(target_arch = "x86_64")]
 pub(super) fn call(pid: Pid) -> nix::Result<Call> {
     let registers = ptrace::getregs(pid)?;
-    let number = registers.orig_rax.cast_signed();
+    let number = registers.orig_rax as i64;
     let arguments =
         [registers.rdi, registers.rsi, registers.rdx, registers.r10, registers.r8, registers.r9];
     Ok(Call { number, arguments })
@@ -21,20 +21,20 @@ pub(super) fn call(pid: Pid) -> nix::Result<Call> {
 
 #[cfg(target_arch = "x86_64")]
 pub(super) fn result(pid: Pid) -> nix::Result<i64> {
-    Ok(ptrace::getregs(pid)?.rax.cast_signed())
+    Ok(ptrace::getregs(pid)?.rax as i64)
 }
 
 #[cfg(target_arch = "aarch64")]
 pub(super) fn call(pid: Pid) -> nix::Result<Call> {
     let registers = ptrace::getregset::<ptrace::regset::NT_PRSTATUS>(pid)?.regs;
     let [a, b, c, d, e, f, _, _, number, ..] = registers;
-    Ok(Call { number: number.cast_signed(), arguments: [a, b, c, d, e, f] })
+    Ok(Call { number: number as i64, arguments: [a, b, c, d, e, f] })
 }
 
 #[cfg(target_arch = "aarch64")]
 pub(super) fn result(pid: Pid) -> nix::Result<i64> {
     let [result, ..] = ptrace::getregset::<ptrace::regset::NT_PRSTATUS>(pid)?.regs;
-    Ok(result.cast_signed())
+    Ok(result as i64)
 }
 
 /// Other machines have other registers, which we do not know.

@@ -17,6 +17,8 @@ pub(super) enum Command {
     Apply { spec: String, cdi: bool },
     /// Stores what is in force.
     Persist,
+    /// Brings the GPUs to what is stored, and notes that.
+    Restore,
 }
 
 impl Command {
@@ -42,6 +44,7 @@ impl Command {
                 arguments
             }
             Self::Persist => vec!["persist".to_owned()],
+            Self::Restore => vec!["restore".to_owned(), "--allow-reset".to_owned()],
         };
         arguments.push("--json".to_owned());
         arguments
@@ -53,6 +56,7 @@ impl Command {
                 format!("apply {spec}{}", if *cdi { " --cdi" } else { "" })
             }
             Self::Persist => "persist".to_owned(),
+            Self::Restore => "restore".to_owned(),
         }
     }
 }
@@ -165,6 +169,7 @@ pub(super) fn scenarios() -> Vec<Scenario> {
                 mig(r#""1g.10gb": 2"#, false),
                 mig(r#""3g.40gb": 1, "1g.10gb": 1"#, false),
                 Command::Persist,
+                Command::Restore,
                 exclusive(),
             ],
         },

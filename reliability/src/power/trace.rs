@@ -96,7 +96,7 @@ pub(super) fn record(
     }
     let child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn();
     let child = child.map_err(|error| format!("cannot start {command:?}: {error}"))?;
-    let pid = Pid::from_raw(child.id().cast_signed());
+    let pid = Pid::from_raw(child.id() as i32);
     let mut tracee =
         Tracee { pid, watched, recorder: Recorder::new(watched.disk, watched.volatile, there) };
     match waited(pid)? {
@@ -171,7 +171,7 @@ impl Tracee<'_> {
     /// What a call is about to do.
     fn begin(&self, Call { number, arguments }: Call) -> Result<Begun, String> {
         let [a, b, c, d, e, _] = arguments;
-        let here = i64::from(libc::AT_FDCWD).cast_unsigned();
+        let here = i64::from(libc::AT_FDCWD) as u64;
         Ok(match number {
             libc::SYS_openat => self.open(a, b, c)?,
             #[cfg(target_arch = "x86_64")]

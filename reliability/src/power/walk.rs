@@ -243,7 +243,9 @@ impl<'a> Walk<'a> {
     /// What is replaced as a whole is old or new.
     fn expect_whole(&self, tree: &Tree, moment: &Moment) -> Result<(), String> {
         let (old, new) = self.between(moment)?;
-        let mut folders = vec![self.below("records/"), self.below("cdi/"), "state/etc/".to_owned()];
+        let mut folders: Vec<_> =
+            ["records/", "cdi/", "restored/"].iter().map(|folder| self.below(folder)).collect();
+        folders.push("state/etc/".to_owned());
         if !moment.recovering {
             folders.push("cdi/".to_owned());
         }
