@@ -50,3 +50,11 @@ pub(super) fn result(_: Pid) -> nix::Result<i64> {
 
 /// Whether the registers of this machine are known.
 pub(super) const KNOWN: bool = cfg!(any(target_arch = "x86_64", target_arch = "aarch64"));
+
+/// `libc` has no names for these on aarch64, whose numbers are those of asm-generic/unistd.h.
+pub(super) const RENAMEAT: i64 = if cfg!(target_arch = "x86_64") { 264 } else { 38 };
+pub(super) const SYNC_FILE_RANGE: i64 = if cfg!(target_arch = "x86_64") { 277 } else { 84 };
+
+#[cfg(target_arch = "x86_64")]
+const _: () =
+    assert!(RENAMEAT == libc::SYS_renameat && SYNC_FILE_RANGE == libc::SYS_sync_file_range);

@@ -189,7 +189,7 @@ impl Tracee<'_> {
             libc::SYS_ftruncate => Begun::Cut { descriptor: a, length: b },
             libc::SYS_fsync | libc::SYS_fdatasync => Begun::Sync { descriptor: a },
             libc::SYS_sync | libc::SYS_syncfs => Begun::SyncAll,
-            libc::SYS_renameat => Begun::Rename { from: self.path(a, b)?, to: self.path(c, d)? },
+            registers::RENAMEAT => Begun::Rename { from: self.path(a, b)?, to: self.path(c, d)? },
             libc::SYS_renameat2 => {
                 let (from, to) = (self.path(a, b)?, self.path(c, d)?);
                 let kept = u64::from(libc::RENAME_NOREPLACE);
@@ -225,7 +225,7 @@ impl Tracee<'_> {
             libc::SYS_fallocate
             | libc::SYS_pwritev2
             | libc::SYS_sendfile
-            | libc::SYS_sync_file_range
+            | registers::SYNC_FILE_RANGE
             | libc::SYS_ioctl => {
                 self.refuse(number, &self.of_descriptor(a)?.into_iter().collect::<Vec<_>>())?
             }
