@@ -22,7 +22,7 @@ fn looked_at(options: &Options) -> Option<Result<Figures, String>> {
 }
 
 fn options(only: Option<&str>, without: Option<Without>) -> Options {
-    Options { seed: 1, states: 500, only: only.map(str::to_owned), without, recoveries: 8 }
+    Options { seed: 1, states: 500, only: only.map(str::to_owned), without, recoveries: 20 }
 }
 
 #[test]
