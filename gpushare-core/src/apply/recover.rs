@@ -16,7 +16,7 @@ use crate::observe::Observer;
 use crate::plan::Step;
 use crate::plan::state::GpuState;
 use crate::port::Ports;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{GpuSnapshot, Snapshot};
 use crate::state::journal::{self, Found, Header, Journal};
 use crate::state::lock::{self, Locks};
 
@@ -293,8 +293,12 @@ fn expect_dead(ports: &Ports, found: &Found) -> Result<()> {
     ))
 }
 
+/// From that compute capability on, a reboot or a load of the driver turns MIG mode off (NVIDIA's MIG guide).
+const LOSES_MIG_MODE: (u32, u32) = (9, 0);
+
 /// A reboot or a load of the driver loses instances, compute mode and MPS, and the old state with
-/// them. Before compute capability 9.0 it keeps MIG mode: that is set back. So is our record, which is on disk.
+/// them. Before compute capability 9.0 it keeps MIG mode: that is set back. What a later card has now, somebody
+/// has set since. Our record, which is on disk, is set back on every card.
 fn undo_what_outlives_a_reboot(
     executor: &mut Executor<'_>,
     header: &Header,
@@ -309,7 +313,11 @@ fn undo_what_outlives_a_reboot(
         }
         let switches = |step: &Step| matches!(step, Step::SetMigMode { .. } | Step::Reset { .. });
         let switched = begun().any(switches);
+        let keeps = |gpu: &&GpuSnapshot| {
+            gpu.compute_capability.is_none_or(|capability| capability < LOSES_MIG_MODE)
+        };
         let gpu = snapshot.gpu(&change.uuid).filter(|gpu| gpu.mode != SharingMode::Lost);
+        let gpu = gpu.filter(keeps);
         let mig = gpu.and_then(|gpu| gpu.mig.as_ref());
         let (Some(gpu), Some(now), Some(before), true) = (gpu, mig, change.before.mig, switched)
         else {
@@ -318,10 +326,6 @@ fn undo_what_outlives_a_reboot(
         // A change that had waited would have come with this boot.
         let before = before.pending;
         if (now.enabled, now.pending) == (before, before) {
-            continue;
-        }
-        // From 9.0 on the boot turned it off, whatever we had begun: so it would have without us.
-        if before && !now.enabled && gpu.compute_capability >= Some((9, 0)) {
             continue;
         }
         if !now.gpu_instances.is_empty() || !gpu.processes.is_empty() {

@@ -165,7 +165,7 @@ fn undo(
         Position::After(done) => done,
         Position::Within(done) => done + 1,
     };
-    expect_ours(change, gpu, &reached.created)?;
+    expect_ours(change, steps, gpu, &reached.created)?;
     expect_idle(change, steps, gpu)?;
     for step in change.steps.iter().take(steps).rev() {
         let Some(inverse) = step.inverse() else { continue };
@@ -189,13 +189,15 @@ fn undo(
     Ok(())
 }
 
-/// Instances where ours were created must be ours.
+/// Instances where ours were created by the first steps must be ours. Where a step was undone already, those
+/// of before stand there again, under another uuid maybe.
 fn expect_ours(
     change: &GpuChange,
+    steps: usize,
     gpu: &GpuSnapshot,
     created: &BTreeMap<usize, MigUuid>,
 ) -> Result<()> {
-    for (step, uuid) in created {
+    for (step, uuid) in created.range(..steps) {
         let Some(Step::CreateComputeInstance(ci)) = change.steps.get(*step) else { continue };
         let gis = gpu.mig.iter().flat_map(|mig| &mig.gpu_instances);
         let there = gis

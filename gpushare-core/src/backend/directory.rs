@@ -148,13 +148,33 @@ fn make_and_open(
         Err(Errno::EXIST) => false,
         Err(errno) => return Err(not_ours("make the directory", path, errno)),
     };
-    let directory = open_trusted(above, name, path)?;
-    if let Some(directory) = directory.as_ref().filter(|_| ours) {
-        // The umask may have taken rights that readers of records need.
-        rustix::fs::fchmod(directory, mode)
-            .map_err(|errno| Error::io("set the mode of", path, errno.into()))?;
+    let directory = open_trusted(&above, name, path)?;
+    if let Some(directory) = &directory {
+        if ours {
+            // The umask may have taken rights that readers of records need.
+            rustix::fs::fchmod(directory, mode)
+                .map_err(|errno| Error::io("set the mode of", path, errno.into()))?;
+        }
+        // Whoever was quicker may not have come to it yet.
+        keep(directory, above, name)
+            .map_err(|errno| Error::io("sync the directory of", path, errno.into()))?;
     }
     Ok(directory)
+}
+
+/// Makes durable that a directory is there: a power loss would take it away, and with it all that was synced
+/// in it since.
+fn keep(directory: &OwnedFd, above: impl AsFd, name: &OsStr) -> rustix::io::Result<()> {
+    rustix::fs::fsync(directory)?;
+    let parent = Path::new(name).parent().filter(|parent| !parent.as_os_str().is_empty());
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let parent = parent.unwrap_or(Path::new("."));
+    match rustix::fs::openat(above, parent, flags, Mode::empty()) {
+        Ok(parent) => rustix::fs::fsync(parent),
+        // One may be made in a directory that may not be read.
+        Err(Errno::ACCESS) => rustix::fs::syncfs(directory),
+        Err(errno) => Err(errno),
+    }
 }
 
 /// Opens a directory in which other users have files of their own, and makes it where wanted. It must

@@ -175,8 +175,11 @@ impl Store for FileStore {
         let folder = self.make(name)?;
         let mut file = folder.write(&folder.file, OFlags::WRONLY | OFlags::APPEND, READABLE)?;
         let failed = |error| Error::io("write", &folder.path, error);
+        // Who made it may not have come to sync its directory.
+        let is_new = file.metadata().map_err(failed)?.len() == 0;
         file.write_all(content).map_err(failed)?;
-        file.sync_data().map_err(failed)
+        file.sync_data().map_err(failed)?;
+        if is_new { folder.sync() } else { Ok(()) }
     }
 
     fn remove(&self, name: &str) -> Result<()> {

@@ -2,8 +2,9 @@
 //!
 //! A journal is a file of lines. The first says what is to be done and from which state; each
 //! following one says that a step begins, or what it created. Every line carries a checksum over
-//! itself and the line before. A last line that was cut off is as if it had not been written: its
-//! step had not begun. Anything else that does not add up is no journal of ours.
+//! itself and the line before. A last line that was cut off, or of which the disk has zeros in part, is
+//! as if it had not been written: its step had not begun. Anything else that does not add up is no journal
+//! of ours.
 
 use std::collections::BTreeMap;
 
@@ -319,7 +320,7 @@ fn seal(before: &str, value: &impl Serialize) -> Result<(String, String)> {
 fn parse(content: &[u8]) -> std::result::Result<(Header, Vec<Entry>), String> {
     let text = std::str::from_utf8(content).map_err(|_| "it is not text".to_owned())?;
     let mut sum = String::new();
-    let mut lines = text.split_inclusive('\n').enumerate();
+    let mut lines = text.split_inclusive('\n').enumerate().peekable();
     let mut next = |sum: &mut String| -> std::result::Result<Option<&str>, String> {
         let Some((number, line)) = lines.next() else { return Ok(None) };
         let Some(line) = line.strip_suffix('\n') else {
@@ -331,6 +332,11 @@ fn parse(content: &[u8]) -> std::result::Result<(Header, Vec<Entry>), String> {
                 Ok(None)
             };
         };
+        // The same: a power loss may leave the later part of a write without the earlier one. What follows a
+        // line was written when the line was on disk.
+        if number > 0 && line.contains('\0') && lines.peek().is_none() {
+            return Ok(None);
+        }
         let (found, json) =
             line.split_once(' ').ok_or(format!("line {} has no checksum", number + 1))?;
         let expected = sum_of(sum, json);

@@ -156,6 +156,30 @@ fn a_line_that_was_cut_off_never_counted() {
     assert_eq!(world.node.recover().unwrap().recovered[0].settled, Settled::RolledBack);
 }
 
+/// The sectors of a line reach the disk in any order, and the power fails in between.
+#[test]
+fn a_last_line_that_is_partly_zeros_never_counted() {
+    for (last, follows, good) in [
+        (&b"\0\0\0\0def {\"begin\":[0,2]}\n"[..], &b""[..], true),
+        (b"0123456789abcdef {\"beg\0\0\0\0\0\0\0\0", b"", true),
+        (b"\0\0\0\0", b"", true),
+        // What follows was written when this was on disk.
+        (b"\0\0\0\0def {\"begin\":[0,2]}\n", b"0123456789abcdef {\"begin\":[0,", false),
+        (b"0123456789abcdef {\"begin\":[0,2]}\n", b"", false),
+    ] {
+        let world = died("nvml.create_compute_instance", 2);
+        let name = format!("journal/{}", world.journals()[0]);
+        let store = world.node.ports().store.clone();
+        store.append(&name, &[last, follows].concat()).unwrap();
+        match world.node.recover() {
+            Ok(report) => assert!(good && report.recovered[0].settled == Settled::RolledBack),
+            Err(error) => {
+                assert!(!good && error.code() == ErrorCode::RecoveryRequired, "{error:?}");
+            }
+        }
+    }
+}
+
 #[test]
 fn where_back_is_barred_it_goes_forward() {
     let world = died("nvml.destroy_gpu_instance", 1);
@@ -184,6 +208,28 @@ fn mig_mode_that_outlives_a_reboot_is_set_back() {
         let report = world.node.recover().unwrap();
         assert_eq!(report.recovered[0].settled, Settled::Void);
         assert!(!world.snapshot().gpus[0].mig.as_ref().unwrap().enabled, "{fleet}");
+    }
+}
+
+#[test]
+fn mig_mode_that_a_reboot_turned_off_is_not_turned_on_again() {
+    for (fleet, after) in [("1xA30-24GB", true), ("1xH100-80GB", false)] {
+        for reload in [false, true] {
+            let world = World::new(fleet);
+            world.apply(&mig(r#"{"1g": 2}"#)).unwrap();
+            world.faults.on("nvml.set_mig_mode", 1, Fault::Die(Death::After));
+            world.apply(&spec("exclusive", "")).unwrap_err();
+            world.faults.revive();
+            if reload {
+                world.simulator.reload().unwrap();
+            } else {
+                world.simulator.reboot().unwrap();
+            }
+            let report = world.node.recover().unwrap();
+            assert_eq!(report.recovered[0].settled, Settled::Void);
+            // As a node is after a boot whose change had not begun.
+            assert_eq!(world.snapshot().gpus[0].mig.as_ref().unwrap().enabled, after, "{fleet}");
+        }
     }
 }
 

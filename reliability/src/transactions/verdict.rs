@@ -239,16 +239,17 @@ impl Known {
         let unheard = script.strike.as_ref().is_some_and(|strike| {
             matches!(strike.call, "mps.get" | "mps.probe") && !matches!(strike.fault, Fault::Die(_))
         });
-        let silent = |state: &GpuState| {
-            let mut state = state.clone().with_mps(None, None);
-            state
-                .gpu_instances
-                .iter_mut()
-                .flat_map(|gi| &mut gi.compute)
-                .for_each(|ci| ci.mps = None);
-            state
+        let silent = |now: &GpuState, old: &GpuState| {
+            let mut old = old.clone();
+            old.mps = old.mps.filter(|_| now.mps.is_some());
+            for (gi, now) in old.gpu_instances.iter_mut().zip(&now.gpu_instances) {
+                for (ci, now) in gi.compute.iter_mut().zip(&now.compute) {
+                    ci.mps = ci.mps.take().filter(|_| now.mps.is_some());
+                }
+            }
+            old
         };
-        let one = |(now, old)| one_same(now, old) || (unheard && one_same(now, &silent(old)));
+        let one = |(now, old)| one_same(now, old) || (unheard && one_same(now, &silent(now, old)));
         states.len() == self.old.len() && states.iter().zip(&self.old).all(one)
     }
 
