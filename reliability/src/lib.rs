@@ -1,6 +1,7 @@
 //! Evidence for what gpushare-core promises, as a stranger can gather it anew. RELIABILITY.md at the root
 //! says which promises, and what came out.
 
+pub mod soak;
 pub mod transactions;
 
 mod dice;
