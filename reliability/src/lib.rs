@@ -2,6 +2,7 @@
 //! says which promises, and what came out.
 
 pub mod soak;
+pub mod together;
 pub mod transactions;
 
 mod dice;

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use clap::{Parser, Subcommand};
 use gpushare_core::Node;
-use gpushare_reliability::soak;
 use gpushare_reliability::transactions::{self, Budget};
+use gpushare_reliability::{soak, together};
 use gpushare_tests::nvml_sim;
 
 /// Gathers evidence for what gpushare promises: RELIABILITY.md says which.
@@ -33,6 +33,12 @@ enum Part {
         #[arg(long, default_value_t = Budget::WHOLE.of_each_pair)]
         of_each_pair: usize,
     },
+    /// Lets processes work on one node at once, kills them at random, and looks that none hurts another.
+    Together(together::Options),
+    #[command(hide = true)]
+    TogetherWork(together::Work),
+    #[command(hide = true)]
+    TogetherTenant(together::Hold),
     /// Goes on for thousands of transitions in one process, and looks that it keeps nothing open.
     Soak {
         /// What is done follows from it.
@@ -61,6 +67,9 @@ fn main() -> ExitCode {
             let seed = seed.unwrap_or_else(any_seed);
             transactions(seed, Budget { one_in: one_in.max(1), of_each_pair, ..Budget::WHOLE })
         }
+        Part::Together(options) => verdict(beside_others(options)),
+        Part::TogetherWork(work) => verdict(together::work(&work)),
+        Part::TogetherTenant(hold) => verdict(together::hold(&hold)),
         Part::Soak { seed, transitions, in_memory, calls } => {
             let seed = seed.unwrap_or_else(any_seed);
             verdict(match calls {
@@ -79,6 +88,14 @@ fn verdict(result: Result<(), String>) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn beside_others(options: together::Options) -> Result<(), String> {
+    let seed = options.seed.unwrap_or_else(any_seed);
+    say(&format!("seed {seed}"));
+    let figures = together::run(options, seed, &say)?;
+    say(&format!("{figures}\n0 violations"));
+    Ok(())
 }
 
 /// Both soaks: the first in a process of its own, whose environment names the node to the library.
