@@ -25,7 +25,7 @@ use crate::dice::Dice;
 /// The longest that anything may take that was told to stop: else it hangs.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// A holder that is being evicted may have gone on to something else by the time it is ended.
-const EVICTED_LATE: i128 = 1_000_000_000;
+const EVICTED_LATE: i128 = 100_000_000;
 
 /// What a child is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -196,10 +196,12 @@ impl<'a> Crowd<'a> {
     fn ended(&mut self, pid: u32, status: WaitStatus) -> Result<(), String> {
         let kind = self.alive.remove(&pid);
         let ours = self.killed.remove(&pid);
+        // An nvidia-smi whose parent is gone, or a tenant that had not begun.
+        if kind.is_none() && self.events_of(pid).is_empty() {
+            return Ok(());
+        }
         match (status.exit_status(), status.terminating_signal()) {
             (Some(0), _) => Ok(()),
-            // nvidia-smi's own status, where its parent is gone.
-            (Some(_), _) if kind.is_none() && self.events_of(pid).is_empty() => Ok(()),
             (_, Some(signal)) if signal == Signal::KILL.as_raw() => {
                 // Of a group; or evicted, and it did not go.
                 let known = ours || kind.is_none() && self.groups_killed;

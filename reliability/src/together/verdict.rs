@@ -18,14 +18,17 @@ pub(super) fn settle(place: &Place, figures: &mut Figures) -> Result<(), String>
     let node = place.node().map_err(said("to open"))?;
     let store = node.ports().store.clone();
     let journals = || store.list("journal").map_err(said("to list journals"));
-    figures.journals += journals()?.len();
+    let unfinished = journals()?.len();
+    figures.journals += unfinished;
     let all = events::all(&place.events());
     let mut decided = BTreeSet::new();
     match node.recover() {
         Ok(report) => figures.recovered += report.recovered.len(),
         Err(error) if error.code() == ErrorCode::RecoveryRequired => {
             // For a person, where others came in between: and nowhere else.
-            for name in journals()? {
+            let stuck = journals()?;
+            let decisions = stuck.len();
+            for name in stuck {
                 let text = store.read(&format!("journal/{name}")).map_err(said("to read"))?;
                 let text = String::from_utf8_lossy(&text.unwrap_or_default()).into_owned();
                 let gpus = simulator(&node).and_then(|sim| sim.gpus()).map_err(said("to list"))?;
@@ -38,6 +41,7 @@ pub(super) fn settle(place: &Place, figures: &mut Figures) -> Result<(), String>
                 node.discard(&name).map_err(said("to set a journal aside"))?;
                 figures.decided += 1;
             }
+            figures.recovered += unfinished - decisions;
             node.recover().map_err(said("to recover again"))?;
         }
         Err(error) => return Err(format!("recover: {error:?}")),

@@ -157,6 +157,8 @@ impl Worker<'_> {
         let timeout = Duration::from_millis([0, 40, 200][self.dice.below(3)]);
         let request =
             request.count(count.unwrap_or(std::num::NonZeroU32::MIN)).timeout(Some(timeout));
+        // It has the slot of a share before it knows that it is given it, wherever that is.
+        self.events.note(&format!("wants gpu={} or another", self.place.roles.consent));
         let leased = if self.dice.once_in(2) {
             self.node.lease_in(&self.seen, &request)
         } else {
@@ -332,8 +334,14 @@ pub(super) fn may_happen(what: &str, error: &Error, gpu: Option<usize>, place: &
         (_, Code::RecoveryRequired) => true,
         ("apply", Code::Interrupted) => true,
         // The other agent took the room, or what was to go.
-        ("apply" | "recover", Code::Driver | Code::Insufficient) => beside_the_other,
+        ("apply" | "recover", Code::Driver | Code::Insufficient | Code::NotFound) => {
+            beside_the_other
+        }
         ("lease", Code::NotFound | Code::Insufficient) => true,
+        // A GPU has MIG on, or has it on no more.
+        ("lease", Code::InvalidState) => ["this node has no such share", "has MIG on"]
+            .iter()
+            .any(|known| error.message().contains(known)),
         _ => false,
     }
 }
