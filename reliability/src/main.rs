@@ -93,7 +93,7 @@ fn verdict(result: Result<(), String>) -> ExitCode {
 fn beside_others(options: together::Options) -> Result<(), String> {
     let seed = options.seed.unwrap_or_else(any_seed);
     say(&format!("seed {seed}"));
-    let figures = together::run(options, seed, &say)?;
+    let figures = together::run(&options, seed, &say)?;
     say(&format!("{figures}\n0 violations"));
     Ok(())
 }

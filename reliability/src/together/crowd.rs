@@ -112,7 +112,8 @@ impl<'a> Crowd<'a> {
         let note = |what: String| self.place.note().map(|mut events| events.note(&what));
         note(format!("asks {asked:?}")).map_err(|error| error.to_string())?;
         let spec = spec(&asked).map_err(|error| format!("{error:?}"))?;
-        let options = ApplyOptions::new().allow_hazard(HazardName::BypassPossible);
+        let options =
+            ApplyOptions::new().allow_reset(true).allow_hazard(HazardName::BypassPossible);
         match node.apply(&spec, &options) {
             Ok(_) => Ok(()),
             Err(error) => Err(format!("nobody is there, and {asked:?} cannot be had: {error:?}")),
@@ -141,6 +142,7 @@ impl<'a> Crowd<'a> {
             .arg(&self.place.folder)
             .args(["--seed", &self.dice.next().to_string()])
             .args(["--consent", &roles.consent.to_string(), "--other", &roles.other.to_string()])
+            .args(roles.person.then_some("--person"))
             .stdin(Stdio::null())
             .stdout(said.try_clone().map_err(|error| error.to_string())?)
             .stderr(said)

@@ -31,7 +31,7 @@ use place::{GPUS, Place, Roles};
 use worker::Ended;
 
 /// How many work together, and for how long.
-#[derive(Clone, Copy, Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct Options {
     /// For how long.
     #[arg(long, default_value_t = 300)]
@@ -42,6 +42,9 @@ pub struct Options {
     /// What each process does and who is killed follows from it; what meets what does not.
     #[arg(long)]
     pub seed: Option<u64>,
+    /// A file for what all of them did.
+    #[arg(long)]
+    pub events: Option<PathBuf>,
 }
 
 /// How one of the processes is started: by [`run`], with the program's own name.
@@ -55,6 +58,8 @@ pub struct Work {
     consent: usize,
     #[arg(long)]
     other: usize,
+    #[arg(long)]
+    person: bool,
     /// It is the other agent, with this nvidia-smi, or without one: `-`.
     #[arg(long)]
     interfere: Option<PathBuf>,
@@ -91,6 +96,7 @@ pub struct Figures {
     journals: usize,
     recovered: usize,
     decided: usize,
+    judged: usize,
     nvidia_smi: bool,
     took: Duration,
     counts: BTreeMap<(String, String), usize>,
@@ -101,7 +107,7 @@ impl fmt::Display for Figures {
         write!(f, "{}", worker::shown(&self.counts))?;
         write!(
             f,
-            "{} rounds in {:.0} s beside {}: {} processes, {} killed, {} of them with their children; {} states and {} lists of leases looked at, {} tenants of no lease; {} journals left at the ends of rounds, {} settled, {} left to a person",
+            "{} rounds in {:.0} s beside {}: {} processes, {} killed, {} of them with their children; {} states and {} lists of leases looked at, {} tenants of no lease; {} journals left at the ends of rounds, {} settled, {} left to a person; {} GPUs as somebody had asked",
             self.rounds,
             self.took.as_secs_f64(),
             if self.nvidia_smi { "nvidia-smi" } else { "a program on NVML's port" },
@@ -114,6 +120,7 @@ impl fmt::Display for Figures {
             self.journals,
             self.recovered,
             self.decided,
+            self.judged,
         )
     }
 }
@@ -122,7 +129,7 @@ impl fmt::Display for Figures {
 ///
 /// # Errors
 /// The first promise that is broken, with the last events of all processes.
-pub fn run(options: Options, seed: u64, say: &dyn Fn(&str)) -> Result<Figures, String> {
+pub fn run(options: &Options, seed: u64, say: &dyn Fn(&str)) -> Result<Figures, String> {
     let begun = Instant::now();
     let program = std::env::current_exe().map_err(|error| error.to_string())?;
     let means = means(say);
@@ -135,7 +142,8 @@ pub fn run(options: Options, seed: u64, say: &dyn Fn(&str)) -> Result<Figures, S
     let end = Instant::now() + Duration::from_secs(options.seconds);
     while Instant::now() < end {
         let turn = figures.rounds % GPUS;
-        let roles = Roles { consent: turn, other: (turn + 1) % GPUS };
+        let roles =
+            Roles { consent: turn, other: (turn + 1) % GPUS, person: figures.rounds % 2 == 1 };
         let place = place::make(folder.path(), roles).map_err(|error| error.to_string())?;
         let dice = Dice::stream(seed, figures.rounds);
         let left = end.saturating_duration_since(Instant::now());
@@ -146,6 +154,13 @@ pub fn run(options: Options, seed: u64, say: &dyn Fn(&str)) -> Result<Figures, S
         let result =
             result.and_then(|()| at_large).and_then(|()| verdict::settle(&place, &mut figures));
         let events = events::all(&place.events());
+        if let Some(file) = &options.events {
+            let file = std::fs::OpenOptions::new().create(true).append(true).open(file);
+            let text = events::last(&events, events.len());
+            let kept =
+                file.and_then(|mut file| std::io::Write::write_all(&mut file, text.as_bytes()));
+            kept.map_err(|error| error.to_string())?;
+        }
         if let Err(why) = result {
             let said = std::fs::read_to_string(folder.path().join("said")).unwrap_or_default();
             let kept = folder.keep();
@@ -196,7 +211,7 @@ fn ended(result: Result<(), Ended>) -> Result<(), String> {
 /// # Errors
 /// A promise that it saw broken.
 pub fn work(work: &Work) -> Result<(), String> {
-    let roles = Roles { consent: work.consent, other: work.other };
+    let roles = Roles { consent: work.consent, other: work.other, person: work.person };
     let place = Place { folder: work.folder.clone(), roles };
     let result = match &work.interfere {
         None => worker::work(&place, work.seed),
@@ -214,7 +229,7 @@ pub fn work(work: &Work) -> Result<(), String> {
 /// # Errors
 /// A promise that it saw broken.
 pub fn hold(hold: &Hold) -> Result<(), String> {
-    let roles = Roles { consent: GPUS, other: GPUS };
+    let roles = Roles { consent: GPUS, other: GPUS, person: false };
     let place = Place { folder: hold.folder.clone(), roles };
     let time = Duration::from_millis(hold.hold_ms);
     noted(&place, ended(worker::hold(&place, &hold.mark, &hold.from, hold.gpu, time)))

@@ -46,6 +46,8 @@ pub(super) struct Roles {
     pub(super) consent: usize,
     /// Where another agent creates and destroys instances.
     pub(super) other: usize,
+    /// Whether a person decides at once what the other agent left undecidable, and not after the round.
+    pub(super) person: bool,
 }
 
 /// The folder and who may do what in it.

@@ -56,6 +56,12 @@ pub(super) fn settle(place: &Place, figures: &mut Figures) -> Result<(), String>
         asked.extend(list);
     }
     let any = all.iter().any(|event| event.what == "other destroys any");
+    let set_aside = all.iter().filter(|event| event.what == "decides").count();
+    figures.decided += set_aside;
+    if set_aside > 0 {
+        decided.insert(place.roles.other);
+    }
+    figures.judged += GPUS - decided.len();
     for gpu in 0..GPUS {
         if !decided.contains(&gpu) {
             expect_asked(&node, gpu, &asked, (gpu == place.roles.other).then_some(any))?;

@@ -197,7 +197,7 @@ mod tests {
         let node = node.open().unwrap();
         node.apply(&spec(&vec![(0, 5), (1, 0)]).unwrap(), &ApplyOptions::new()).unwrap();
         let file = folder.path().join("run").join("sim-3xH100-80GB.json");
-        let roles = Roles { consent: 2, other: 1 };
+        let roles = Roles { consent: 2, other: 1, person: false };
         let mut watch = Watch::new(file, roles);
         let gpu = simulator(&node).unwrap().gpus().unwrap().remove(0);
         let came = watch.come(simulator(&node).unwrap(), 0, &gpu, &mut Dice::new(1));
@@ -212,7 +212,7 @@ mod tests {
         let mut ended = state.clone();
         ended["processes"] = serde_json::json!([]);
         assert!(judge(&ended, roles).unwrap_err().contains("disturbed"));
-        judge(&ended, Roles { consent: 0, other: 1 }).unwrap();
+        judge(&ended, Roles { consent: 0, other: 1, person: false }).unwrap();
         let mut another = state.clone();
         for gi in another["gpus"][0]["instances"].as_array_mut().unwrap() {
             gi["compute"][0]["uuid"] = "MIG-1".into();

@@ -14,6 +14,7 @@ use gpushare_core::hazard::HazardName;
 use gpushare_core::id::Pid;
 use gpushare_core::lease::{Grant, LeaseRequest};
 use gpushare_core::plan::Request;
+use gpushare_core::snapshot::GpuSnapshot;
 use gpushare_core::{ApplyOptions, Error, ErrorCode, Event, Lease, Node, Result, Snapshot};
 
 use super::events::Events;
@@ -94,11 +95,34 @@ impl Worker<'_> {
                 let (code, outcome) = (error.code().name(), error.outcome());
                 self.events.note(&format!("done {what} {code} gpu {at} {outcome}: {error}"));
                 if may_happen(what, &error, gpu, self.place) {
+                    let stuck = error.code() == ErrorCode::RecoveryRequired;
+                    if stuck && gpu == Some(self.place.roles.other) && self.place.roles.person {
+                        self.decide()?;
+                    }
                     return Ok(());
                 }
                 Err(Ended::Violation(format!("{what} must not end so: {error:?}")))
             }
         }
+    }
+
+    /// As a person would who keeps the GPU as the other agent made it: sets aside what is of that GPU alone.
+    fn decide(&mut self) -> std::result::Result<(), Ended> {
+        let store = self.node.ports().store.clone();
+        let other = self.place.roles.other;
+        for name in store.list("journal")? {
+            let text = store.read(&format!("journal/{name}"))?.unwrap_or_default();
+            let text = String::from_utf8_lossy(&text).into_owned();
+            let of = |gpu: &GpuSnapshot| text.contains(gpu.uuid.as_str());
+            let gpus: Vec<usize> =
+                (0..GPUS).filter(|gpu| self.seen.gpus.get(*gpu).is_some_and(of)).collect();
+            if gpus == [other] {
+                self.events.note("decides");
+                let discarded = self.node.discard(&name);
+                self.done("discard", discarded.map(|_| name))?;
+            }
+        }
+        Ok(())
     }
 
     fn apply(&mut self) -> std::result::Result<(), Ended> {
@@ -333,6 +357,10 @@ pub(super) fn may_happen(what: &str, error: &Error, gpu: Option<usize>, place: &
         // Work that came onto what a dead applier left is in its way, wherever it is.
         (_, Code::RecoveryRequired) => true,
         ("apply", Code::Interrupted) => true,
+        // Somebody else settled it, or set it aside.
+        ("discard", Code::NotFound) => true,
+        // A change of MIG mode that waited was set aside: no one takes that back.
+        ("apply", Code::ResetRequired) => place.roles.person && beside_the_other,
         // The other agent took the room, or what was to go.
         ("apply" | "recover", Code::Driver | Code::Insufficient | Code::NotFound) => {
             beside_the_other
