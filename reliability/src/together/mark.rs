@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::fs::{self, OpenOptions};
 use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use gpushare_core::id::ShareId;
 
@@ -26,9 +27,11 @@ pub(super) fn start_time(pid: u32) -> Option<u64> {
     fields.get(19)?.parse().ok()
 }
 
-/// A process, as no later one is named.
-pub(super) fn token(pid: u32) -> String {
-    format!("{pid} {}", start_time(pid).unwrap_or_default())
+/// A process, as no later one is named, and which of its leases it is.
+fn token(pid: u32) -> String {
+    static LEASES: AtomicU32 = AtomicU32::new(0);
+    let number = LEASES.fetch_add(1, Ordering::Relaxed);
+    format!("{pid} {} {number}", start_time(pid).unwrap_or_default())
 }
 
 fn is_alive(token: &str) -> bool {
@@ -167,7 +170,8 @@ mod tests {
         let child = Mark::join(&path, mark.token()).unwrap();
         assert!(Mark::join(&path, "1 1").is_err());
         mark.withdraw().unwrap();
-        assert!(child.withdraw().is_err(), "both are this process");
+        child.withdraw().unwrap();
+        assert!(child.withdraw().is_err(), "it is withdrawn");
         let mark = Mark::stand(folder.path(), &share).unwrap();
         fs::write(&path, "+1 1\n").unwrap();
         assert!(mark.withdraw().is_err());
