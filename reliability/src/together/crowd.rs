@@ -293,17 +293,22 @@ impl<'a> Crowd<'a> {
         let groups: Vec<u32> = self.alive.keys().copied().collect();
         let end = Instant::now() + PATIENCE;
         self.killed.extend(&groups);
-        // Orphans of those who were killed before are in groups of their own.
-        while self.reap()? {
+        let mut first = Ok(());
+        loop {
             for pid in &groups {
                 let process = i32::try_from(*pid).ok().and_then(Pid::from_raw);
                 let _ = process.map(|group| kill_process_group(group, Signal::KILL));
+            }
+            match self.reap() {
+                Ok(true) => {}
+                Ok(false) => return first,
+                // Nobody is left behind for that.
+                Err(why) => first = first.and(Err(why)),
             }
             if Instant::now() > end {
                 return Err("processes that were killed do not end".to_owned());
             }
             sleep(Duration::from_millis(2));
         }
-        Ok(())
     }
 }

@@ -26,13 +26,14 @@ pub(super) enum Means {
 
 /// Creates and destroys until it is told to stop.
 pub(super) fn interfere(place: &Place, means: &Means, seed: u64) -> std::result::Result<(), Ended> {
+    let parent = rustix::process::getppid();
     let node = place.node()?;
     let mut events = place.note().map_err(|error| Ended::Violation(error.to_string()))?;
     let mut dice = Dice::new(seed);
     let gpus = simulator(&node)?.gpus()?;
     let Some(gpu) = gpus.get(place.roles.other) else { return Ok(()) };
     let mut own: Vec<GpuInstanceId> = Vec::new();
-    while !place.stop().exists() {
+    while place.goes_on(parent) {
         match means {
             Means::NvidiaSmi(smi, library) => {
                 let agent = Smi { smi, library, place };

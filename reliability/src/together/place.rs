@@ -75,6 +75,11 @@ impl Place {
         self.folder.join("stop")
     }
 
+    /// Whether nobody told them to stop, and who would is there.
+    pub(super) fn goes_on(&self, parent: Option<rustix::process::Pid>) -> bool {
+        !self.stop().exists() && rustix::process::getppid() == parent
+    }
+
     /// The file of the simulated node.
     pub(super) fn file(&self) -> Result<PathBuf> {
         let fleet: Fleet = FLEET.parse()?;

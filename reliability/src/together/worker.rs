@@ -57,6 +57,7 @@ struct Tenant {
 
 /// Works until it is told to stop.
 pub(super) fn work(place: &Place, seed: u64) -> std::result::Result<(), Ended> {
+    let parent = rustix::process::getppid();
     let node = place.node()?;
     let failed = |error: std::io::Error| {
         Error::new(ErrorCode::Io, "the events cannot be written").with_source(error)
@@ -65,7 +66,7 @@ pub(super) fn work(place: &Place, seed: u64) -> std::result::Result<(), Ended> {
     let seen = node.snapshot()?;
     let mut worker =
         Worker { place, node, events, dice: Dice::new(seed), seen, tenants: Vec::new() };
-    while !place.stop().exists() {
+    while place.goes_on(parent) {
         match worker.dice.below(20) {
             0..=9 => worker.apply()?,
             10..=15 => worker.lease()?,
