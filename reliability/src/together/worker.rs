@@ -215,7 +215,15 @@ impl Worker<'_> {
         marks: &[Mark],
     ) -> std::result::Result<(), Ended> {
         let (Some(grant), Some(mark)) = (grants.first(), marks.first()) else { return Ok(()) };
-        let gpu = index(&self.seen, &grant.gpu).unwrap_or_default();
+        // Whoever holds shares of several GPUs may be evicted from each of them.
+        let gpus: Vec<usize> =
+            grants.iter().filter_map(|grant| index(&self.seen, &grant.gpu)).collect();
+        let consent = self.place.roles.consent;
+        let gpu = if gpus.contains(&consent) {
+            consent
+        } else {
+            gpus.first().copied().unwrap_or_default()
+        };
         let stands = if self.dice.once_in(2) { self.stand(grant)? } else { None };
         if self.dice.once_in(3) {
             self.tenant(lease, grant, mark, gpu)?;
