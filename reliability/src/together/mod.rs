@@ -151,8 +151,7 @@ pub fn run(options: &Options, seed: u64, say: &dyn Fn(&str)) -> Result<Figures, 
         let mut crowd = Crowd::new(&place, &program, &means, options.processes, dice, &mut figures);
         let result = crowd.round(time);
         let at_large = crowd.end_all();
-        let result =
-            result.and_then(|()| at_large).and_then(|()| verdict::settle(&place, &mut figures));
+        let result = result.and(at_large).and_then(|()| verdict::settle(&place, &mut figures));
         let events = events::all(&place.events());
         if let Some(file) = &options.events {
             let file = std::fs::OpenOptions::new().create(true).append(true).open(file);
