@@ -376,9 +376,11 @@ pub(super) fn may_happen(what: &str, error: &Error, gpu: Option<usize>, place: &
         }
         ("lease", Code::NotFound | Code::Insufficient) => true,
         // A GPU has MIG on, or has it on no more.
-        ("lease", Code::InvalidState) => ["this node has no such share", "has MIG on"]
-            .iter()
-            .any(|known| error.message().contains(known)),
+        ("lease", Code::InvalidState) => {
+            ["this node has no such share", "has MIG on", "is pending: "]
+                .iter()
+                .any(|known| error.message().contains(known))
+        }
         _ => false,
     }
 }
