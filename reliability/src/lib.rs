@@ -2,6 +2,8 @@
 //! says which promises, and what came out.
 
 pub mod power;
+pub mod soak;
+pub mod together;
 pub mod transactions;
 
 mod dice;

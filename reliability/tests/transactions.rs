@@ -4,12 +4,11 @@ use gpushare_reliability::transactions::{self, Budget, Planted};
 
 #[test]
 fn whatever_goes_wrong_it_is_old_or_new() {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    let seed = now.map_or(1, |now| now.as_secs());
+    // The same for every change: who looks for more gives the command another seed.
+    let seed = 1;
     let budget = Budget { one_in: 12, of_each_pair: 12, transitions_one_in: 7, planted: None };
     match transactions::check(seed, budget, &|_| {}) {
         Ok(figures) => {
-            println!("seed {seed}: {figures}");
             assert!(figures.faulted > 20_000, "{figures}");
             assert!(figures.beside > 100 && figures.recoveries > 500, "{figures}");
         }

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use crate::apply::report::Recreated;
 use crate::error::{Error, ErrorCode, Result};
 use crate::id::{GpuUuid, Pid, ShareId};
 use crate::observe::{Observer, Scope};
@@ -11,6 +12,7 @@ use crate::plan::shares::{doomed, void_leases};
 use crate::port::{LeaseScope, Ports, Slot, Taken};
 use crate::process::{Holder, HolderKind};
 use crate::snapshot::Snapshot;
+use crate::state::journal::Header;
 
 /// How long the kernel may take to let go of what an ended process held.
 const AFTER_EVICTION: Duration = Duration::from_secs(2);
@@ -97,17 +99,32 @@ impl Reserved {
         Ok(())
     }
 
-    /// The change stands: what was held is no share any more, and the shares that are get slots. What
-    /// fails here costs nobody anything: a share without a slot gets one when root looks.
-    pub(super) fn commit(self, ports: &Ports, observer: &mut Observer) {
-        let warn = |error: &Error| {
-            tracing::warn!(target: "gpushare::lease", %error, "slots are not as the shares are");
-        };
-        for slot in self.slots {
-            if let Err(error) = ports.slots.retire(&slot) {
+    /// The change was undone, and these are other devices now: whoever leases by an old snapshot takes a slot
+    /// for its share.
+    pub(super) fn retire_recreated(&self, ports: &Ports, recreated: &[Recreated]) {
+        let gone = |slot: &&Slot| recreated.iter().any(|d| d.old.as_str() == slot.share.device());
+        for slot in self.slots.iter().filter(gone) {
+            if let Err(error) = ports.slots.retire(slot) {
                 warn(&error);
             }
         }
+    }
+
+    /// The change is made: what was held is no share any more. Before its journal is settled, since until then
+    /// nothing of its GPUs is leased: whoever is killed in between leaves no slot of a share that is no more.
+    pub(super) fn retire(&self, ports: &Ports) {
+        for slot in &self.slots {
+            if let Err(error) = ports.slots.retire(slot) {
+                warn(&error);
+            }
+        }
+    }
+
+    /// The change stands: the shares that are get slots. What fails here costs nobody anything: a share without
+    /// a slot gets one when root looks.
+    pub(super) fn commit(self, ports: &Ports, observer: &mut Observer) {
+        // What was removed from under a holder is not made again.
+        drop(self.slots);
         // Elsewhere who leases makes the slot.
         if ports.slots.scope() == LeaseScope::Private || !ports.slots.may_prepare() {
             return;
@@ -120,6 +137,50 @@ impl Reserved {
         if let Err(error) = prepared {
             warn(&error);
         }
+    }
+}
+
+fn warn(error: &Error) {
+    tracing::warn!(target: "gpushare::lease", %error, "slots are not as the shares are");
+}
+
+/// Removes the slots of MIG devices of a change that is being settled and that are no more, or have other names
+/// since it was undone: whoever leases by an old snapshot takes a slot for its share. While there is a journal
+/// nothing of its GPUs is leased.
+pub(super) fn retire_gone(ports: &Ports, simulated: bool, header: &Header) {
+    let devices = || header.gpus.iter().flat_map(|gpu| &gpu.devices);
+    if devices().next().is_none() {
+        return;
+    }
+    let scope = Scope::gpus(header.gpus.iter().map(|gpu| gpu.uuid.clone()));
+    let snapshot =
+        match Observer::open(ports, simulated).and_then(|mut observer| observer.snapshot(&scope)) {
+            Ok(snapshot) => snapshot,
+            Err(error) => {
+                warn(&error);
+                return;
+            }
+        };
+    let there: BTreeSet<_> =
+        snapshot.gpus.iter().flat_map(|gpu| &gpu.mig_devices).map(|device| &device.uuid).collect();
+    for gone in devices().map(|device| &device.uuid).filter(|uuid| !there.contains(uuid)) {
+        let parts = (0..).map(|number| ShareId::part(gone.as_str(), number));
+        let _ = retire_one(ports, &ShareId::whole(gone.as_str()));
+        // Slots of parts are made and removed together.
+        for part in parts {
+            if !retire_one(ports, &part) {
+                break;
+            }
+        }
+    }
+}
+
+/// Removes the slot of a share that is no more, unless somebody has it. Whether there was one.
+fn retire_one(ports: &Ports, share: &ShareId) -> bool {
+    match ports.slots.try_take(share) {
+        Ok(Taken::Slot(slot)) => ports.slots.retire(&slot).is_ok(),
+        Ok(Taken::Held) => true,
+        Ok(Taken::Missing) | Err(_) => false,
     }
 }
 

@@ -493,6 +493,7 @@ fn transact(
     evicted.append(&mut executor.take_evicted());
     let Failed { error, reached } = match written {
         Ok(written) => {
+            reserved.retire(ports);
             journal.settle().map_err(|error| evict::after_evicting(error, &evicted))?;
             let mut report = Report::applied(snapshot, plan);
             report.put(written);
@@ -522,6 +523,7 @@ fn transact(
         None => {
             let begun = reached.iter().any(|reached| reached.begun > 0);
             let outcome = if begun { Outcome::RolledBack } else { Outcome::Untouched };
+            reserved.retire_recreated(ports, &rolled_back.recreated);
             journal.settle()?;
             error.with_outcome(outcome)
         }

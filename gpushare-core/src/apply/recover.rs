@@ -8,7 +8,7 @@ use crate::apply::execute::{Executor, Reached};
 use crate::apply::report::{Recovered, Report, Settled};
 use crate::apply::settle::{Position, RolledBack, answering, locate, required, roll_back};
 use crate::apply::stray::end_strays;
-use crate::apply::{ApplyOptions, CdiSpecifications, Event, Progress, cdi};
+use crate::apply::{ApplyOptions, CdiSpecifications, Event, Progress, cdi, leases};
 use crate::error::{Error, ErrorCode, Outcome, Result};
 use crate::id::GpuUuid;
 use crate::mode::SharingMode;
@@ -204,6 +204,7 @@ fn settle_gpus(
         .collect();
     if epoch.differs(&header.epoch) {
         undo_what_outlives_a_reboot(&mut executor, header, &reached)?;
+        leases::retire_gone(ports, simulated, header);
         journal.settle()?;
         return Ok(recovered(Settled::Void, Vec::new()));
     }
@@ -223,11 +224,13 @@ fn settle_gpus(
         position == Some(Position::After(change.steps.len()))
     });
     if finished {
+        leases::retire_gone(ports, simulated, header);
         journal.settle()?;
         return Ok(recovered(Settled::Finished, Vec::new()));
     }
     let RolledBack { recreated, stuck } = roll_back(&mut executor, header, &reached)?;
     let Some((_, error)) = stuck.first() else {
+        leases::retire_gone(ports, simulated, header);
         journal.settle()?;
         return Ok(recovered(Settled::RolledBack, recreated));
     };
@@ -244,6 +247,7 @@ fn settle_gpus(
     let undone = error.clone();
     match forward(&mut executor, &mut journal, header, progress) {
         Ok(()) => {
+            leases::retire_gone(ports, simulated, header);
             journal.settle()?;
             Ok(recovered(Settled::Finished, recreated))
         }

@@ -434,3 +434,58 @@ fn an_old_snapshot_gives_no_lease_of_what_was() {
     assert_eq!(code(node.lease_in(&old, &LeaseRequest::gpu("0"))), ErrorCode::InvalidState);
     assert!(node.lease_in(&old, &LeaseRequest::any()).is_ok());
 }
+
+/// Two GPU instances go before others come; after the first of them the caller stops, or dies.
+#[test]
+fn who_leases_by_an_old_snapshot_gets_no_device_that_was_made_again_since() {
+    for dies in [false, true] {
+        let simulator = gpushare_core::backend::sim::Simulator::new("1xH100-80GB".parse().unwrap());
+        let (ports, faults) = Faults::wrap(simulator.unwrap().ports_in_memory());
+        let node = Node::with_ports(ports, true);
+        apply(&node, CUT).unwrap();
+        let old = node.snapshot().unwrap();
+        // By now each has a slot.
+        let shares: Vec<ShareId> =
+            old.gpus[0].mig_devices.iter().map(|d| ShareId::whole(d.uuid.as_str())).collect();
+        for share in &shares {
+            node.lease(&LeaseRequest::share(share.clone())).unwrap().release().unwrap();
+        }
+        let request = Request::Apply(spec(
+            r#"{"select": 0, "mode": "mig", "mig": {"instances": {"7g.80gb": 1}}}"#,
+        ));
+        if dies {
+            let death = Fault::Die(gpushare_core::backend::sim::Death::After);
+            faults.on("nvml.destroy_gpu_instance", 2, death);
+        }
+        let mut destroyed = 0;
+        let stopped = node.apply_with(Source::Request(&request), &ApplyOptions::new(), |event| {
+            destroyed += usize::from(
+                matches!(event, Event::Step { what, .. } if what.starts_with("destroy")),
+            );
+            if destroyed > 4 && !dies {
+                return std::ops::ControlFlow::Break(());
+            }
+            std::ops::ControlFlow::Continue(())
+        });
+        assert!(stopped.is_err());
+        if dies {
+            faults.revive();
+            node.recover().unwrap();
+        }
+        let now = node.snapshot().unwrap();
+        assert_eq!(now.gpus[0].mig_devices.len(), 3);
+        let there = |share: &ShareId| {
+            now.gpus[0].mig_devices.iter().any(|device| device.uuid.as_str() == share.device())
+        };
+        assert!(shares.iter().any(|share| !there(share)), "none was made again");
+        for share in shares {
+            match node.lease_in(&old, &LeaseRequest::share(share.clone())) {
+                Ok(lease) => {
+                    assert!(there(&share), "a void lease of {share}, dies: {dies}");
+                    lease.check().unwrap();
+                }
+                Err(error) => assert!(!there(&share), "{error:?}"),
+            }
+        }
+    }
+}

@@ -167,7 +167,8 @@ impl Run {
                     all.add(&figures);
                     progress(&all);
                 }
-                Err((script, why)) => {
+                Err(broken) => {
+                    let (script, why) = *broken;
                     self.stop.store(true, Ordering::Relaxed);
                     let kind = kind(&why).to_owned();
                     let same = |script: &Script| {
@@ -232,13 +233,13 @@ fn transition(
     script: &Script,
     share: Share,
     dice: &mut Dice,
-) -> Result<Figures, (Script, Violation)> {
+) -> Result<Figures, Box<(Script, Violation)>> {
     if begins_unable(script) {
         return Ok(Figures { transitions: 1, refused: 1, ..Figures::default() });
     }
     let known = Known::of(script)
         .and_then(|known| known.with_boots(script))
-        .map_err(|why| (script.clone(), why))?;
+        .map_err(|why| Box::new((script.clone(), why)))?;
     let mut figures = Figures { transitions: 1, ..Figures::default() };
     figures.refused += usize::from(known.is_refused());
     let scripts = scripts(script, &known);
@@ -250,7 +251,7 @@ fn transition(
                 figures.count(&script, ran);
                 Ok(())
             }
-            Err(why) => Err((script, why)),
+            Err(why) => Err(Box::new((script, why))),
         }
     };
     match share {
