@@ -6,8 +6,6 @@ use gpushare_core::apply::Source;
 use gpushare_core::backend::sim::{Faults, ProcessKind, ProcessSpec, Rules, Simulator};
 use gpushare_core::hazard::HazardName;
 use gpushare_core::id::Pid;
-use gpushare_core::mig::Geometry;
-use gpushare_core::mode::Mode;
 use gpushare_core::plan::Request;
 use gpushare_core::plan::state::GpuState;
 use gpushare_core::{ApplyOptions, Node, Snapshot, Spec};
@@ -23,18 +21,6 @@ pub(crate) struct Scenario {
     pub(crate) pending: Option<bool>,
     /// Clients of the MPS daemon of each GPU, or of each MIG device of it.
     pub(crate) clients: usize,
-    /// What became of the MPS daemon of each GPU.
-    pub(crate) daemon: Daemon,
-    /// What is left instead of a target that is applied.
-    pub(crate) leave: Option<Mode>,
-}
-
-/// What became of an MPS daemon.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Daemon {
-    Serves,
-    Frozen,
-    Killed,
 }
 
 impl Scenario {
@@ -46,29 +32,6 @@ impl Scenario {
             to: to.into(),
             pending: None,
             clients: 0,
-            daemon: Daemon::Serves,
-            leave: None,
-        }
-    }
-
-    pub(crate) fn clients(self, clients: usize) -> Self {
-        Self { clients, ..self }
-    }
-
-    pub(crate) fn daemon(self, daemon: Daemon) -> Self {
-        Self { daemon, ..self }
-    }
-
-    /// Leaves the mode instead.
-    pub(crate) fn leaving(self, mode: Mode) -> Self {
-        Self { leave: Some(mode), ..self }
-    }
-
-    /// What is asked for.
-    pub(crate) fn request(&self, world: &World) -> Request {
-        match self.leave {
-            Some(mode) => Request::Leave { mode, gpus: world.simulator.gpus().unwrap() },
-            None => Request::Apply(self.target()),
         }
     }
 
@@ -105,13 +68,6 @@ impl Scenario {
         }
         let world = World { simulator, node, faults };
         world.serve(self.clients);
-        for gpu in world.simulator.gpus().unwrap() {
-            match self.daemon {
-                Daemon::Serves => {}
-                Daemon::Frozen => world.simulator.freeze_mps_daemon(&gpu, true).unwrap(),
-                Daemon::Killed => world.simulator.kill_mps_daemon(&gpu).unwrap(),
-            }
-        }
         world.faults.revive();
         world
     }
@@ -198,15 +154,6 @@ pub(crate) fn entry(select: &str, mode: &str, block: &str) -> String {
     )
 }
 
-/// A MIG spec with placed instances: `[("1g.10gb", 4)]`.
-pub(crate) fn placed(instances: &[(String, u8)]) -> String {
-    let list: Vec<_> = instances
-        .iter()
-        .map(|(profile, start)| format!(r#"{{"profile": "{profile}", "start": {start}}}"#))
-        .collect();
-    spec("mig", &format!(r#"{{"instances": [{}]}}"#, list.join(", ")))
-}
-
 /// A MIG spec by counts: `{"1g.10gb": 2}`.
 pub(crate) fn counted(instances: &[(String, u8)]) -> String {
     let mut counts = std::collections::BTreeMap::<&str, u32>::new();
@@ -214,27 +161,4 @@ pub(crate) fn counted(instances: &[(String, u8)]) -> String {
         *counts.entry(profile).or_default() += 1;
     }
     spec("mig", &format!(r#"{{"instances": {}}}"#, serde_json::to_string(&counts).unwrap()))
-}
-
-/// Every layout of placed plain profiles.
-pub(crate) fn layouts(geometry: &Geometry) -> Vec<Vec<(String, u8)>> {
-    let places: Vec<(String, u16, u8)> = geometry
-        .profiles()
-        .iter()
-        .filter(|profile| !profile.name.to_string().contains(['+', '-']))
-        .flat_map(|profile| {
-            profile.placements.iter().map(|p| (profile.name.to_string(), p.mask(), p.start))
-        })
-        .collect();
-    let mut found = vec![(Vec::new(), 0u16)];
-    for (name, mask, start) in &places {
-        for (layout, taken) in found.clone() {
-            if taken & mask == 0 {
-                let mut larger = layout.clone();
-                larger.push((name.clone(), *start));
-                found.push((larger, taken | mask));
-            }
-        }
-    }
-    found.into_iter().map(|(layout, _)| layout).collect()
 }
