@@ -59,6 +59,7 @@ cp "$target/debug/lib_gpushare.so" "$site/gpushare/_gpushare.abi3.so"
 # An ordinary user reads them here, and not in somebody's home.
 cp -R "$here/tests" "$here/examples" "$here/README.md" "$here/TUTORIAL.md" "$here/pyproject.toml" "$site"
 mkdir "$site/python" && ln -s ../gpushare "$site/python/gpushare"
+chmod -R a+rX "$site"
 export PYTHONDONTWRITEBYTECODE=1
 
 # Starts the tests with one interpreter, behind the words that come after its name.
@@ -80,19 +81,25 @@ tests() {
     eval "pid$runs=\$!"
 }
 
-echo "== tools"
-if [ -e "$tools/complete" ]; then
-    python=$tools/bin/python
+# What reads the files needs no test to wait for it.
+read_by_tools() {
+    echo "== tools"
     "$tools/bin/ruff" check --no-cache --quiet "$here"
     "$tools/bin/ruff" format --no-cache --quiet --check "$here"
     cd "$site"
     export MYPYPATH="$site"
     PYTHONPATH=$site "$python" -m mypy.stubtest gpushare
     "$tools/bin/mypy" --strict --cache-dir "$target/mypy" gpushare
-    PYTHONPATH=$site "$tools/bin/basedpyright" --verifytypes gpushare --ignoreexternal >"$site/types" ||
-        { cat "$site/types"; exit 1; }
-    grep "completeness score" "$site/types"
+    PYTHONPATH=$site "$tools/bin/basedpyright" --verifytypes gpushare --ignoreexternal >"$root/types" ||
+        { cat "$root/types"; exit 1; }
+    grep "completeness score" "$root/types"
     "$tools/bin/abi3audit" --strict --assume-minimum-abi3 3.11 gpushare/_gpushare.abi3.so
+}
+reading=
+if [ -e "$tools/complete" ]; then
+    python=$tools/bin/python
+    (read_by_tools) >"$root/tools" 2>&1 &
+    reading=$!
 else
     skipped "stubtest, mypy, basedpyright, ruff, abi3audit, hypothesis, tqdm, rich, numpy, prometheus-client" "they could not be installed"
 fi
@@ -126,7 +133,6 @@ if [ "$(id -u)" = 0 ]; then
     for everybodys in /usr/bin/python3.[1-9][0-9] /usr/local/bin/python3.[1-9][0-9] none; do
         case $(version "$everybodys") in 3.1[1-9] | 3.[2-9][0-9]) break ;; esac
     done
-    chmod -R a+rX "$site"
     if [ "$everybodys" = none ] || ! command -v setpriv >/dev/null; then
         skipped "the Python tests as an ordinary user" "no Python from 3.11 on, or no setpriv, that all users may run"
     else
@@ -136,6 +142,10 @@ if [ "$(id -u)" = 0 ]; then
 fi
 
 failed=0
+if [ -n "$reading" ]; then
+    wait "$reading" || failed=1
+    cat "$root/tools"
+fi
 number=0
 while [ "$number" -lt "$runs" ]; do
     number=$((number + 1))

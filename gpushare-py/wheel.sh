@@ -22,7 +22,7 @@ fi
 
 rm -rf "$target/wheels"
 "$tools/bin/maturin" build --profile "$profile" --quiet --manifest-path "$here/Cargo.toml" \
-    --target-dir "$target/wheel" --out "$target/wheels" --interpreter "$python"
+    --target-dir "$target" --out "$target/wheels" --interpreter "$python"
 wheel=$(echo "$target"/wheels/*.whl)
 # The README says so.
 glibc=2.34
