@@ -74,10 +74,10 @@ pub(super) fn required(change: &GpuChange, why: &str, holders: Vec<Holder>) -> E
 
 pub(super) fn locate(change: &GpuChange, begun: usize, found: &GpuState) -> Option<Position> {
     let mut state = change.before.clone();
-    let mut position = state.matches(found).then_some(Position::After(0));
-    if position.is_none() && called_off(change).is_some_and(|state| state.matches(found)) {
-        position = Some(Position::After(0));
-    }
+    let is = |state: &GpuState| {
+        state.matches(found) || called_off(change, state).is_some_and(|state| state.matches(found))
+    };
+    let mut position = is(&state).then_some(Position::After(0));
     // Where two states look the same the later one counts: undoing a step that was not done sets
     // what is set already.
     for (number, step) in change.steps.iter().enumerate().take(begun) {
@@ -86,17 +86,17 @@ pub(super) fn locate(change: &GpuChange, begun: usize, found: &GpuState) -> Opti
         }
         let undone = state.half_undone(step);
         state = state.after(step);
-        if state.matches(found) || undone.is_some_and(|undone| undone.matches(found)) {
+        if is(&state) || undone.is_some_and(|undone| undone.matches(found)) {
             position = Some(Position::After(number + 1));
         }
     }
     position
 }
 
-/// The state before, with a pending change of MIG mode called off: what a rollback over a reset
-/// comes back to, since nothing makes a change pending again.
-fn called_off(change: &GpuChange) -> Option<GpuState> {
-    let mut state = change.before.clone();
+/// That state, with a pending change of MIG mode called off: what a rollback over a reset comes back to, since
+/// nothing makes a change pending again.
+fn called_off(change: &GpuChange, state: &GpuState) -> Option<GpuState> {
+    let mut state = state.clone();
     let mig = state.mig.as_mut()?;
     let settles = |step: &Step| matches!(step, Step::Reset { .. } | Step::CallOffMigMode { .. });
     if mig.enabled == mig.pending || !change.steps.iter().any(settles) {
@@ -138,7 +138,7 @@ pub(super) fn roll_back(
         let found = snapshot.gpu(&change.uuid).map(GpuState::of);
         let back = found.is_some_and(|found| {
             found.matches(&change.before)
-                || called_off(change).is_some_and(|state| state.matches(&found))
+                || called_off(change, &change.before).is_some_and(|state| state.matches(&found))
                 || cleared(change).is_some_and(|state| state.matches(&found))
         });
         if !back {

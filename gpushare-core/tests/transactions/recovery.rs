@@ -1,10 +1,11 @@
 //! Recovery, and where a person has to decide.
 
 use gpushare_core::apply::report::{ReportOutcome, Settled};
-use gpushare_core::backend::sim::{Death, Fault, ProcessSpec};
+use gpushare_core::backend::sim::{Death, Failure, Fault, ProcessSpec};
+use gpushare_core::port::NvmlReturn;
 use gpushare_core::{ApplyOptions, ErrorCode, Outcome, Spec};
 
-use crate::scenario::{World, options, spec};
+use crate::scenario::{Scenario, World, options, spec};
 
 fn mig(instances: &str) -> String {
     spec("mig", &format!(r#"{{"instances": {instances}}}"#))
@@ -384,4 +385,22 @@ fn the_way_back_gives_a_gpu_that_nobody_managed_its_shares() {
         assert_eq!(seen(&world), before, "{mode}");
         assert_eq!(hardware(&world), state, "{mode}");
     }
+}
+
+/// A rollback over a reset calls off a change of MIG mode that had waited; where it stops after that, the next
+/// recovery goes on from there.
+#[test]
+fn a_rollback_that_called_off_a_pending_change_is_gone_on_with() {
+    let mut scenario = Scenario::new("1xA100-80GB", spec("exclusive", ""), mig(r#"{"1g": 3}"#))
+        .rules(|rules| rules.insufficient_at_create = Some(1));
+    scenario.pending = Some(true);
+    let world = scenario.start();
+    let refused = Failure { nvml: NvmlReturn::NOT_FOUND, ..Failure::default() };
+    world.faults.on("nvml.set_compute_mode", 2, Fault::Fail(refused));
+    let error = world.node.apply(&scenario.target(), &options()).unwrap_err();
+    assert_eq!(error.outcome(), Outcome::Indeterminate, "{error:?}");
+    let report = world.node.recover().unwrap();
+    assert_eq!(report.recovered[0].settled, Settled::RolledBack);
+    assert_eq!(world.snapshot().gpus[0].mode.to_string(), "exclusive");
+    assert!(world.journals().is_empty());
 }

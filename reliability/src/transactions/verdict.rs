@@ -43,6 +43,17 @@ pub(super) enum Ran {
     Missed,
 }
 
+/// As what a machine goes down.
+#[derive(Clone, Copy, Debug)]
+enum Way {
+    /// As before the change.
+    Old,
+    /// So, without the changes of MIG mode that waited for a reset.
+    CalledOff,
+    /// Changed.
+    New,
+}
+
 /// States as they are compared, a line for each GPU.
 struct Lines<'a>(&'a [GpuState]);
 
@@ -154,19 +165,26 @@ impl Known {
 
     /// The same, with what machines come back as.
     pub(super) fn with_boots(mut self, script: &Script) -> Result<Self, Violation> {
-        let come_back = |change: bool, boot: fn(&Simulator) -> gpushare_core::Result<()>| {
+        let come_back = |way: Way, boot: fn(&Simulator) -> gpushare_core::Result<()>| {
             let world = willing_node(&self.base, script)?;
-            if change {
-                world.change(&self.request, script.consent)?;
+            match way {
+                Way::Old => {}
+                Way::CalledOff => world.call_off()?,
+                Way::New => world.change(&self.request, script.consent).map(drop)?,
             }
             boot(&world.simulator)?;
             world.recover()?;
             world.states()
         };
-        let changes: &[bool] = if self.new.is_some() { &[false, true] } else { &[false] };
-        for &change in changes {
-            self.rebooted.push(come_back(change, Simulator::reboot).map_err(said("to reboot"))?);
-            self.reloaded.push(come_back(change, reload).map_err(said("to reload"))?);
+        // A pending change of MIG mode that was called off does not come true, and nothing makes it pending again.
+        let pending =
+            self.old.iter().any(|gpu| gpu.mig.is_some_and(|mig| mig.enabled != mig.pending));
+        let mut ways = vec![Way::Old];
+        ways.extend(pending.then_some(Way::CalledOff));
+        ways.extend(self.new.is_some().then_some(Way::New));
+        for way in ways {
+            self.rebooted.push(come_back(way, Simulator::reboot).map_err(said("to reboot"))?);
+            self.reloaded.push(come_back(way, reload).map_err(said("to reload"))?);
         }
         Ok(self)
     }

@@ -206,6 +206,18 @@ impl World {
         self.node.ports().store.list("journal")
     }
 
+    /// Calls off what waits for a reset.
+    pub(super) fn call_off(&self) -> Result<()> {
+        let snapshot = self.node.snapshot()?;
+        let mut nvml = self.node.ports().nvml.open()?;
+        for gpu in &snapshot.gpus {
+            if let Some(mig) = &gpu.mig {
+                nvml.set_mig_mode(&gpu.uuid, mig.enabled)?;
+            }
+        }
+        Ok(())
+    }
+
     /// The GPUs whose locks somebody has.
     pub(super) fn locked(&self) -> Result<Vec<String>> {
         let store = &self.node.ports().store;
