@@ -19,7 +19,7 @@ use super::events::{self, now};
 use super::other::Means;
 use super::place::{Asked, GPUS, Place, WANTED, simulator, spec};
 use super::watch::Watch;
-use super::{Figures, mark};
+use super::{Figures, Options, mark};
 use crate::dice::Dice;
 
 /// The longest that anything may take that was told to stop: else it hangs.
@@ -38,7 +38,7 @@ pub(super) struct Crowd<'a> {
     place: &'a Place,
     program: &'a Path,
     means: &'a Means,
-    size: usize,
+    options: &'a Options,
     dice: Dice,
     figures: &'a mut Figures,
     alive: BTreeMap<u32, Kind>,
@@ -52,12 +52,12 @@ impl<'a> Crowd<'a> {
         place: &'a Place,
         program: &'a Path,
         means: &'a Means,
-        size: usize,
+        options: &'a Options,
         dice: Dice,
         figures: &'a mut Figures,
     ) -> Self {
         let (alive, killed) = (BTreeMap::new(), BTreeSet::new());
-        Self { place, program, means, size, dice, figures, alive, killed, groups_killed: false }
+        Self { place, program, means, options, dice, figures, alive, killed, groups_killed: false }
     }
 
     /// Begins with a state that is asked for, and lets them go.
@@ -122,7 +122,9 @@ impl<'a> Crowd<'a> {
 
     /// As many as there should be.
     fn fill(&mut self) -> Result<(), String> {
-        while self.alive.values().filter(|kind| **kind == Kind::Worker).count() < self.size {
+        while self.alive.values().filter(|kind| **kind == Kind::Worker).count()
+            < self.options.processes
+        {
             self.start(Kind::Worker)?;
         }
         if !self.alive.values().any(|kind| *kind == Kind::Other) {
@@ -143,6 +145,7 @@ impl<'a> Crowd<'a> {
             .args(["--seed", &self.dice.next().to_string()])
             .args(["--consent", &roles.consent.to_string(), "--other", &roles.other.to_string()])
             .args(roles.person.then_some("--person"))
+            .args(self.options.without_locks.then_some("--without-locks"))
             .stdin(Stdio::null())
             .stdout(said.try_clone().map_err(|error| error.to_string())?)
             .stderr(said)

@@ -12,6 +12,7 @@ mod events;
 mod mark;
 mod other;
 mod place;
+mod plant;
 mod verdict;
 mod watch;
 mod worker;
@@ -45,6 +46,9 @@ pub struct Options {
     /// A file for what all of them did.
     #[arg(long)]
     pub events: Option<PathBuf>,
+    /// Takes a promise out of them, for who wants to see it missed: the lock of a GPU keeps nobody out.
+    #[arg(long)]
+    pub without_locks: bool,
 }
 
 /// How one of the processes is started: by [`run`], with the program's own name.
@@ -60,6 +64,8 @@ pub struct Work {
     other: usize,
     #[arg(long)]
     person: bool,
+    #[arg(long)]
+    without_locks: bool,
     /// It is the other agent, with this nvidia-smi, or without one: `-`.
     #[arg(long)]
     interfere: Option<PathBuf>,
@@ -148,7 +154,7 @@ pub fn run(options: &Options, seed: u64, say: &dyn Fn(&str)) -> Result<Figures, 
         let dice = Dice::stream(seed, figures.rounds);
         let left = end.saturating_duration_since(Instant::now());
         let time = left.min(Duration::from_millis(3000));
-        let mut crowd = Crowd::new(&place, &program, &means, options.processes, dice, &mut figures);
+        let mut crowd = Crowd::new(&place, &program, &means, options, dice, &mut figures);
         let result = crowd.round(time);
         let at_large = crowd.end_all();
         let result = result.and(at_large).and_then(|()| verdict::settle(&place, &mut figures));
@@ -213,7 +219,7 @@ pub fn work(work: &Work) -> Result<(), String> {
     let roles = Roles { consent: work.consent, other: work.other, person: work.person };
     let place = Place { folder: work.folder.clone(), roles };
     let result = match &work.interfere {
-        None => worker::work(&place, work.seed),
+        None => worker::work(&place, work.seed, work.without_locks),
         Some(smi) if smi.as_os_str() == "-" => other::interfere(&place, &Means::Port, work.seed),
         Some(smi) => {
             let means = Means::NvidiaSmi(smi.clone(), work.library.clone().unwrap_or_default());

@@ -9,7 +9,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use gpushare_core::apply::Source;
-use gpushare_core::backend::sim::{Process, ProcessKind, ProcessSpec};
+use gpushare_core::backend::sim::{Process, ProcessKind, ProcessSpec, Simulator};
 use gpushare_core::hazard::HazardName;
 use gpushare_core::id::Pid;
 use gpushare_core::lease::{Grant, LeaseRequest};
@@ -20,6 +20,7 @@ use gpushare_core::{ApplyOptions, Error, ErrorCode, Event, Lease, Node, Result, 
 use super::events::Events;
 use super::mark::Mark;
 use super::place::{Asked, GPUS, Place, WANTED, index, simulator, spec};
+use super::plant;
 use crate::dice::Dice;
 
 const SIGTERM: i32 = 15;
@@ -41,6 +42,7 @@ impl From<Error> for Ended {
 
 struct Worker<'a> {
     place: &'a Place,
+    simulator: Simulator,
     node: Node,
     events: Events,
     dice: Dice,
@@ -56,16 +58,22 @@ struct Tenant {
 }
 
 /// Works until it is told to stop.
-pub(super) fn work(place: &Place, seed: u64) -> std::result::Result<(), Ended> {
+pub(super) fn work(
+    place: &Place,
+    seed: u64,
+    without_locks: bool,
+) -> std::result::Result<(), Ended> {
     let parent = rustix::process::getppid();
     let node = place.node()?;
+    let simulator = simulator(&node)?.clone();
+    let node = if without_locks { plant::without_locks(&node) } else { node };
     let failed = |error: std::io::Error| {
         Error::new(ErrorCode::Io, "the events cannot be written").with_source(error)
     };
     let events = place.note().map_err(failed)?;
     let seen = node.snapshot()?;
     let mut worker =
-        Worker { place, node, events, dice: Dice::new(seed), seen, tenants: Vec::new() };
+        Worker { place, simulator, node, events, dice: Dice::new(seed), seen, tenants: Vec::new() };
     while place.goes_on(parent) {
         match worker.dice.below(20) {
             0..=9 => worker.apply()?,
@@ -231,7 +239,7 @@ impl Worker<'_> {
         sleep(Duration::from_millis(self.dice.below(40) as u64));
         if let Some(before) = stands {
             let own = Pid::new(std::process::id());
-            let processes = simulator(&self.node)?.processes()?;
+            let processes = self.simulator.processes()?;
             let here = processes.iter().find(|process| process.pid == own);
             let undisturbed = here.is_some_and(|process| process.instance == before.instance);
             if !undisturbed && gpu != self.place.roles.consent {
@@ -241,7 +249,7 @@ impl Worker<'_> {
                 )));
             }
             if here.is_some() {
-                simulator(&self.node)?.idle(own)?;
+                self.simulator.idle(own)?;
             }
         }
         // Nobody but the other agent takes away what is leased.
@@ -261,7 +269,7 @@ impl Worker<'_> {
         let own = Pid::new(std::process::id());
         let kind = if grant.is_mps() { ProcessKind::MpsClient } else { ProcessKind::Compute };
         let work = ProcessSpec::new("reliability").being(own).doing(kind);
-        let simulator = simulator(&self.node)?;
+        let simulator = &self.simulator;
         let came = match &grant.mig_device {
             Some(device) => simulator.busy(device, work),
             None => simulator.busy(&grant.gpu, work),

@@ -94,6 +94,20 @@ fn refuses_once(rules: &Rules) -> bool {
     rules.insufficient_at_create.or(rules.in_use_at_destroy).is_some()
 }
 
+/// Recovers, once more where the driver refused the way back and the way on: it does so once.
+fn recover_at_last(script: &Script, world: &World) -> gpushare_core::Result<()> {
+    match world.recover() {
+        Err(error)
+            if error.code() == ErrorCode::RecoveryRequired
+                && error.outcome() == Outcome::Indeterminate
+                && refuses_once(&script.rules) =>
+        {
+            world.recover()
+        }
+        recovered => recovered,
+    }
+}
+
 /// The node with a driver that refuses nothing.
 fn willing_node(base: &Base, script: &Script) -> gpushare_core::Result<World> {
     let world = base.world()?;
@@ -229,15 +243,7 @@ impl Known {
             drop(world.recover());
             world.faults.revive();
         }
-        match world.recover() {
-            // A driver that refuses the way back and the way on does so once.
-            Err(error)
-                if error.code() == ErrorCode::RecoveryRequired && refuses_once(&script.rules) =>
-            {
-                world.recover().map_err(said("recover once more"))?;
-            }
-            recovered => recovered.map_err(said("recover"))?,
-        }
+        recover_at_last(script, &world).map_err(said("recover"))?;
         self.expect_old_or_new(script, &world)?;
         if let (Some(new), true) = (&self.new, finish) {
             let rules = willing(&script.rules);
@@ -353,7 +359,7 @@ impl Known {
         };
         let Some(other) = other? else { return Ok(Ran::Missed) };
         let before = world.states().map_err(said("to look"))?;
-        let recovered = world.recover();
+        let recovered = recover_at_last(script, &world);
         if let Some(tenant) = &other.tenant {
             expect_undisturbed(tenant, world)?;
         }
