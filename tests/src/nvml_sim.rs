@@ -11,41 +11,28 @@ use gpushare_core::backend::sim::{Fleet, Simulator};
 /// Set in a process that a test started to run itself again.
 const CHILD: &str = "GPUSHARE_TESTS_CHILD";
 
-/// The path of `libnvidia-ml.so.1`, the simulator's. It is built when it is first asked for.
+/// The path of `libnvidia-ml.so.1`, the simulator's. It was built with this program, and is as optimised.
 ///
 /// # Panics
-/// When it does not build: nothing that needs it can be tested then.
+/// When it is not beside this program: nothing that needs it can be tested then.
 #[must_use]
 #[allow(clippy::panic, clippy::unwrap_used, reason = "for tests, which fail by panics")]
 pub fn library() -> &'static Path {
     static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
     LIBRARY.get_or_init(|| {
-        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        let built = Command::new(cargo)
-            .args(["build", "--quiet", "--package", "nvml-sim"])
-            // As optimised as its user: a benchmark does not wait for an unoptimised driver.
-            .args((!cfg!(debug_assertions)).then_some("--release"))
-            .args(["--message-format", "json-render-diagnostics"])
-            .current_dir(env!("CARGO_MANIFEST_DIR"))
-            .env_remove("LD_LIBRARY_PATH")
-            .output()
-            .unwrap();
-        assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
-        let messages = String::from_utf8_lossy(&built.stdout);
-        let file = messages.lines().find_map(|line| {
-            let message: serde_json::Value = serde_json::from_str(line).ok()?;
-            let files = message.get("filenames")?.as_array()?;
-            let file = files.iter().filter_map(serde_json::Value::as_str);
-            file.map(PathBuf::from).find(|file| file.ends_with("libnvml_sim.so"))
-        });
-        let Some(file) = file else { panic!("cargo built no libnvml_sim.so:\n{messages}") };
+        let program = std::env::current_exe().unwrap();
+        // Programs lie beside the folder of what they are built of, tests in it.
+        let beside = [program.with_file_name("deps"), program.with_file_name("")];
+        let files = beside.map(|folder| folder.join("libnvml_sim.so"));
+        let found = files.iter().find(|file| file.exists());
+        let file = found.unwrap_or_else(|| panic!("none of {files:?} is there"));
         // The name that NVIDIA's programs look for, in a folder of its own. Tests of several
         // processes make the link at once: it appears by a rename, whole.
         let folder = file.with_file_name("nvml-sim");
         std::fs::create_dir_all(&folder).unwrap();
         let link = folder.join("libnvidia-ml.so.1");
         let new = folder.join(format!("new-{}", std::process::id()));
-        std::os::unix::fs::symlink(&file, &new).unwrap();
+        std::os::unix::fs::symlink(file, &new).unwrap();
         std::fs::rename(&new, &link).unwrap();
         link
     })

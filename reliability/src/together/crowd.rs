@@ -240,14 +240,16 @@ impl<'a> Crowd<'a> {
         events::of(&self.place.events(), pid)
     }
 
-    /// Whether it held something where appliers evict, a moment ago.
+    /// Whether it held something where appliers evict, a moment ago. It did until the next that it noted.
     fn may_be_evicted(&self, pid: u32) -> bool {
         let consented = format!("gpu={} ", self.place.roles.consent);
         let events = self.events_of(pid);
-        let holds: Vec<_> = events.iter().filter(|event| event.what.contains("gpu=")).collect();
+        let held = |event: &events::Event| event.what.contains(&consented);
+        let last = events.iter().rfind(|event| event.what.contains("gpu="));
         let late = now() - EVICTED_LATE;
-        let last = holds.last().is_some_and(|event| event.what.contains(&consented));
-        last || holds.iter().any(|event| event.at > late && event.what.contains(&consented))
+        let until = events.iter().skip(1).map(|event| event.at);
+        let mut times = events.iter().zip(until);
+        last.is_some_and(held) || times.any(|(event, until)| held(event) && until > late)
     }
 
     /// Who has a share by its mark has it by the list.
