@@ -10,6 +10,8 @@ use std::process::{Command, Output, Stdio};
 
 use common::{Link, build, directory, program, run, skipped};
 
+/// Under valgrind, and with the address sanitizer.
+const WATCHED: [Link; 2] = [Link::Shared, Link::Sanitized];
 const LINKS: [Link; 3] = [Link::Shared, Link::Static, Link::Sanitized];
 
 const SPEC: &str = "version: gpushare/v1
@@ -93,7 +95,7 @@ fn failed(output: &Output, code: i32, says: &str) {
 
 #[test]
 fn an_epilog_undoes_what_a_prolog_did() {
-    for link in LINKS {
+    for link in WATCHED {
         let node = Node::new("prolog", link);
         let (spec, saved) = (node.path("spec.yaml"), node.path("saved.json"));
         std::fs::write(&spec, SPEC).unwrap();
@@ -213,7 +215,7 @@ fn a_prolog_that_is_killed_at_any_moment_is_undone() {
 
 #[test]
 fn a_child_runs_within_a_lease_and_keeps_it() {
-    for link in LINKS {
+    for link in WATCHED {
         let node = Node::new("lease", link);
         let (spec, saved) = (node.path("spec.yaml"), node.path("saved.json"));
         std::fs::write(&spec, SPEC).unwrap();
@@ -284,7 +286,7 @@ fn a_child_runs_within_a_lease_and_keeps_it() {
 
 #[test]
 fn an_agent_says_what_a_container_needs() {
-    for link in LINKS {
+    for link in WATCHED {
         let node = Node::new("agent", link);
         let (spec, saved) = (node.path("spec.yaml"), node.path("saved.json"));
         std::fs::write(&spec, SPEC).unwrap();
@@ -380,7 +382,7 @@ fn abuse_is_answered() {
 
 #[test]
 fn hooks_are_called_around_a_change() {
-    for link in LINKS {
+    for link in WATCHED {
         let directory = directory(&format!("hooks-{link:?}"));
         let built = build("tests/c/hooks.c", link, &directory);
         run(watched(&built, link).arg(&directory));
@@ -389,7 +391,7 @@ fn hooks_are_called_around_a_change() {
 
 #[test]
 fn specifications_for_containers_follow_the_gpus() {
-    for link in LINKS {
+    for link in WATCHED {
         let directory = directory(&format!("cdi-{link:?}"));
         let built = build("tests/c/cdi.c", link, &directory);
         run(watched(&built, link).arg(&directory));

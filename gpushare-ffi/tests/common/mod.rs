@@ -7,6 +7,7 @@ use std::io::Write as _;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::OnceLock;
 
 /// What a C program needs that links the archive: what the Makefile tells pkg-config and CMake.
 pub(crate) fn native() -> Vec<String> {
@@ -24,6 +25,18 @@ pub(crate) fn library(name: &str) -> PathBuf {
     let path = std::env::current_exe().unwrap().with_file_name(name);
     assert!(path.exists(), "{path:?} is not there");
     path
+}
+
+/// The shared library with the names of its functions, and not their lines.
+fn stripped() -> PathBuf {
+    static STRIPPED: OnceLock<PathBuf> = OnceLock::new();
+    let make = || {
+        let stripped = directory("stripped").join("libgpushare.so");
+        let whole = library("libgpushare.so");
+        run(Command::new("strip").arg("--strip-debug").arg("-o").arg(&stripped).arg(whole));
+        stripped
+    };
+    STRIPPED.get_or_init(make).clone()
 }
 
 /// Standard output of a program that must succeed.
@@ -68,8 +81,10 @@ pub(crate) fn build(source: &str, link: Link, into: &Path) -> PathBuf {
             command.arg(library("libgpushare.a")).args(native());
         }
         Link::Shared | Link::Sanitized => {
+            // Valgrind reads all that it finds of a library, at every start.
+            let shared = if link == Link::Shared { stripped() } else { library("libgpushare.so") };
             for name in ["libgpushare.so", "libgpushare.so.0"] {
-                let _ = symlink(library("libgpushare.so"), into.join(name));
+                let _ = symlink(&shared, into.join(name));
             }
             command.arg("-L").arg(into).args(["-lgpushare", "-lpthread"]);
             command.arg(format!("-Wl,-rpath,{}", into.display()));
