@@ -162,6 +162,7 @@ not_supported! {
     nvmlDeviceGetPowerManagementMode
     nvmlDeviceGetPowerState
     nvmlDeviceGetPowerUsage
+    nvmlDeviceGetProcessUtilization
     nvmlDeviceGetRemappedRows
     nvmlDeviceGetRetiredPages
     nvmlDeviceGetRetiredPagesPendingStatus
