@@ -26,8 +26,8 @@ use facts::{Facts, Field};
 /// A program that reads GPUs.
 #[derive(Debug)]
 enum Reader {
-    /// NVIDIA's own, of the driver with that major version.
-    Smi(u32, PathBuf),
+    /// NVIDIA's own, of one driver.
+    Smi(PathBuf),
     /// nvidia-ml-py or nvitop.
     Library(&'static str, PathBuf),
     Gpustat(PathBuf),
@@ -75,7 +75,7 @@ impl Reader {
 
     fn read(&self, node: &Node) -> Facts {
         match self {
-            Self::Smi(_, program) => smi::read(node, program),
+            Self::Smi(program) => smi::read(node, program),
             Self::Library(name, environment) => python::library(node, environment, name),
             Self::Gpustat(environment) => python::gpustat(node, environment),
         }
@@ -93,9 +93,7 @@ fn readers() -> Vec<Reader> {
         Ok(drivers) => {
             // 470 knows no MIG devices' attributes as they are asked for today.
             let known = drivers.iter().filter(|(major, _)| *major >= 535);
-            readers.extend(
-                known.map(|(major, folder)| Reader::Smi(*major, folder.join("nvidia-smi"))),
-            );
+            readers.extend(known.map(|(_, folder)| Reader::Smi(folder.join("nvidia-smi"))));
         }
         Err(why) => skipped("nvidia-smi beside gpushare", why),
     }

@@ -97,18 +97,26 @@ fn rows(table: &str) -> Vec<Vec<String>> {
         .collect()
 }
 
-/// The table of MIG devices on the first page: `|  1    7   0   0  |  77MiB /  9984MiB  | 16 …`.
+/// The table of MIG devices on the first page: `|  1    7   0   0  |  77MiB /  9984MiB  | 16 …`. The
+/// memory of a GPU instance stands at the first of its compute instances alone.
 fn devices(facts: &mut Facts, uuids: &BTreeMap<String, String>, page: &str) {
     let mut table = page.lines().skip_while(|line| !line.starts_with("| MIG devices:"));
+    let bytes = |text: &str| mebibytes(text.trim().strip_suffix("MiB").unwrap());
+    let mut memory = BTreeMap::new();
     for line in table.by_ref().take_while(|line| !line.trim().is_empty()) {
         let cells: Vec<_> = line.split('|').map(str::trim).collect();
-        let [_, ids, memory, ..] = &cells[..] else { continue };
+        let [_, ids, cell, ..] = &cells[..] else { continue };
         let ids: Vec<_> = ids.split_whitespace().collect();
-        let (&[gpu, gi, ci, _], Some((used, total))) = (&ids[..], memory.split_once('/')) else {
+        let &[gpu, gi, ci, number] = &ids[..] else { continue };
+        // Its heading has words there.
+        if number.parse::<u32>().is_err() {
             continue;
-        };
-        let bytes = |text: &str| mebibytes(text.trim().strip_suffix("MiB").unwrap());
-        facts.add(Field::MigMemory, &uuids[gpu], &[&gi, &ci, &bytes(total)]);
-        facts.add(Field::MigUsed, &uuids[gpu], &[&gi, &ci, &bytes(used)]);
+        }
+        if let Some((used, total)) = cell.split_once('/') {
+            memory.insert((gpu, gi), (bytes(used), bytes(total)));
+        }
+        let (used, total) = memory[&(gpu, gi)];
+        facts.add(Field::MigMemory, &uuids[gpu], &[&gi, &ci, &total]);
+        facts.add(Field::MigUsed, &uuids[gpu], &[&gi, &ci, &used]);
     }
 }
