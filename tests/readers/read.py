@@ -3,6 +3,7 @@
 read.py nvidia-ml-py|nvitop
 """
 
+import contextlib
 import ctypes
 import sys
 
@@ -51,7 +52,9 @@ def nvidia_ml_py():
             profile = ask(nvml.nvmlGpuInstanceGetComputeInstanceProfileInfo, gi, place, 0)
             if profile is None:
                 continue
-            for ci in all_of(nvml.nvmlGpuInstanceGetComputeInstances, gi, profile, nvml.c_nvmlComputeInstance_t):
+            for ci in all_of(
+                nvml.nvmlGpuInstanceGetComputeInstances, gi, profile, nvml.c_nvmlComputeInstance_t
+            ):
                 info = nvml.nvmlComputeInstanceGetInfo_v2(ci)
                 where = info.placement
                 say("compute_instance", uuid, gi_id, info.profileId, info.id, where.start, where.size)
@@ -85,10 +88,8 @@ def nvidia_ml_py():
         if modes[0] == 1:
             instances(uuid, gpu)
             for place in range(nvml.nvmlDeviceGetMaxMigDeviceCount(gpu)):
-                try:
+                with contextlib.suppress(nvml.NVMLError_NotFound):
                     device(uuid, nvml.nvmlDeviceGetMigDeviceHandleByIndex(gpu, place))
-                except nvml.NVMLError_NotFound:
-                    pass
     nvml.nvmlShutdown()
 
 
