@@ -30,7 +30,10 @@ use table::{Answer, Caller, Row, Stage, TABLE};
 fn is_root(what: &str) -> bool {
     let root = rustix::process::geteuid().is_root();
     if !root {
-        skipped(what, "only root can run a command as another user");
+        skipped(
+            what,
+            "only root runs commands as other users, and ends processes for what only root may do",
+        );
     }
     root
 }
