@@ -9,7 +9,8 @@ use std::process::Command;
 use gpushare_core::backend::nvml::RealNvml;
 use gpushare_core::port::{NvmlLibrary as _, NvmlReturn};
 use gpushare_core::{Error, ErrorCode};
-use gpushare_tests::nvidia::{drivers, skipped};
+use gpushare_tests::nvidia::{called, drivers, skipped};
+use gpushare_tests::nvml_sim::text;
 
 #[test]
 fn without_the_driver_a_real_library_says_that_it_is_not_loaded() {
@@ -32,35 +33,43 @@ fn without_the_driver_a_real_library_says_that_it_is_not_loaded() {
             assert_eq!(error.code(), ErrorCode::NotFound);
             assert!(error.to_string().contains("the NVIDIA driver is not loaded"), "{error}");
         }
+        the_command_says_so(&folder.join("libnvidia-ml.so.1"));
     }
     // An ordinary user could not make it, so not finding it is as good as removing it.
     let _ = node.map(std::fs::remove_file);
 }
 
-/// The names that gpushare's backend calls, read from its source: every `call!`, and the fields
-/// and names that it looks up by hand.
-fn called() -> BTreeSet<String> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../gpushare-core/src/backend/nvml");
-    let mut names = BTreeSet::new();
-    for file in std::fs::read_dir(folder).unwrap() {
-        let source = std::fs::read_to_string(file.unwrap().path()).unwrap();
-        let code = source.split("#[cfg(test)]").next().unwrap();
-        for line in code.lines().filter(|line| !line.trim_start().starts_with("//")) {
-            for (place, _) in line.match_indices("nvml") {
-                let name: String = line[place..]
-                    .chars()
-                    .take_while(|c| c.is_ascii_alphanumeric() || *c == '_')
-                    .collect();
-                let is_function = name["nvml".len()..].starts_with(|c: char| c.is_uppercase())
-                    && !name.ends_with("_t")
-                    && !name.ends_with("_st");
-                if is_function {
-                    names.insert(name);
-                }
-            }
-        }
+/// Whatever it was to do: nothing is written then.
+fn the_command_says_so(library: &Path) {
+    let folder = tempfile::tempdir().unwrap();
+    let state = folder.path().join("state");
+    let run = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_command"));
+        command.env_clear().env("GPUSHARE_NVML_PATH", library).args(arguments);
+        command.arg("--state-dir").arg(&state).output().unwrap()
+    };
+    for arguments in
+        [&["status"][..], &["exclusive", "-i", "all"], &["mig", "list"], &["run", "--", "true"]]
+    {
+        let output = run(arguments);
+        let text = text(&output);
+        let status = if arguments[0] == "run" { 125 } else { 1 };
+        assert_eq!(output.status.code(), Some(status), "{arguments:?}: {text}");
+        assert!(text.starts_with("gpushare: NOT_FOUND: "), "{arguments:?}: {text}");
+        assert!(text.contains("the NVIDIA driver is not loaded"), "{arguments:?}: {text}");
     }
-    names
+    let output = run(&["status", "--json"]);
+    let error: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(
+        (&error["code"], &error["outcome"]),
+        (&"NOT_FOUND".into(), &"untouched".into()),
+        "{error}"
+    );
+    let output = run(&["doctor", "--json"]);
+    assert_eq!(output.status.code(), Some(2), "{}", text(&output));
+    let found: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(found["findings"][0]["id"], "driver-not-loaded", "{found}");
+    assert!(!state.exists(), "{state:?}");
 }
 
 fn exported(library: &Path) -> Option<BTreeSet<String>> {

@@ -1,15 +1,51 @@
-//! NVIDIA's own nvml.h is the judge of the structs, versions and codes that gpushare passes.
+//! NVIDIA's own nvml.h, of several CUDA releases, is the judge of the structs, versions, codes and
+//! functions that gpushare relies on.
 
 #![allow(clippy::unwrap_used, reason = "tests fail by panics")]
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::mem::offset_of;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use gpushare_core::port::NvmlReturn;
-use gpushare_tests::nvidia::skipped;
+use gpushare_tests::nvidia::{called, skipped};
 use nvml_wrapper_sys::bindings as sys;
+
+/// The newest code of an error came with CUDA 13.
+const LAST_CODE: u32 = 30;
+
+/// Of the package index, with the version where it is not to be the newest; and what of all that
+/// gpushare relies on they do not have yet.
+const HEADERS: [(&str, &[&str]); 4] = [
+    ("nvidia-nvml-dev", &[]),
+    ("nvidia-nvml-dev==13.4.92", &[]),
+    ("nvidia-nvml-dev-cu12==12.9.79", &["NVML_ERROR_RESET_TYPE_NOT_SUPPORTED"]),
+    (
+        "nvidia-nvml-dev-cu11==11.8.86",
+        &[
+            "NVML_ERROR_DEPRECATED",
+            "NVML_ERROR_GPU_NOT_FOUND",
+            "NVML_ERROR_INVALID_STATE",
+            "NVML_ERROR_NOT_READY",
+            "NVML_ERROR_RESET_TYPE_NOT_SUPPORTED",
+            "NVML_GPU_INSTANCE_PROFILE_1_SLICE_ALL_ME",
+            "NVML_GPU_INSTANCE_PROFILE_1_SLICE_GFX",
+            "NVML_GPU_INSTANCE_PROFILE_1_SLICE_NO_ME",
+            "NVML_GPU_INSTANCE_PROFILE_1_SLICE_REV2",
+            "NVML_GPU_INSTANCE_PROFILE_2_SLICE_ALL_ME",
+            "NVML_GPU_INSTANCE_PROFILE_2_SLICE_GFX",
+            "NVML_GPU_INSTANCE_PROFILE_2_SLICE_NO_ME",
+            "NVML_GPU_INSTANCE_PROFILE_2_SLICE_REV1",
+            "NVML_GPU_INSTANCE_PROFILE_4_SLICE_GFX",
+            "nvmlGpuInstanceCreateComputeInstanceWithPlacement",
+            "nvmlGpuInstanceGetComputeInstancePossiblePlacements",
+            "nvmlGpuInstanceProfileInfo_v3",
+            "nvmlGpuInstanceProfileInfo_v3_t",
+        ],
+    ),
+];
 
 /// Expressions of C, and what they are in Rust.
 struct Facts(Vec<(String, u64)>);
@@ -30,7 +66,7 @@ impl Facts {
         self.0.push((expression.into(), value));
     }
 
-    fn gather(last_code: u32) -> Self {
+    fn gather() -> Self {
         let mut facts = Self(Vec::new());
         layouts! { facts:
             nvmlPciInfo_t { busIdLegacy, domain, bus, device, pciDeviceId, pciSubSystemId, busId }
@@ -71,6 +107,10 @@ impl Facts {
         facts.add("NVML_COMPUTEMODE_PROHIBITED", 2);
         facts.add("NVML_COMPUTEMODE_EXCLUSIVE_PROCESS", 3);
         facts.add("NVML_DEVICE_MIG_ENABLE", 1);
+        // Texts are asked for with room for 96 characters.
+        facts.add("NVML_DEVICE_UUID_V2_BUFFER_SIZE", 96);
+        facts.add("NVML_DEVICE_NAME_V2_BUFFER_SIZE", 96);
+        facts.add("NVML_SYSTEM_DRIVER_VERSION_BUFFER_SIZE", 80);
         for (name, index) in [
             ("1_SLICE", 0),
             ("7_SLICE", 4),
@@ -87,11 +127,24 @@ impl Facts {
         ] {
             facts.add(format!("NVML_GPU_INSTANCE_PROFILE_{name}"), index);
         }
-        for code in (1..=last_code).chain([999]) {
+        for code in (1..=LAST_CODE).chain([999]) {
             let name = NvmlReturn(code).name();
             facts.add(format!("NVML_ERROR_{name}"), code.into());
         }
         facts
+    }
+
+    /// The names of NVML's in all expressions that a header does not have. Takes away the expressions
+    /// that have one.
+    fn take_missing(&mut self, header: &BTreeSet<&str>) -> BTreeSet<String> {
+        let mut missing = BTreeSet::new();
+        self.0.retain(|(expression, _)| {
+            let names = words(expression).filter(|word| word.to_lowercase().starts_with("nvml"));
+            let lacking: Vec<_> = names.filter(|name| !header.contains(name)).collect();
+            missing.extend(lacking.iter().map(|name| (*name).to_owned()));
+            lacking.is_empty()
+        });
+        missing
     }
 
     fn program(&self) -> String {
@@ -103,6 +156,11 @@ impl Facts {
         }
         text + "    return 0;\n}\n"
     }
+}
+
+/// The names in a text of C.
+fn words(text: &str) -> impl Iterator<Item = &str> {
+    text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_')
 }
 
 /// The folder of NVIDIA's header, of that package of the Python package index.
@@ -133,13 +191,10 @@ fn header(package: &str) -> Result<PathBuf, String> {
 }
 
 #[test]
-fn layouts_versions_and_codes_are_those_of_nvml_h() {
+fn layouts_versions_codes_and_functions_are_those_of_nvml_h() {
     let folder = tempfile::tempdir().unwrap();
     let (source, program) = (folder.path().join("facts.c"), folder.path().join("facts"));
-    // The newest code came with CUDA 13.
-    for (package, last_code) in [("nvidia-nvml-dev", 30), ("nvidia-nvml-dev-cu12", 29)] {
-        let facts = Facts::gather(last_code);
-        std::fs::write(&source, facts.program()).unwrap();
+    for (package, expected) in HEADERS {
         let header = match header(package) {
             Ok(header) => header,
             Err(why) => {
@@ -147,6 +202,16 @@ fn layouts_versions_and_codes_are_those_of_nvml_h() {
                 continue;
             }
         };
+        let declared = std::fs::read(header.join("nvml.h")).unwrap();
+        let declared = String::from_utf8_lossy(&declared);
+        let declared: BTreeSet<_> = words(&declared).collect();
+        let mut facts = Facts::gather();
+        let mut missing = facts.take_missing(&declared);
+        missing.extend(called().into_iter().filter(|name| !declared.contains(name.as_str())));
+        let missing: Vec<_> = missing.iter().map(String::as_str).collect();
+        assert_eq!(missing, expected, "{package}");
+
+        std::fs::write(&source, facts.program()).unwrap();
         let mut compiler = Command::new("cc");
         compiler.arg("-I").arg(&header).arg("-o").arg(&program).arg(&source);
         let Ok(compiled) = compiler.output() else {

@@ -210,7 +210,8 @@ fn tenants(page: &mut Page, gpus: &[GpuSnapshot], ancestries: &Ancestries) {
                         ("gpu_instance", &instance),
                         ("pid", &pid),
                         ("uid", &uid),
-                        ("command", &process.holder.command),
+                        // Metrics are kept, and by others.
+                        ("command", &process.holder.without_arguments().command),
                         ("share", &id),
                         ("lease", &lease.unwrap_or_default()),
                     ],

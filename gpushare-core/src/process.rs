@@ -58,6 +58,13 @@ impl Holder {
     pub fn new(pid: Pid, kind: HolderKind) -> Self {
         Self { pid, start_time: None, command: String::new(), uid: None, kind, protected: None }
     }
+
+    /// The same without the arguments of its command. What is written down, or handed on as the report of
+    /// a change, outlives the process; on a command line there may be a password.
+    pub(crate) fn without_arguments(&self) -> Self {
+        let program = self.command.split_whitespace().next().unwrap_or_default();
+        Self { command: program.to_owned(), ..self.clone() }
+    }
 }
 
 impl fmt::Display for Holder {

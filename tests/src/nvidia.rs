@@ -1,5 +1,6 @@
 //! NVIDIA's own programs and libraries, fetched for the tests that run them without a GPU.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
@@ -31,6 +32,37 @@ fn fetch() -> Result<Vec<(u32, PathBuf)>, String> {
         })
         .collect();
     if drivers.is_empty() { Err("nothing was fetched".to_owned()) } else { Ok(drivers) }
+}
+
+/// The names that gpushare's backend calls, read from its source: every `call!`, and the fields
+/// and names that it looks up by hand.
+///
+/// # Panics
+/// When its source is not there.
+#[must_use]
+#[allow(clippy::unwrap_used, reason = "for tests, which fail by panics")]
+pub fn called() -> BTreeSet<String> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../gpushare-core/src/backend/nvml");
+    let mut names = BTreeSet::new();
+    for file in std::fs::read_dir(folder).unwrap() {
+        let source = std::fs::read_to_string(file.unwrap().path()).unwrap();
+        let code = source.split("#[cfg(test)]").next().unwrap();
+        for line in code.lines().filter(|line| !line.trim_start().starts_with("//")) {
+            for (place, _) in line.match_indices("nvml") {
+                let name: String = line[place..]
+                    .chars()
+                    .take_while(|c| c.is_ascii_alphanumeric() || *c == '_')
+                    .collect();
+                let is_function = name["nvml".len()..].starts_with(|c: char| c.is_uppercase())
+                    && !name.ends_with("_t")
+                    && !name.ends_with("_st");
+                if is_function {
+                    names.insert(name);
+                }
+            }
+        }
+    }
+    names
 }
 
 /// Says that a test, or a part of one, was skipped and why: past the test harness, which would

@@ -28,6 +28,7 @@ pub(super) fn obtain(
     let start = ports.clock.time_of_others();
     loop {
         expect_accepted(&plan, options)?;
+        expect_worth_an_eviction(ports, &plan)?;
         let waited = ports.clock.time_of_others().saturating_sub(start);
         if plan.needs.evict.is_empty() || waited >= options.drain {
             break;
@@ -85,6 +86,28 @@ fn expect_accepted(plan: &Plan, options: &ApplyOptions) -> Result<()> {
         .of_gpu(gpu));
     }
     Ok(())
+}
+
+/// Refuses to end anybody for what the driver then denies: an eviction is not undone, so that rolling back
+/// would come too late.
+fn expect_worth_an_eviction(ports: &Ports, plan: &Plan) -> Result<()> {
+    // Whom nobody sees nobody ends: that is BUSY.
+    let seen = |eviction: &&Eviction| !eviction.holders.is_empty();
+    let Some(eviction) = plan.needs.evict.iter().find(seen) else { return Ok(()) };
+    let own = ports.processes.own_uid();
+    if own == 0 || !plan.gpus.iter().flat_map(|gpu| &gpu.steps).any(Step::needs_root) {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorCode::PermissionDenied,
+        format!(
+            "{} is in use, and the driver lets only root do what its eviction would be for; this is user {own}",
+            eviction.what
+        ),
+    )
+    .of_gpu(&eviction.gpu)
+    .with_holders(eviction.holders.clone())
+    .with_needs(vec!["root".to_owned()]))
 }
 
 fn can_evict(eviction: &Eviction, options: &ApplyOptions) -> bool {

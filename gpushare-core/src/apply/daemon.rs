@@ -231,6 +231,7 @@ impl Executor<'_> {
             return Err(in_use(domain, holders));
         }
         for holder in holders {
+            let holder = holder.without_arguments();
             self.note_evicted(Evicted { gpu: gpu.clone(), holder, killed: false });
         }
         Ok(())
@@ -255,6 +256,7 @@ impl Executor<'_> {
             }
             for ((server, pid), holder) in clients.into_iter().zip(holders) {
                 if self.end_client(gpu, (server, pid), &holder, &mut run)? {
+                    let holder = holder.without_arguments();
                     self.note_evicted(Evicted { gpu: gpu.clone(), holder, killed: false });
                 }
                 ended.push(pid);
@@ -277,7 +279,10 @@ impl Executor<'_> {
         run: &mut dyn FnMut(&Command) -> Result<Reply>,
     ) -> Result<bool> {
         let command = Command::TerminateClient { server, client };
-        let ended = self.tell(gpu, "terminate_client", &holder.to_string(), || run(&command));
+        let ended =
+            self.tell(gpu, "terminate_client", &holder.without_arguments().to_string(), || {
+                run(&command)
+            });
         let ended = match ended {
             // Driver 470 ends all clients of a server or none.
             Err(error) if error.code() == ErrorCode::Unsupported => {

@@ -79,7 +79,8 @@ fn end_all(
         executor.audit_signal(gpu, holder, Signal::Terminate);
         signal(ports, holder, start_time, Signal::Terminate)?;
         // From here on it is on its way out, whatever happens next.
-        evicted.push(Evicted { gpu: gpu.clone(), holder: holder.clone(), killed: false });
+        let ended = holder.without_arguments();
+        evicted.push(Evicted { gpu: gpu.clone(), holder: ended, killed: false });
         waiting.push((gpu, holder, start_time));
     }
     let start = ports.clock.now();

@@ -360,6 +360,7 @@ impl<'a> Executor<'a> {
             Signal::Terminate => "SIGTERM",
             Signal::Kill => "SIGKILL",
         };
+        let holder = holder.without_arguments();
         self.audit(gpu, "pidfd_send_signal", &format!("{name} {holder}"), "", 0);
     }
 

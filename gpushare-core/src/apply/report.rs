@@ -91,7 +91,7 @@ pub struct Recreated {
 pub struct Evicted {
     /// The GPU that it was on.
     pub gpu: GpuUuid,
-    /// Who it was.
+    /// Who it was; of its command the program alone, since a report is kept.
     pub holder: Holder,
     /// Whether it had to be killed.
     pub killed: bool,

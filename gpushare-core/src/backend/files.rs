@@ -177,6 +177,10 @@ impl Store for FileStore {
         let failed = |error| Error::io("write", &folder.path, error);
         // Who made it may not have come to sync its directory.
         let is_new = file.metadata().map_err(failed)?.len() == 0;
+        if is_new {
+            rustix::fs::fchmod(&file, Mode::from_raw_mode(READABLE))
+                .map_err(folder.error("write"))?;
+        }
         file.write_all(content).map_err(failed)?;
         file.sync_data().map_err(failed)?;
         if is_new { folder.sync() } else { Ok(()) }

@@ -186,6 +186,18 @@ impl Step {
             Self::CallOffMigMode { .. } => return None,
         })
     }
+
+    /// Whether the driver lets only root do it.
+    pub(crate) const fn needs_root(&self) -> bool {
+        matches!(
+            self,
+            Self::SetComputeMode { .. }
+                | Self::SetInterval { .. }
+                | Self::SetMigMode { .. }
+                | Self::CallOffMigMode { .. }
+                | Self::Reset { .. }
+        )
+    }
 }
 
 /// Where a daemon serves, where that is not the whole GPU.

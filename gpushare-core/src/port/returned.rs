@@ -117,8 +117,10 @@ impl NvmlFailure {
             _ => (ErrorCode::Driver, "the driver failed"),
         };
         let detail = self.detail.as_deref().map(|d| format!(": {d}")).unwrap_or_default();
+        let needs = (code == ErrorCode::PermissionDenied).then(|| "root".to_owned());
         Error::new(code, format!("{what} ({} returned {:?}{detail})", self.call, self.ret))
             .with_driver_call(self.call, self.ret.0, self.ret.name())
+            .with_needs(needs.into_iter().collect())
     }
 }
 

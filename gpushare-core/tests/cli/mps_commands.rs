@@ -365,7 +365,7 @@ fn disable_leaves_a_daemon_with_clients_alone_until_a_grace_is_given() {
     let done = place.done(&["mps", "disable", "--grace", "0"]);
     assert!(begun.elapsed() < std::time::Duration::from_secs(20), "{:?}", begun.elapsed());
     for pid in &pids {
-        words(&done.stdout, &[&format!("ended pid {pid} (python serve.py)\n")]);
+        words(&done.stdout, &[&format!("ended pid {pid} (python)\n")]);
         place.run(&["mps", "verify", pid]).expect_error("NOT_FOUND");
     }
     assert_eq!(gpu(&place)["mode"], "time_sliced");

@@ -274,6 +274,7 @@ fn who_may_not_is_told_what_is_missing() {
     let plan = world.node.plan(&parse(&mig(r#"{"1g": 2}"#))).unwrap();
     let error = plan.apply(&world.node, nothing()).unwrap_err();
     assert_eq!(error.code(), ErrorCode::PermissionDenied, "{error:?}");
+    assert_eq!(error.needs(), ["root"], "the driver said so");
 
     world.simulator.act_as(0).unwrap();
     plan.apply(&world.node, nothing()).unwrap();
@@ -284,6 +285,33 @@ fn who_may_not_is_told_what_is_missing() {
     let error = world.node.plan(&parse(&mig(r#"{"1g": 3}"#))).unwrap_err();
     assert_eq!(error.code(), ErrorCode::PermissionDenied);
     assert!(error.needs()[0].ends_with("mig/config"), "{:?}", error.needs());
+}
+
+#[test]
+fn who_may_not_ends_nobody_on_the_way_there() {
+    let world = World::new("1xH100-80GB");
+    let gpu = world.snapshot().gpus[0].uuid.clone();
+    // Their own processes, which they may end.
+    for name in ["first", "second"] {
+        world.simulator.busy(&gpu, ProcessSpec::new(name)).unwrap();
+    }
+    world.simulator.act_as(1000).unwrap();
+    let processes = || world.snapshot().gpus[0].processes.len();
+    let exclusive =
+        r#"{"version": "gpushare/v1", "gpus": [{"select": "all", "mode": "exclusive"}]}"#;
+    for spec in [&*mig(r#"{"1g": 2}"#), exclusive] {
+        let plan = world.node.plan(&parse(spec)).unwrap();
+        assert!(!plan.needs.evict.is_empty(), "{plan}");
+        let error = plan.apply(&world.node, nothing().allow_evict(true)).unwrap_err();
+        let said = (error.code(), error.outcome());
+        assert_eq!(said, (ErrorCode::PermissionDenied, Outcome::Untouched), "{error:?}");
+        assert_eq!((error.needs(), error.holders().len()), (&["root".to_owned()][..], 2));
+        assert_eq!(processes(), 2);
+    }
+    world.simulator.act_as(0).unwrap();
+    let plan = world.node.plan(&parse(exclusive)).unwrap();
+    plan.apply(&world.node, nothing().allow_evict(true)).unwrap();
+    assert_eq!(processes(), 0);
 }
 
 #[test]

@@ -75,7 +75,8 @@ nvml! {
     }
 }
 
-/// Functions that answer NOT_SUPPORTED whatever they are asked. Their arguments are not looked
+/// Functions that answer NOT_SUPPORTED whatever they are asked. That some are there tells a program which
+/// driver it has: by `nvmlDeviceGetRunningProcessDetailList` nvitop knows how long a process's entry is. Their arguments are not looked
 /// at, which the C ABI allows: the caller clears them away.
 macro_rules! not_supported {
     ($($name:ident)*) => {$(
@@ -162,11 +163,13 @@ not_supported! {
     nvmlDeviceGetPowerManagementMode
     nvmlDeviceGetPowerState
     nvmlDeviceGetPowerUsage
+    nvmlDeviceGetProcessUtilization
     nvmlDeviceGetRemappedRows
     nvmlDeviceGetRetiredPages
     nvmlDeviceGetRetiredPagesPendingStatus
     nvmlDeviceGetRetiredPages_v2
     nvmlDeviceGetRowRemapperHistogram
+    nvmlDeviceGetRunningProcessDetailList
     nvmlDeviceGetSamples
     nvmlDeviceGetSerial
     nvmlDeviceGetSramEccErrorStatus

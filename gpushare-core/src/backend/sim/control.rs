@@ -269,7 +269,22 @@ impl Simulator {
     /// # Errors
     /// IO.
     pub fn act_as(&self, uid: u32) -> Result<()> {
-        self.change(|node| node.acting_uid = uid)
+        self.change(|node| {
+            node.acting_uid = uid;
+            node.mig_config = false;
+        })
+    }
+
+    /// The same, a user who may open the capability node `mig/config`: instances are theirs to list,
+    /// create and destroy, and nothing else is.
+    ///
+    /// # Errors
+    /// IO.
+    pub fn act_as_mig_configurer(&self, uid: u32) -> Result<()> {
+        self.change(|node| {
+            node.acting_uid = uid;
+            node.mig_config = true;
+        })
     }
 
     /// This process as a holder, where it has NVML open.

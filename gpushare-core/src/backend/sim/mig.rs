@@ -88,7 +88,7 @@ impl NodeState {
         profile: ProfileId,
     ) -> Answer<Vec<GpuInstanceInfo>> {
         let (gpu, _) = self.mig_on(uuid)?;
-        self.privileged()?;
+        self.may_configure_mig()?;
         self.mig_profile(uuid, profile)?;
         Ok(gpu.instances.iter().filter(|gi| gi.profile == profile).map(gi_info).collect())
     }
@@ -100,7 +100,7 @@ impl NodeState {
         id: GpuInstanceId,
     ) -> Answer<(&GpuInstanceState, &'static ProductProfile)> {
         let (gpu, product) = self.mig_on(uuid)?;
-        self.privileged()?;
+        self.may_configure_mig()?;
         let gi = gpu.instances.iter().find(|gi| gi.id == id).ok_or(NvmlReturn::NOT_FOUND)?;
         Ok((gi, product.profile(gi.profile).ok_or(NvmlReturn::UNKNOWN)?))
     }
@@ -131,7 +131,7 @@ impl NodeState {
         placement: Option<Placement>,
     ) -> Answer<GpuInstanceInfo> {
         let (gpu, product) = self.mig_on(uuid)?;
-        self.privileged()?;
+        self.may_configure_mig()?;
         let profile = self.mig_profile(uuid, id)?;
         if placement.is_some_and(|wanted| profile.placements().all(|legal| legal != wanted)) {
             return Err(NvmlReturn::INVALID_ARGUMENT);

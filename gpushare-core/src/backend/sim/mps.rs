@@ -335,6 +335,16 @@ impl MpsHost for SimulatedPorts {
             if !node.rules.mps_able {
                 return refuse(ErrorCode::Unsupported, "nvidia-cuda-mps-control is not installed");
             }
+            if let Access::User(user) = access {
+                if node.acting_uid != 0 && user.parse() != Ok(node.acting_uid) {
+                    let why = format!(
+                        "only root can give user {user} access to an MPS daemon; this is user {}",
+                        node.acting_uid
+                    );
+                    let error = Error::new(ErrorCode::PermissionDenied, why);
+                    return Err(error.with_needs(vec!["root".to_owned()]));
+                }
+            }
             let gpu = node.gpu_of(domain)?;
             if matches!(domain, MpsDomain::Gpu(_)) && node.gpu(&gpu).map_err(lookup)?.mig {
                 let why = "MIG is on: an MPS daemon serves a MIG device, not all of the GPU";

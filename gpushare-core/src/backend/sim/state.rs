@@ -32,6 +32,9 @@ pub(super) struct NodeState {
     pub rules: Rules,
     /// The user that the driver takes its caller for.
     pub acting_uid: u32,
+    /// Whether that user may open `mig/config`.
+    #[serde(default)]
+    pub mig_config: bool,
     /// How often the machine was started.
     pub boots: u64,
     /// How often the driver was loaded.
@@ -106,6 +109,7 @@ impl NodeState {
             fleet,
             rules: Rules::default(),
             acting_uid: 0,
+            mig_config: false,
             boots: 1,
             loads: 1,
             instances_made: 0,
@@ -173,6 +177,11 @@ impl NodeState {
     /// Refuses a caller who is not root.
     pub(super) fn privileged(&self) -> Result<(), NvmlReturn> {
         if self.acting_uid == 0 { Ok(()) } else { Err(NvmlReturn::NO_PERMISSION) }
+    }
+
+    /// Refuses a caller who is not root and may not open `mig/config` either.
+    pub(super) fn may_configure_mig(&self) -> Result<(), NvmlReturn> {
+        if self.mig_config { Ok(()) } else { self.privileged() }
     }
 
     /// What every load of the driver begins with.
