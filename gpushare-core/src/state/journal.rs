@@ -20,6 +20,7 @@ use crate::plan::state::GpuState;
 use crate::port::{Processes, Store};
 use crate::snapshot::{Epoch, expect_schema};
 use crate::state::record;
+use crate::terminal::beginning;
 
 const SCHEMA: &str = "gpushare.journal/v1";
 const FOLDER: &str = "journal";
@@ -246,6 +247,7 @@ pub(crate) fn read(store: &dyn Store, name: &str) -> Result<Option<Found>> {
     };
     let parsed = content.and_then(|content| parse(&content));
     let (header, entries) = parsed.map_err(|why| {
+        let why = beginning(&why);
         Error::new(
             ErrorCode::RecoveryRequired,
             format!(

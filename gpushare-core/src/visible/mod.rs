@@ -19,6 +19,7 @@ use std::str::FromStr;
 
 use crate::error::{Error, ErrorCode, Result};
 use crate::snapshot::Snapshot;
+use crate::terminal::Quoted;
 
 use document::{INVALID_DEVICE, NO_DEVICE};
 use machine::{Found, Machine, Place};
@@ -52,7 +53,7 @@ impl FromStr for DeviceOrder {
             "PCI_BUS_ID" => Ok(Self::PciBusId),
             _ => Err(Error::new(
                 ErrorCode::InvalidArgument,
-                format!("{text:?} is no order of devices: FASTEST_FIRST or PCI_BUS_ID"),
+                format!("{} is no order of devices: FASTEST_FIRST or PCI_BUS_ID", Quoted(text)),
             )),
         }
     }
