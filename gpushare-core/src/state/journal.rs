@@ -242,7 +242,9 @@ pub(crate) fn read(store: &dyn Store, name: &str) -> Result<Option<Found>> {
         Ok(Some(content)) => Ok(content),
         Ok(None) => return Ok(None),
         // A link, a pipe, a file without an end: it would bar every change until somebody looks.
-        Err(error) if error.code() == ErrorCode::Io => Err(error.to_string()),
+        Err(error) if matches!(error.code(), ErrorCode::Io | ErrorCode::InvalidState) => {
+            Err(error.to_string())
+        }
         Err(error) => return Err(error),
     };
     let parsed = content.and_then(|content| parse(&content));
