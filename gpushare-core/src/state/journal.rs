@@ -307,6 +307,18 @@ pub(crate) fn discard(store: &dyn Store, name: &str) -> Result<String> {
     Ok(format!("{}/{aside}", store.place().display()))
 }
 
+#[cfg(all(any(test, fuzzing), feature = "cli"))]
+/// A journal of these lines, each with its checksum, for who feeds them.
+pub(crate) fn sealed<'l>(lines: impl IntoIterator<Item = &'l str>) -> String {
+    let mut sum = String::new();
+    let mut text = String::new();
+    for line in lines {
+        sum = sum_of(&sum, line);
+        text.push_str(&format!("{sum} {line}\n"));
+    }
+    text
+}
+
 fn sum_of(before: &str, json: &str) -> String {
     let digest = Sha256::new().chain_update(before).chain_update(json).finalize();
     digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect()

@@ -14,6 +14,8 @@ mod machine;
 mod read;
 #[cfg(test)]
 mod tests;
+#[cfg(any(test, fuzzing))]
+mod whole;
 
 use std::str::FromStr;
 
@@ -24,6 +26,9 @@ use crate::terminal::Quoted;
 use document::{INVALID_DEVICE, NO_DEVICE};
 use machine::{Found, Machine, Place};
 use read::Kind;
+
+#[cfg(any(test, fuzzing))]
+pub(crate) use whole::expect_of_one_piece;
 
 pub use document::{
     Basis, Flag, FlagName, Named, RESOLVE_SCHEMA, Resolution, Standing, VisibleDevice,
