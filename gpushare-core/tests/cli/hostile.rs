@@ -188,9 +188,7 @@ fn hostile() -> Vec<Hostile> {
 }
 
 fn expect_short(what: &str, error: &Error, says: &str) {
-    if !error.to_string().contains(says) {
-        eprintln!("XX {what}: {error:.300}");
-    }
+    assert!(error.to_string().contains(says), "{what}: {error:.300}");
     assert!(error.to_string().len() < LONGEST, "{what}: {} bytes", error.to_string().len());
     assert!(error.to_document().to_string().len() < 2 * LONGEST, "{what}");
 }
@@ -202,10 +200,7 @@ fn a_hostile_spec_is_refused_in_a_word() {
         let began = Instant::now();
         let read = Spec::from_bytes(&text).and_then(|spec| node.plan(&spec));
         let error = read.expect_err(what);
-        if error.code() != ErrorCode::InvalidArgument {
-            eprintln!("XX {what}: {} {error:.300}", error.code());
-            continue;
-        }
+        assert_eq!(error.code(), ErrorCode::InvalidArgument, "{what}: {error:.300}");
         expect_short(what, &error, says);
         assert!(began.elapsed() < PATIENCE, "{what}: {:?}", began.elapsed());
     }
@@ -218,9 +213,7 @@ fn the_command_refuses_it_in_little_memory() {
         let path = place.path().join("spec");
         std::fs::write(&path, text).unwrap();
         let answer = refused(&place, &["plan", path.to_str().unwrap()], "INVALID_ARGUMENT");
-        if !answer.stderr.contains(says) {
-            eprintln!("XX {what}: {:.300}", answer.stderr);
-        }
+        assert!(answer.stderr.contains(says), "{what}: {:.300}", answer.stderr);
     }
 }
 
@@ -295,7 +288,8 @@ fn hostile_files_of_ours_hold_up_changes_and_nobody_who_looks() {
     std::fs::create_dir_all(&journals).unwrap();
     let line = |json: &str| format!("0123456789abcdef {json}\n");
     let ten = 10 << 20;
-    let make: [(&str, &dyn Fn(&Path)); 8] = [
+    type Make<'a> = &'a dyn Fn(&Path);
+    let make: [(&str, Make<'_>); 8] = [
         ("one line", &|path| std::fs::write(path, vec![b'x'; ten]).unwrap()),
         ("zeros", &|path| std::fs::write(path, vec![0; ten]).unwrap()),
         ("lines", &|path| std::fs::write(path, vec![b'\n'; ten]).unwrap()),
