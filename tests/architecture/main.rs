@@ -29,8 +29,8 @@ const LAYERS: &[&[&str]] = &[
 
 /// What a module may use in its own layer.
 const BESIDE: &[(&str, &[&str])] = &[
-    ("units", &["error"]),
-    ("id", &["error"]),
+    ("units", &["error", "terminal"]),
+    ("id", &["error", "terminal"]),
     ("process", &["id", "terminal"]),
     ("error", &["id", "process", "terminal"]),
     ("parameters", &["mode"]),
