@@ -153,6 +153,11 @@ fn change(lines: &mut Vec<Value>, place: usize, how: usize, what: usize) {
             let mut pool = Vec::new();
             lines.iter().for_each(|line| collect(line, &mut pool));
             let sizes: Vec<usize> = lines.iter().map(size).collect();
+            // What takes the place of a part of itself doubles, and again.
+            const MOST: usize = 4_000;
+            if sizes.iter().sum::<usize>() > MOST {
+                return;
+            }
             let mut place = place % sizes.iter().sum::<usize>().max(1);
             for (line, size) in lines.iter_mut().zip(sizes) {
                 if place < size {
