@@ -11,6 +11,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, ErrorCode};
+use crate::terminal::Quoted;
 
 macro_rules! number {
     ($(#[$doc:meta])* $name:ident) => {
@@ -110,7 +111,10 @@ macro_rules! uuid {
                 } else {
                     Err(Error::new(
                         ErrorCode::InvalidArgument,
-                        format!("{text:?} is not the uuid of a {}: it starts with {}", $what, $prefix),
+                        format!(
+                            "{} is not the uuid of a {}: it starts with {}",
+                            Quoted(text), $what, $prefix
+                        ),
                     ))
                 }
             }
@@ -191,7 +195,7 @@ impl FromStr for PciAddress {
         parse().ok_or_else(|| {
             Error::new(
                 ErrorCode::InvalidArgument,
-                format!("{text:?} is not a PCI address such as 0000:3b:00.0"),
+                format!("{} is not a PCI address such as 0000:3b:00.0", Quoted(text)),
             )
         })
     }
@@ -246,7 +250,7 @@ impl FromStr for PciDeviceId {
             .ok_or_else(|| {
                 Error::new(
                     ErrorCode::InvalidArgument,
-                    format!("{text:?} is not a PCI device id such as 0x233010DE"),
+                    format!("{} is not a PCI device id such as 0x233010DE", Quoted(text)),
                 )
             })
     }
@@ -310,7 +314,8 @@ impl FromStr for ShareId {
             Error::new(
                 ErrorCode::InvalidArgument,
                 format!(
-                    "{text:?} is not the id of a share: the uuid of a GPU or MIG device, and ::N where there are several, as `gpushare leases` lists them"
+                    "{} is not the id of a share: the uuid of a GPU or MIG device, and ::N where there are several, as `gpushare leases` lists them",
+                    Quoted(text)
                 ),
             )
         };

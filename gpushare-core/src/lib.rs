@@ -383,6 +383,9 @@ pub mod doctor;
 pub mod error;
 pub mod export;
 pub mod fork;
+#[cfg(all(any(test, fuzzing), feature = "cli"))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod gpu;
 mod handover;
 pub mod hazard;

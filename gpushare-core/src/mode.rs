@@ -6,6 +6,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, ErrorCode};
+use crate::terminal::Quoted;
 
 macro_rules! words {
     (
@@ -45,7 +46,7 @@ macro_rules! words {
                     let words: Vec<_> = Self::ALL.iter().map(|word| word.as_str()).collect();
                     Error::new(
                         ErrorCode::InvalidArgument,
-                        format!("unknown {} {text:?}; one of {}", $what, words.join(", ")),
+                        format!("unknown {} {}; one of {}", $what, Quoted(text), words.join(", ")),
                     )
                 })
             }

@@ -49,6 +49,28 @@ pub(crate) fn shell_word(text: &str) -> Cow<'_, str> {
     Cow::Owned(format!("'{}'", text.replace('\'', "'\\''")))
 }
 
+/// A text of the user's in an error: quoted, escaped, and cut where it is long.
+pub(crate) struct Quoted<'a>(pub(crate) &'a str);
+
+impl fmt::Display for Quoted<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const MOST: usize = 60;
+        match self.0.char_indices().nth(MOST) {
+            Some((end, _)) => write!(f, "{:?}…", self.0.get(..end).unwrap_or_default()),
+            None => write!(f, "{:?}", self.0),
+        }
+    }
+}
+
+/// The beginning of a text that is long. What a parser says of a file may have all of a word in it.
+pub(crate) fn beginning(text: &str) -> Cow<'_, str> {
+    const MOST: usize = 300;
+    match text.char_indices().nth(MOST) {
+        Some((end, _)) => Cow::Owned(format!("{}…", text.get(..end).unwrap_or_default())),
+        None => Cow::Borrowed(text),
+    }
+}
+
 /// So many things: `1 step`, `2 steps`. Of things whose plural ends with an s.
 pub(crate) fn count<N: From<bool> + PartialEq + fmt::Display>(number: N, one: &str) -> String {
     let s = if number == N::from(true) { "" } else { "s" };
@@ -64,6 +86,15 @@ mod tests {
         for (number, text) in [(0, "0 steps"), (1, "1 step"), (2, "2 steps"), (11, "11 steps")] {
             assert_eq!(count(number, "step"), text);
         }
+    }
+
+    #[test]
+    fn what_is_long_is_cut() {
+        assert_eq!(Quoted("a\x1b\"b").to_string(), "\"a\\u{1b}\\\"b\"");
+        assert_eq!(Quoted(&"ü".repeat(60)).to_string(), format!("\"{}\"", "ü".repeat(60)));
+        assert_eq!(Quoted(&"ü".repeat(61)).to_string(), format!("\"{}\"…", "ü".repeat(60)));
+        assert_eq!(beginning("short"), "short");
+        assert_eq!(beginning(&"é".repeat(301)), format!("{}…", "é".repeat(300)));
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, ErrorCode};
+use crate::terminal::Quoted;
 
 /// An amount of memory in bytes.
 ///
@@ -60,7 +61,8 @@ impl Bytes {
             Error::new(
                 ErrorCode::InvalidArgument,
                 format!(
-                    "size {text:?}: {why}; write a whole number and K, M, G or T, for example 4GiB"
+                    "size {}: {why}; write a whole number and K, M, G or T, for example 4GiB",
+                    Quoted(text)
                 ),
             )
         };

@@ -29,8 +29,8 @@ const LAYERS: &[&[&str]] = &[
 
 /// What a module may use in its own layer.
 const BESIDE: &[(&str, &[&str])] = &[
-    ("units", &["error"]),
-    ("id", &["error"]),
+    ("units", &["error", "terminal"]),
+    ("id", &["error", "terminal"]),
     ("process", &["id", "terminal"]),
     ("error", &["id", "process", "terminal"]),
     ("parameters", &["mode"]),
@@ -184,10 +184,13 @@ fn the_reader_sees_code_and_nothing_else() {
         mod tests { use crate::node; fn g() { { crate::node::x } } }
         #[cfg(test)]
         mod properties;
+        #[cfg(all(any(test, fuzzing), feature = "cli"))]
+        #[doc(hidden)]
+        pub mod fuzzing;
         fn h() { crate::id::GpuUuid::parse() }
     "##;
     let (code, modules) = without_tests(&code_of(text));
-    assert_eq!(modules, ["properties"]);
+    assert_eq!(modules, ["properties", "fuzzing"]);
     let source = Source { path: "plan/step.rs".into(), code };
     let paths: Vec<String> = source.root_paths().iter().map(|path| path.join("::")).collect();
     assert_eq!(

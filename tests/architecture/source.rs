@@ -147,12 +147,19 @@ fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
     }
 }
 
-/// The code without what stands under `#[cfg(test)]`, and the test modules in files of their own.
+/// What stands before tests, and before what is there for fuzzers: both reach into every room. Strings are empty.
+const MARKS: [&str; 3] = [
+    "#[cfg(test)]",
+    "#[cfg(any(test, fuzzing))]",
+    "#[cfg(all(any(test, fuzzing), feature = \"\"))]",
+];
+
+/// The code without what stands under one of [`MARKS`], and the test modules in files of their own.
 pub(crate) fn without_tests(code: &str) -> (String, Vec<String>) {
     let mut kept = String::new();
     let mut modules = Vec::new();
     let mut rest = code;
-    while let Some(at) = rest.find("#[cfg(test)]") {
+    while let Some(at) = MARKS.iter().filter_map(|mark| rest.find(mark)).min() {
         let (before, item) = rest.split_at(at);
         kept.push_str(before);
         // The item ends at its first `;` or at the end of its first block, attributes aside.

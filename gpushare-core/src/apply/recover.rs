@@ -240,8 +240,10 @@ fn settle_gpus(
         positions.sort_unstable();
         Journal::resume(ports.store.as_ref(), &found.only(&positions))?;
         let error = error.clone().context(format!("journal {}", found.name));
-        let settled = header.gpus.len() - positions.len();
-        return Err(if settled == 0 { error } else { error.with_outcome(Outcome::Indeterminate) });
+        // Others were settled, or steps were undone before one failed.
+        let touched = header.gpus.len() > positions.len()
+            || stuck.iter().any(|(_, error)| error.outcome() != Outcome::Untouched);
+        return Err(if touched { error.with_outcome(Outcome::Indeterminate) } else { error });
     }
     // Back is barred: forward.
     let undone = error.clone();

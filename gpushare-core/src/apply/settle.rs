@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use crate::apply::execute::{Executor, Reached};
 use crate::apply::report::Recreated;
-use crate::error::{Error, ErrorCode, Result};
+use crate::error::{Error, ErrorCode, Outcome, Result};
 use crate::id::MigUuid;
 use crate::mode::SharingMode;
 use crate::plan::Step;
@@ -143,7 +143,8 @@ pub(super) fn roll_back(
         });
         if !back {
             let why = "it was rolled back and is still not as before";
-            outcome.stuck.push((position, required(change, why, Vec::new())));
+            let error = required(change, why, Vec::new()).with_outcome(Outcome::Indeterminate);
+            outcome.stuck.push((position, error));
         }
     }
     Ok(outcome)
@@ -167,11 +168,14 @@ fn undo(
     };
     expect_ours(change, steps, gpu, &reached.created)?;
     expect_idle(change, steps, gpu)?;
+    let mut undone = false;
     for step in change.steps.iter().take(steps).rev() {
         let Some(inverse) = step.inverse() else { continue };
-        let created = executor
-            .step(&change.uuid, &inverse)
-            .map_err(|error| error.of_gpu(&change.uuid).context(format!("undo: {inverse}")))?;
+        let created = executor.step(&change.uuid, &inverse).map_err(|error| {
+            let error = error.of_gpu(&change.uuid).context(format!("undo: {inverse}"));
+            if undone { error.with_outcome(Outcome::Indeterminate) } else { error }
+        })?;
+        undone = true;
         if let (Some(new), Step::CreateComputeInstance(ci)) = (created, &inverse) {
             let old = change.devices.iter().find(|device| {
                 device.placement == ci.gpu_instance && device.start == ci.placement.start

@@ -210,6 +210,27 @@ impl NvidiaSmi {
     }
 }
 
+#[cfg(all(any(test, fuzzing), feature = "cli"))]
+pub(crate) mod fuzzing {
+    //! What the program's answers are taken for, for who feeds them.
+
+    use std::os::unix::process::ExitStatusExt as _;
+
+    use super::*;
+
+    pub(crate) fn interval(output: &str) -> Option<Interval> {
+        parse_interval(output)
+    }
+
+    pub(crate) fn refused(status: usize, output: &str) -> Error {
+        let gpu = "GPU-8f3b98ec-0635-dff0-ff24-353df283557b".parse().expect("a uuid");
+        // As wait(2) says it: the exit status above, a signal below.
+        let status = std::process::ExitStatus::from_raw(i32::try_from(status << 8).unwrap_or(0));
+        let answer = Answer { status, output: output.to_owned() };
+        NvidiaSmi::new(None).refused(&gpu, "reset", &answer)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt as _;
@@ -306,6 +327,22 @@ case $4 in -l) table ;; *) echo "Timeslice is set to 3 for GPU 0000:00:06.0." ;;
         let child = std::fs::read_to_string(fake.folder.path().join("state")).unwrap();
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", child.trim()));
         assert!(stat.map_or(true, |stat| stat.contains(") Z ")), "the child lives on");
+    }
+
+    #[test]
+    fn one_that_prints_without_an_end_is_killed_at_the_deadline() {
+        let row = "|   0   Timeslice       Default       |";
+        for script in [format!("exec yes '{row}'"), format!("yes '{row}' & exit 0")] {
+            let fake = Fake::new(&script);
+            let smi = fake.smi.clone().with_limits(Duration::from_millis(200), Duration::ZERO);
+            let start = Instant::now();
+            let error = smi.interval(&gpu()).unwrap_err();
+            // One that has ended, and left a child that goes on, is heard no longer than it pauses.
+            let ended = script.ends_with("exit 0") && error.code() == ErrorCode::Driver;
+            assert!(ended || error.code() == ErrorCode::Timeout, "{script}: {error}");
+            assert!(error.to_string().len() < 1000);
+            assert!(start.elapsed() < Duration::from_secs(4), "{script}: {:?}", start.elapsed());
+        }
     }
 
     #[test]

@@ -16,6 +16,7 @@ use crate::id::{Pid, ShareId};
 use crate::mode::{Interval, Priority};
 use crate::parameters::MpsComputeMode;
 use crate::plan::explain::Given;
+use crate::terminal::Quoted;
 use crate::units::{Bytes, ThreadPercentage};
 use crate::visible::DeviceOrder;
 
@@ -534,7 +535,8 @@ impl FromStr for Doomed {
         match text.parse() {
             Ok(id) if text.bytes().all(|b| b.is_ascii_digit()) => Ok(Self::GpuInstance(id)),
             _ => refuse(format!(
-                "{text:?} names no instance: give the uuid of a MIG device or the id of a GPU instance"
+                "{} names no instance: give the uuid of a MIG device or the id of a GPU instance",
+                Quoted(text)
             )),
         }
     }

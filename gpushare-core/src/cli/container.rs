@@ -10,6 +10,7 @@ use crate::error::{Error, ErrorCode, Result};
 use crate::export::{Cdi, LeaseHook};
 use crate::id::Pid;
 use crate::node::Node;
+use crate::terminal::beginning;
 
 use super::arguments::Specifications;
 
@@ -73,7 +74,10 @@ pub(super) fn first_process(input: impl Read) -> Result<Pid> {
     let refused = |why: String| {
         Error::new(
             ErrorCode::InvalidArgument,
-            format!("standard input is not the state of a container that is being made: {why}"),
+            format!(
+                "standard input is not the state of a container that is being made: {}",
+                beginning(&why)
+            ),
         )
     };
     let mut text = Vec::new();

@@ -387,3 +387,19 @@ fn watch(node: &Node, output: &Output, select: &Select) -> Result<Answer> {
     }
     Ok(Answer::Yes)
 }
+
+#[cfg(all(any(test, fuzzing), feature = "cli"))]
+pub(crate) mod fuzzing {
+    //! What arguments are taken for, for who feeds them.
+
+    use crate::error::Result;
+
+    pub(crate) fn new_instance(text: &str) -> Result<(String, Option<u8>)> {
+        let instance: super::new_instance::NewInstance = text.parse()?;
+        Ok((instance.profile.to_string(), instance.start))
+    }
+
+    pub(crate) fn doomed(text: &str) -> Result<()> {
+        text.parse::<super::arguments::Doomed>().map(drop)
+    }
+}

@@ -6,6 +6,7 @@ use std::str::FromStr;
 use crate::error::{Error, ErrorCode};
 use crate::id::ProfileId;
 use crate::mig::{Geometry, ProfileName};
+use crate::terminal::Quoted;
 
 /// The last slot of the largest geometry that the planner takes.
 const LAST_SLOT: u8 = 15;
@@ -69,7 +70,8 @@ impl FromStr for NewInstance {
             Some((profile, start)) => {
                 let number = start.parse().ok().filter(|&slot| digits(start) && slot <= LAST_SLOT);
                 let Some(number) = number else {
-                    return refuse(format!("{start:?} is no slot: write {profile}@4"));
+                    let start = Quoted(start);
+                    return refuse(format!("{start} is no slot: write for example 3g.40gb@4"));
                 };
                 (profile, Some(number))
             }
@@ -77,7 +79,9 @@ impl FromStr for NewInstance {
         if digits(profile) {
             return match profile.parse() {
                 Ok(id) => Ok(Self { profile: Named::Id(ProfileId::new(id)), start }),
-                Err(_) => refuse(format!("{profile} is too large for the id of a profile")),
+                Err(_) => {
+                    refuse(format!("{} is too large for the id of a profile", Quoted(profile)))
+                }
             };
         }
         let profile: ProfileName = profile.parse()?;

@@ -26,6 +26,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, ErrorCode, Result};
 use crate::hazard::HazardName;
 use crate::snapshot::{DeviceNode, Snapshot};
+use crate::terminal::{Quoted, beginning};
 
 pub use cdi::{Cdi, CdiSpecifications, LeaseHook};
 pub(crate) use cdi::{KIND as CDI_KIND, file_name, specification};
@@ -96,7 +97,8 @@ impl FromStr for Kind {
     fn from_str(text: &str) -> Result<Self> {
         Self::ALL.iter().copied().find(|kind| kind.as_str() == text).ok_or_else(|| {
             let all: Vec<_> = Self::ALL.iter().map(|kind| kind.as_str()).collect();
-            let why = format!("{text:?} is nothing to export to; there is {}", all.join(", "));
+            let why =
+                format!("{} is nothing to export to; there is {}", Quoted(text), all.join(", "));
             Error::new(ErrorCode::InvalidArgument, why)
         })
     }
@@ -135,7 +137,9 @@ impl Options {
     /// INVALID_ARGUMENT, saying what is wrong with them.
     pub fn from_json(text: &str) -> Result<Self> {
         serde_json::from_str(text).map_err(|error| {
-            Error::new(ErrorCode::InvalidArgument, format!("options of an export: {error}"))
+            let why = error.to_string();
+            let message = format!("options of an export: {}", beginning(&why));
+            Error::new(ErrorCode::InvalidArgument, message)
         })
     }
 

@@ -14,6 +14,7 @@ use std::str::FromStr;
 use crate::error::{Error, ErrorCode, Result};
 use crate::snapshot::Snapshot;
 use crate::spec::Spec;
+use crate::terminal::Quoted;
 
 /// For which tool the text was written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -47,7 +48,8 @@ impl FromStr for Kind {
     fn from_str(text: &str) -> Result<Self> {
         Self::ALL.iter().copied().find(|kind| kind.as_str() == text).ok_or_else(|| {
             let all: Vec<_> = Self::ALL.iter().map(|kind| kind.as_str()).collect();
-            let why = format!("{text:?} is nothing to import from; there is {}", all.join(", "));
+            let why =
+                format!("{} is nothing to import from; there is {}", Quoted(text), all.join(", "));
             Error::new(ErrorCode::InvalidArgument, why)
         })
     }

@@ -10,6 +10,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, ErrorCode};
+use crate::terminal::Quoted;
 
 /// What sets a variant of a profile apart: the media engines and graphics that it has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -126,7 +127,8 @@ impl FromStr for ProfileName {
             Error::new(
                 ErrorCode::InvalidArgument,
                 format!(
-                    "{text:?} is not a profile name such as 1g.10gb, 3g, 1c.3g.40gb or 1g.10gb+me"
+                    "{} is not a profile name such as 1g.10gb, 3g, 1c.3g.40gb or 1g.10gb+me",
+                    Quoted(text)
                 ),
             )
         })

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, ErrorCode};
 use crate::id::{GpuUuid, MigUuid};
+use crate::terminal::Quoted;
 
 /// What one MPS control daemon serves: one GPU or one MIG device.
 ///
@@ -48,7 +49,7 @@ impl FromStr for MpsDomain {
             (_, Ok(device)) => Ok(Self::MigDevice(device)),
             _ => Err(Error::new(
                 ErrorCode::InvalidArgument,
-                format!("{text:?} is the uuid of no GPU and of no MIG device"),
+                format!("{} is the uuid of no GPU and of no MIG device", Quoted(text)),
             )),
         }
     }

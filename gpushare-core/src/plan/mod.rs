@@ -28,6 +28,7 @@ use crate::mode::{Mode, SharingMode};
 use crate::process::Holder;
 use crate::snapshot::{self, Snapshot, Visibility};
 use crate::spec::Spec;
+use crate::terminal::beginning;
 
 pub use step::Step;
 
@@ -196,8 +197,8 @@ impl Plan {
     /// INVALID_ARGUMENT when it is none.
     pub fn from_json(text: &str) -> Result<Self> {
         let plan: Self = serde_json::from_str(text).map_err(|error| {
-            Error::new(ErrorCode::InvalidArgument, format!("not a plan: {error}"))
-                .with_source(error)
+            let why = error.to_string();
+            Error::new(ErrorCode::InvalidArgument, format!("not a plan: {}", beginning(&why)))
         })?;
         snapshot::expect_schema(&plan.schema, SCHEMA)?;
         Ok(plan)

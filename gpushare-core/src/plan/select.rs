@@ -4,6 +4,7 @@ use crate::error::{Error, ErrorCode, Result};
 use crate::mode::SharingMode;
 use crate::snapshot::{GpuSnapshot, Snapshot};
 use crate::spec::{Entry, Selector, Spec};
+use crate::terminal::Quoted;
 
 /// The GPUs, by position in the snapshot, that each entry of a spec selects.
 ///
@@ -132,7 +133,8 @@ pub fn parse(text: &str) -> Result<Selector> {
     Err(Error::new(
         ErrorCode::InvalidArgument,
         format!(
-            "{text:?} names no GPU: give an index, a uuid or the beginning of one, a PCI address, or all"
+            "{} names no GPU: give an index, a uuid or the beginning of one, a PCI address, or all",
+            Quoted(text)
         ),
     ))
 }

@@ -22,6 +22,7 @@ use crate::mode::{ComputeMode, Interval, SharingMode};
 use crate::parameters::{Parameters, TimeSlicing};
 use crate::process::Holder;
 use crate::spec::Sharing;
+use crate::terminal::Quoted;
 use crate::units::Bytes;
 
 pub use device_node::DeviceNode;
@@ -484,7 +485,7 @@ pub(crate) fn expect_schema(found: &str, expected: &str) -> Result<()> {
     }
     Err(Error::new(
         ErrorCode::InvalidArgument,
-        format!("the document is of schema {found:?}, not {expected:?}"),
+        format!("the document is of schema {}, not {expected:?}", Quoted(found)),
     ))
 }
 

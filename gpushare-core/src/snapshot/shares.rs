@@ -7,12 +7,15 @@ use crate::spec::Sharing;
 /// Clients that every MPS server of Volta and later takes (measured on an H200: 48).
 pub(crate) const MPS_CLIENTS: u32 = 48;
 
-/// The shares of a device that has that many.
+/// The most shares of a device: a spec asks for no more, and what a file says does not fill the memory.
+const MOST: u32 = 1024;
+
+/// The shares of a device that has that many, as far as there can be so many.
 pub(crate) fn ids(device: &str, count: u32) -> Vec<ShareId> {
     if count == 1 {
         return vec![ShareId::whole(device)];
     }
-    (0..count).map(|number| ShareId::part(device, number)).collect()
+    (0..count.min(MOST)).map(|number| ShareId::part(device, number)).collect()
 }
 
 /// How many shares a MIG device has that is shared further in that way.
@@ -31,4 +34,16 @@ pub(crate) fn count_of(device: &MigDevice, sharing: Option<&Sharing>) -> u32 {
 pub(crate) fn clients_of(device: &MigDevice) -> u32 {
     let slices = device.profile.compute.unwrap_or(device.profile.slices);
     (MPS_CLIENTS * u32::from(slices) / 7).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_count_fills_the_memory() {
+        for (count, shares) in [(0, 0), (1, 1), (2, 2), (1024, 1024), (u32::MAX, 1024)] {
+            assert_eq!(ids("GPU-1", count).len(), shares, "{count}");
+        }
+    }
 }

@@ -1,6 +1,6 @@
 //! The rules that hold of every spec, read from a text or built in Rust.
 
-use super::document::refuse;
+use super::document::{Quoted, refuse};
 use super::{Entry, Instance, Selector, Sharing, Spec, Want};
 use crate::error::{Error, ErrorCode, Result};
 use crate::mig::ProfileName;
@@ -61,7 +61,9 @@ fn selectors(select: &[Selector]) -> Result<(), String> {
     let plain = |error: Error| error.message().to_owned();
     select.iter().try_for_each(|selector| match selector {
         Selector::Uuid(uuid) if uuid_prefix(uuid) => Ok(()),
-        Selector::Uuid(uuid) => Err(format!("{uuid:?} is not the beginning of a GPU's uuid")),
+        Selector::Uuid(uuid) => {
+            Err(format!("{} is not the beginning of a GPU's uuid", Quoted(uuid)))
+        }
         Selector::Model(pattern) => model(pattern).map_err(plain),
         _ => Ok(()),
     })
@@ -72,7 +74,7 @@ fn instances(entry: usize, list: &[Instance]) -> Result<()> {
     for (i, instance) in list.iter().enumerate() {
         let checked = fits(instance).and_then(|()| match instance.name.as_deref() {
             Some(name) if names.contains(&name) => {
-                Err(format!("the name {name:?} belongs to an instance before it"))
+                Err(format!("the name {} belongs to an instance before it", Quoted(name)))
             }
             Some(text) => {
                 names.push(text);
@@ -166,7 +168,7 @@ pub(super) fn limit(bytes: Bytes) -> Result<()> {
 /// A pattern that could match a model.
 pub(super) fn model(pattern: &str) -> Result<()> {
     if pattern.is_empty() || pattern.len() > 96 || pattern.chars().any(char::is_control) {
-        return invalid(format!("{pattern:.20?} is not a model such as \"H100*\""));
+        return invalid(format!("{} is not a model such as \"H100*\"", Quoted(pattern)));
     }
     Ok(())
 }
@@ -176,7 +178,8 @@ pub(super) fn name(name: &str) -> Result<()> {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
     if !(1..=63).contains(&name.len()) || !name.bytes().all(allowed) {
         return invalid(format!(
-            "{name:.80?} is not a name: 1 to 63 letters, digits, dots, hyphens and underscores"
+            "{} is not a name: 1 to 63 letters, digits, dots, hyphens and underscores",
+            Quoted(name)
         ));
     }
     Ok(())
@@ -186,7 +189,7 @@ pub(super) fn name(name: &str) -> Result<()> {
 pub(super) fn account(name: &str) -> Result<()> {
     let bad = |c: char| c.is_control() || c == ':' || c == '/';
     if name.is_empty() || name.len() > 256 || name.contains(bad) {
-        return invalid(format!("{name:.80?} is not the name or number of a user or group"));
+        return invalid(format!("{} is not the name or number of a user or group", Quoted(name)));
     }
     Ok(())
 }

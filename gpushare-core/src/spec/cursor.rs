@@ -145,11 +145,18 @@ impl<'d> Fields<'d> {
     }
 }
 
-/// `gpus[0].mig`, and quotes where a key is more than one word.
+/// `gpus[0].mig`.
 fn join(path: &str, key: &str) -> String {
-    let word = key.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte));
-    let key = if word { key.to_owned() } else { Quoted(key).to_string() };
+    let key = word(key);
     if path.is_empty() { key } else { format!("{path}.{key}") }
+}
+
+/// A key as it is, and in quotes where it is more than one word, or a long one.
+pub(crate) fn word(key: &str) -> String {
+    const LONGEST: usize = 60;
+    let word = key.len() <= LONGEST
+        && key.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte));
+    if word { key.to_owned() } else { Quoted(key).to_string() }
 }
 
 fn listed(words: &[&str]) -> String {

@@ -11,6 +11,7 @@ use serde::ser::{SerializeMap, Serializer};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, ErrorCode};
+pub(crate) use crate::terminal::Quoted;
 
 /// How many lists and maps may stand in one another.
 pub(super) const DEPTH: usize = 64;
@@ -82,19 +83,6 @@ impl fmt::Display for Value {
             Self::Text(text) => write!(f, "{}", Quoted(text)),
             Self::List(_) => f.write_str("a list"),
             Self::Map(_) => f.write_str("a map"),
-        }
-    }
-}
-
-/// A text of the user's in an error: quoted, escaped, and cut where it is long.
-pub(crate) struct Quoted<'a>(pub(crate) &'a str);
-
-impl fmt::Display for Quoted<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const MOST: usize = 60;
-        match self.0.char_indices().nth(MOST) {
-            Some((end, _)) => write!(f, "{:?}…", self.0.get(..end).unwrap_or_default()),
-            None => write!(f, "{:?}", self.0),
         }
     }
 }

@@ -7,7 +7,7 @@ use super::document::refuse;
 use super::text::{braced, text_of, without_mark};
 use crate::error::{Error, Result};
 
-pub(crate) use super::cursor::At;
+pub(crate) use super::cursor::{At, word};
 pub(crate) use super::document::{Key, Node, Quoted, Value};
 pub(crate) use super::write::yaml_text;
 

@@ -5,6 +5,7 @@ use crate::export::Cdi;
 use crate::id::GpuUuid;
 use crate::port::Store;
 use crate::snapshot::expect_schema;
+use crate::terminal::beginning;
 
 use serde::{Deserialize, Serialize};
 
@@ -39,7 +40,7 @@ pub(crate) fn of(store: &dyn Store, gpu: &GpuUuid) -> Result<Option<Cdi>> {
     let name = name(gpu);
     let Some(content) = store.read(&name)? else { return Ok(None) };
     let read = serde_json::from_slice::<Document>(&content)
-        .map_err(|error| Error::new(ErrorCode::InvalidState, error.to_string()))
+        .map_err(|error| Error::new(ErrorCode::InvalidState, beginning(&error.to_string())))
         .and_then(|document| expect_schema(&document.schema, SCHEMA).map(|()| document));
     let why = match read {
         Ok(document) if document.gpu == *gpu => return Ok(Some(document.cdi)),

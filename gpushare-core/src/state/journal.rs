@@ -20,6 +20,7 @@ use crate::plan::state::GpuState;
 use crate::port::{Processes, Store};
 use crate::snapshot::{Epoch, expect_schema};
 use crate::state::record;
+use crate::terminal::beginning;
 
 const SCHEMA: &str = "gpushare.journal/v1";
 const FOLDER: &str = "journal";
@@ -241,11 +242,14 @@ pub(crate) fn read(store: &dyn Store, name: &str) -> Result<Option<Found>> {
         Ok(Some(content)) => Ok(content),
         Ok(None) => return Ok(None),
         // A link, a pipe, a file without an end: it would bar every change until somebody looks.
-        Err(error) if error.code() == ErrorCode::Io => Err(error.to_string()),
+        Err(error) if matches!(error.code(), ErrorCode::Io | ErrorCode::InvalidState) => {
+            Err(error.to_string())
+        }
         Err(error) => return Err(error),
     };
     let parsed = content.and_then(|content| parse(&content));
     let (header, entries) = parsed.map_err(|why| {
+        let why = beginning(&why);
         Error::new(
             ErrorCode::RecoveryRequired,
             format!(
@@ -301,6 +305,18 @@ pub(crate) fn discard(store: &dyn Store, name: &str) -> Result<String> {
     let aside = format!("{DISCARDED}/{name}");
     store.rename(&path, &aside)?;
     Ok(format!("{}/{aside}", store.place().display()))
+}
+
+#[cfg(all(any(test, fuzzing), feature = "cli"))]
+/// A journal of these lines, each with its checksum, for who feeds them.
+pub(crate) fn sealed<'l>(lines: impl IntoIterator<Item = &'l str>) -> String {
+    let mut sum = String::new();
+    let mut text = String::new();
+    for line in lines {
+        sum = sum_of(&sum, line);
+        text.push_str(&format!("{sum} {line}\n"));
+    }
+    text
 }
 
 fn sum_of(before: &str, json: &str) -> String {

@@ -8,6 +8,7 @@ use crate::error::{Error, ErrorCode, Result};
 use crate::id::GpuUuid;
 use crate::port::Store;
 use crate::snapshot::{Record, expect_schema};
+use crate::terminal::beginning;
 
 const SCHEMA: &str = "gpushare.record/v1";
 const FOLDER: &str = "records";
@@ -74,7 +75,7 @@ fn place(store: &dyn Store, file: &str) -> String {
 fn read(store: &dyn Store, file: &str) -> Result<Option<Document>> {
     let Some(content) = store.read(&format!("{FOLDER}/{file}"))? else { return Ok(None) };
     let document: Document = serde_json::from_slice(&content)
-        .map_err(|error| Error::new(ErrorCode::InvalidState, error.to_string()))?;
+        .map_err(|error| Error::new(ErrorCode::InvalidState, beginning(&error.to_string())))?;
     expect_schema(&document.schema, SCHEMA)?;
     Ok(Some(document))
 }

@@ -85,11 +85,6 @@ pub(crate) fn write(slots: &dyn Slots, share: &ShareId, note: &LeaseNote) -> Res
 /// # Errors
 /// IO.
 pub(crate) fn read(slots: &dyn Slots, share: Option<&ShareId>) -> Result<Vec<Noted>> {
-    let parse = |note: Note| {
-        let parsed: LeaseNote = serde_json::from_slice(&note.content).ok()?;
-        let ours = parsed.schema == SCHEMA && parsed.name.len() <= LONGEST_NAME;
-        ours.then_some(Noted { share: note.share, author: note.author, note: parsed })
-    };
     let notes = slots.notes(share)?;
     let count = notes.len();
     let noted: Vec<Noted> = notes.into_iter().filter_map(parse).collect();
@@ -98,6 +93,13 @@ pub(crate) fn read(slots: &dyn Slots, share: Option<&ShareId>) -> Result<Vec<Not
     }
     // One that was just being written is whole the next time.
     Ok(slots.notes(share)?.into_iter().filter_map(parse).collect())
+}
+
+/// What a note says; none for what is no note.
+pub(crate) fn parse(note: Note) -> Option<Noted> {
+    let parsed: LeaseNote = serde_json::from_slice(&note.content).ok()?;
+    let ours = parsed.schema == SCHEMA && parsed.name.len() <= LONGEST_NAME;
+    ours.then_some(Noted { share: note.share, author: note.author, note: parsed })
 }
 
 /// The names of leases are ours and short.

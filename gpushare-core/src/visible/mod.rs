@@ -14,15 +14,21 @@ mod machine;
 mod read;
 #[cfg(test)]
 mod tests;
+#[cfg(any(test, fuzzing))]
+mod whole;
 
 use std::str::FromStr;
 
 use crate::error::{Error, ErrorCode, Result};
 use crate::snapshot::Snapshot;
+use crate::terminal::Quoted;
 
 use document::{INVALID_DEVICE, NO_DEVICE};
 use machine::{Found, Machine, Place};
 use read::Kind;
+
+#[cfg(any(test, fuzzing))]
+pub(crate) use whole::expect_of_one_piece;
 
 pub use document::{
     Basis, Flag, FlagName, Named, RESOLVE_SCHEMA, Resolution, Standing, VisibleDevice,
@@ -52,7 +58,7 @@ impl FromStr for DeviceOrder {
             "PCI_BUS_ID" => Ok(Self::PciBusId),
             _ => Err(Error::new(
                 ErrorCode::InvalidArgument,
-                format!("{text:?} is no order of devices: FASTEST_FIRST or PCI_BUS_ID"),
+                format!("{} is no order of devices: FASTEST_FIRST or PCI_BUS_ID", Quoted(text)),
             )),
         }
     }

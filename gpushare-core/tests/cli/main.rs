@@ -10,6 +10,7 @@ mod doctor;
 mod documents;
 mod golden;
 mod handover;
+mod hostile;
 mod interrupted;
 mod leases;
 mod metrics;

@@ -257,3 +257,65 @@ fn files_that_are_too_much() {
     let error = gpushare_core::import::import(b"version: v1\n\xff", kind, &options, &snapshot);
     assert!(error.unwrap_err().to_string().contains("mig-parted file line 2: not UTF-8"));
 }
+
+/// However much of it there is, and whatever it has in it.
+#[test]
+fn what_is_said_of_a_file_is_short_and_plain() {
+    let place = Place::new("2xA100-40GB");
+    let plain = |text: &str| {
+        assert!(text.len() < 2_000, "{} bytes", text.len());
+        assert!(!text.contains(char::is_control), "{text:?}");
+    };
+    let long = "x".repeat(400_000);
+    let key = |name: &str| {
+        format!(
+            "version: v1\nmig-configs:\n  {name}: [{{devices: [9], mig-enabled: true, mig-devices: {{}}}}]\n"
+        )
+    };
+    let several: String =
+        (0..15_000).map(|n| format!("  c{n}: [{{devices: all, mig-enabled: false}}]\n")).collect();
+    let several = format!("version: v1\nmig-configs:\n{several}");
+    let error = place.import(&several, None).unwrap_err().to_string();
+    assert!(error.contains("\"c15\" and 14984 more"), "{error:.300}");
+    plain(&error);
+    for text in [
+        key("\"\\e[2J\\n\""),
+        key(&long),
+        entry("{devices: [0], mig-enabled: true, mig-devices: {}}").replace("one", "\"\\e\""),
+        entry(&format!(
+            "{{devices: [{}], mig-enabled: true, mig-devices: {{}}}}",
+            "9, ".repeat(200_000)
+        )),
+        entry(&format!("{{devices: {long}, mig-enabled: true, mig-devices: {{}}}}")),
+        entry(&format!("{{devices: all, mig-enabled: true, mig-devices: {{{long}: 1}}}}")),
+        entry(&format!("{{devices: all, device-filter: {long}, mig-enabled: false}}")),
+        format!("version: v1\nmig-state: {{devices: [{{uuid: {long}, mig-mode: 0}}]}}\n"),
+        format!(
+            "version: v1\nmig-state: {{devices: [{{uuid: GPU-{}, mig-mode: 0}}]}}\n",
+            "1".repeat(90)
+        ),
+    ] {
+        match place.import(&text, None) {
+            Ok(imported) => {
+                assert!(!imported.notes.is_empty());
+                imported.notes.iter().for_each(|note| plain(note));
+            }
+            Err(error) => plain(&error.to_string()),
+        }
+    }
+    // Twins are found in one go: this took a minute.
+    let devices: String =
+        (0..25_000).map(|n| format!("{{uuid: GPU-{n:x}, mig-mode: 0}},")).collect();
+    let start = std::time::Instant::now();
+    let text = format!("version: v1\nmig-state: {{devices: [{devices}]}}\n");
+    assert_eq!(place.import(&text, None).unwrap_err().code(), ErrorCode::NotFound);
+    assert!(start.elapsed().as_secs() < 20, "{:?}", start.elapsed());
+    let twins = text.replace("GPU-61a7,", "GPU-0,");
+    let error = place.import(&twins, None).unwrap_err().to_string();
+    assert!(
+        error.contains(
+            "migstate.devices[24999] (line 2): GPU-0 stands at migstate.devices[0] (line 2)"
+        ),
+        "{error}"
+    );
+}

@@ -24,6 +24,8 @@ use self::daemon::{Found, Scope, Start, TURN, find};
 use self::place::{ACCESS, ADMITTED, CHANGED, Leaf, Place};
 #[cfg(feature = "cli")]
 pub(crate) use self::spawn::keep_no_descriptor;
+#[cfg(all(any(test, fuzzing), feature = "cli"))]
+pub(crate) use self::wire::fuzzing;
 use super::command::trust;
 use super::directory::Directory;
 use super::files::FileStore;

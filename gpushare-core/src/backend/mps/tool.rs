@@ -218,6 +218,12 @@ echo 50.0"#;
             ask(&frozen.path, Path::new("/"), &Command::Servers, Duration::from_millis(200));
         assert!(matches!(answer, Err(Failure::Frozen)));
         assert!(start.elapsed() < Duration::from_secs(2));
+        let endless = Fake::new("exec yes 100.0");
+        let start = Instant::now();
+        let answer =
+            ask(&endless.path, Path::new("/"), &Command::Servers, Duration::from_millis(200));
+        assert!(matches!(answer, Err(Failure::Frozen)));
+        assert!(start.elapsed() < Duration::from_secs(2));
         let missing = ask(Path::new("/nonexistent"), Path::new("/"), &Command::Servers, HELP_LIMIT);
         assert!(matches!(missing, Err(Failure::Other(_))));
         assert_eq!(dialect(Path::new("/nonexistent")).unwrap_err().code(), ErrorCode::Unsupported);

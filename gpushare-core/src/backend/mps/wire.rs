@@ -380,5 +380,41 @@ fn broken(errno: Errno) -> Attempt {
     .into()
 }
 
+#[cfg(all(any(test, fuzzing), feature = "cli"))]
+pub(crate) mod fuzzing {
+    //! What is heard of a daemon that sends these records, for who feeds them.
+
+    use super::*;
+
+    pub(crate) const MOST_RECORDS: usize = super::MOST_RECORDS;
+    pub(crate) const MOST_ANSWER: usize = super::MOST_ANSWER;
+
+    /// A session of one command with who says that at once and then nothing more.
+    pub(crate) fn exchange(records: &[&[u8]]) -> Result<Vec<String>, String> {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let pair = rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None);
+        let (daemon, socket) = pair.map_err(|errno| errno.to_string())?;
+        for record in records {
+            // More than the kernel holds is never sent.
+            if rustix::net::send(&daemon, record, SendFlags::NOSIGNAL).is_err() {
+                break;
+            }
+        }
+        let _ = rustix::net::shutdown(&daemon, rustix::net::Shutdown::Write);
+        let deadline = Deadline::after(Duration::from_secs(2));
+        let session = Session { socket, peer: Peer { pid: None, uid: 0 }, deadline };
+        let heard = session
+            .greeting()
+            .and_then(|()| session.say(b"get_server_list\n\0", &mut false))
+            .and_then(|()| session.answer());
+        heard.map_err(|attempt| match attempt {
+            Attempt::Again => "again".to_owned(),
+            Attempt::Failed(Failure::Handshake(why)) => why,
+            Attempt::Failed(Failure::Died) => "died".to_owned(),
+            Attempt::Failed(failure) => unreachable!("{failure:?}"),
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests;

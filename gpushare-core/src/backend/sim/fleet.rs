@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::products::{PRODUCTS, Product};
 use crate::error::{Error, ErrorCode, Result};
+use crate::terminal::Quoted;
 
 /// Which cards a simulated node has, in the order of their NVML index.
 ///
@@ -67,7 +68,8 @@ impl FromStr for Fleet {
             Err(Error::new(
                 ErrorCode::InvalidArgument,
                 format!(
-                    "fleet {text:?}: {why}; write for example 8xH100-80GB or 2xA100-40GB,1xA30-24GB"
+                    "fleet {}: {why}; write for example 8xH100-80GB or 2xA100-40GB,1xA30-24GB",
+                    Quoted(text)
                 ),
             ))
         };
@@ -79,7 +81,8 @@ impl FromStr for Fleet {
                         Ok(count @ 1..=Self::LIMIT) => (count, name),
                         _ => {
                             return refuse(format!(
-                                "{part:?} does not count 1 to {} cards",
+                                "{} does not count 1 to {} cards",
+                                Quoted(part),
                                 Self::LIMIT
                             ));
                         }
@@ -90,7 +93,8 @@ impl FromStr for Fleet {
             let Some(product) = Product::by_name(name) else {
                 let names: Vec<_> = PRODUCTS.iter().map(|product| product.name).collect();
                 return refuse(format!(
-                    "the simulator knows no card {name:?}; it knows {}",
+                    "the simulator knows no card {}; it knows {}",
+                    Quoted(name),
                     names.join(", ")
                 ));
             };

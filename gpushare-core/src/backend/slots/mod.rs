@@ -212,8 +212,20 @@ fn decode(name: &str) -> Option<ShareId> {
     name.replace('+', "/").parse().ok()
 }
 
-fn share_of(slot: &str) -> Option<ShareId> {
+pub(crate) fn share_of(slot: &str) -> Option<ShareId> {
     decode(slot.strip_suffix(SLOT)?)
+}
+
+#[cfg(all(any(test, fuzzing), feature = "cli"))]
+pub(crate) mod fuzzing {
+    //! The names of files, for who feeds them.
+
+    pub(crate) use super::queue::is_ticket;
+    pub(crate) use super::{is_abandoned, share_of};
+
+    pub(crate) fn slot_of(share: &super::ShareId) -> String {
+        super::encode(share) + super::SLOT
+    }
 }
 
 /// An open directory.
@@ -369,7 +381,7 @@ fn random() -> String {
 }
 
 /// Whether a file that was never finished has no owner any more: it takes less than a second.
-fn is_abandoned(name: &str) -> bool {
+pub(crate) fn is_abandoned(name: &str) -> bool {
     let Some(name) = name.strip_prefix(SCRATCH) else { return false };
     let began = name.split('-').next().and_then(|began| began.parse::<u128>().ok());
     began.is_none_or(|began| began + ABANDONED.as_nanos() < since_boot())

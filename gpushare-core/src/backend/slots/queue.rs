@@ -136,7 +136,7 @@ pub(super) fn list(folder: &Folder) -> Result<Vec<String>> {
     Ok(names)
 }
 
-pub(super) fn is_ticket(name: &str) -> bool {
+pub(crate) fn is_ticket(name: &str) -> bool {
     let digits = name.bytes().take_while(u8::is_ascii_digit).count();
     digits == DIGITS && name.as_bytes().get(DIGITS) == Some(&b'-')
 }

@@ -4,6 +4,8 @@
 //! in any case. Here hyphens and underscores do not matter either: `mig-state` is `MigState`.
 //! Profiles are NVML's enums. Where a compute instance stands in its GPU instance is not in it.
 
+use std::collections::HashMap;
+
 use super::super::Options;
 use super::{Imported, Wanted, about, expect_fit, has_key, instance, without_mig};
 use crate::error::{Error, ErrorCode, Result};
@@ -67,9 +69,10 @@ pub(super) fn read(root: Node) -> Result<Vec<Device>> {
     }
     let state = root.need("migstate")?.fields(&["devices"])?;
     let devices = list(&state.need("devices")?, device)?;
-    for (position, device) in devices.iter().enumerate() {
-        let same = |other: &&Device| other.uuid.eq_ignore_ascii_case(&device.uuid);
-        if let Some(first) = devices.iter().take(position).find(same) {
+    // A file has room for tens of thousands.
+    let mut seen: HashMap<String, &Device> = HashMap::new();
+    for device in &devices {
+        if let Some(first) = seen.insert(device.uuid.to_ascii_lowercase(), device) {
             let why = format!(
                 "spec, {}: {} stands at {} too",
                 device.location, device.uuid, first.location

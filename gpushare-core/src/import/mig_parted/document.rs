@@ -196,11 +196,22 @@ fn profile(text: &str) -> Option<ProfileName> {
     (name.gigabytes.is_some() && text.starts_with(|c: char| c.is_ascii_digit())).then_some(name)
 }
 
+/// So many of a list as somebody reads, and how many there are more; none where it is empty.
+pub(super) fn some(mut all: impl Iterator<Item = String>) -> Option<String> {
+    const MOST: usize = 16;
+    let shown: Vec<String> = all.by_ref().take(MOST).collect();
+    let shown = (!shown.is_empty()).then(|| shown.join(", "))?;
+    Some(match all.count() {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
+    })
+}
+
 /// The config that was asked for, or the only one.
 pub(super) fn chosen<'c>(configs: &'c [Config], options: &Options) -> Result<&'c Config> {
     let names = || {
-        let names: Vec<_> = configs.iter().map(|config| Quoted(&config.name).to_string()).collect();
-        names.join(", ")
+        let names = configs.iter().map(|config| Quoted(&config.name).to_string());
+        some(names).unwrap_or_default()
     };
     match (&options.config, configs) {
         (None, [only]) => Ok(only),

@@ -5,7 +5,7 @@
 //! `mig-enabled`, mig-parted has set the mode of the last when it comes to the instances of the first, and
 //! fails: that is refused here.
 
-use super::document::{Config, Counted, Devices, Entry, Filter};
+use super::document::{Config, Counted, Devices, Entry, Filter, some};
 use super::{Imported, Wanted, about, expect_fit, instance, without_mig};
 use crate::error::{Error, ErrorCode, Result};
 use crate::id::ProfileId;
@@ -13,6 +13,7 @@ use crate::mig::{Geometry, Profile};
 use crate::mode::SharingMode;
 use crate::plan::{expect_visible, select};
 use crate::snapshot::{GpuSnapshot, MigStatus, Snapshot};
+use crate::spec::tree::word;
 use crate::spec::{Instance, Location, Selector, Want};
 
 /// More MIG devices than any GPU has by far.
@@ -31,7 +32,7 @@ pub(super) fn of(config: &Config, snapshot: &Snapshot) -> Result<Imported> {
             notes.push(format!(
                 "GPU {}: no entry of {} speaks of it; it is left alone (mig-parted's assert would say no)",
                 select::name(gpu),
-                config.name
+                word(&config.name)
             ));
             continue;
         };
@@ -73,14 +74,10 @@ fn absent(config: &Config, snapshot: &Snapshot, notes: &mut Vec<String>) {
     for entry in &config.entries {
         let Devices::Indexes(indexes) = &entry.devices else { continue };
         let known = |index| snapshot.gpus.iter().any(|gpu| gpu.index == Some(index));
-        let absent: Vec<_> =
-            indexes.iter().filter(|&&index| !known(index)).map(ToString::to_string).collect();
-        if !absent.is_empty() {
-            notes.push(format!(
-                "{} names GPUs that this node does not have: {}",
-                entry.location,
-                absent.join(", ")
-            ));
+        let absent = indexes.iter().filter(|&&index| !known(index)).map(ToString::to_string);
+        if let Some(absent) = some(absent) {
+            let place = &entry.location;
+            notes.push(format!("{place} names GPUs that this node does not have: {absent}"));
         }
     }
 }

@@ -1,7 +1,5 @@
 //! What holds of any string on any node.
 
-use std::collections::BTreeSet;
-
 use proptest::prelude::*;
 
 use super::*;
@@ -48,51 +46,7 @@ proptest! {
 
     #[test]
     fn an_answer_is_of_one_piece(snapshot in nodes(), string in prop::option::of(strings())) {
-        let resolution = resolve(&snapshot, string.as_deref());
-        prop_assert_eq!(&resolution, &resolve(&snapshot, string.as_deref()));
-        let _ = resolution.to_string();
-
-        // Devices, where there are any, each once and numbered.
-        prop_assert_eq!(
-            resolution.devices.is_empty(),
-            resolution.outcome != VisibleOutcome::Devices
-        );
-        let named: BTreeSet<_> = uuids(&resolution).into_iter().collect();
-        prop_assert_eq!(named.len(), resolution.devices.len());
-        for (ordinal, device) in (0..).zip(&resolution.devices) {
-            prop_assert_eq!(device.ordinal, ordinal);
-            let gpu = snapshot.gpus.iter().find(|gpu| gpu.index == device.index).unwrap();
-            let on = gpu.mig.as_ref().is_some_and(|mig| mig.enabled);
-            // No process is said to get the whole of a GPU with MIG on.
-            prop_assert_eq!(on, device.kind == VisibleKind::MigDevice);
-        }
-        let mig = resolution.devices.iter().any(|d| d.kind == VisibleKind::MigDevice);
-        prop_assert!(!mig || resolution.devices.len() == 1);
-
-        // The entries are the string's, and those that count are the devices.
-        if let Some(string) = string.as_deref().filter(|string| !string.is_empty()) {
-            let texts: Vec<_> = resolution.entries.iter().map(|e| e.text.as_str()).collect();
-            prop_assert_eq!(texts.join(","), string);
-            let counted: Vec<_> =
-                resolution.entries.iter().filter(|e| e.ordinal.is_some()).collect();
-            prop_assert_eq!(counted.len(), resolution.devices.len());
-            for (entry, device) in counted.iter().zip(&resolution.devices) {
-                prop_assert_eq!(entry.uuid.as_deref(), Some(device.uuid.as_str()));
-                prop_assert_eq!(entry.ordinal, Some(device.ordinal));
-            }
-        }
-        for entry in &resolution.entries {
-            prop_assert_eq!(entry.uuid.is_none(), entry.names == Named::Nothing);
-            prop_assert_eq!(
-                entry.reason.is_none(),
-                entry.ordinal.is_some() || entry.standing == Standing::Counts
-            );
-        }
-        prop_assert_eq!(resolution.certain, resolution.flags.is_empty());
-
-        // The document says the same again.
-        let document = serde_json::to_string(&resolution).unwrap();
-        prop_assert_eq!(serde_json::from_str::<Resolution>(&document).unwrap(), resolution);
+        expect_of_one_piece(&snapshot, string.as_deref());
     }
 
     /// What stands after the end changes nothing.
