@@ -89,6 +89,9 @@ enum Syncs {
     Each,
 }
 
+/// The exit status where nothing could be looked at.
+const UNSEEN: u8 = 2;
+
 fn say(text: &str) {
     // Who does not listen misses nothing but words: the exit status tells.
     let _ = writeln!(std::io::stdout(), "{text}");
@@ -120,6 +123,10 @@ fn main() -> ExitCode {
         Part::TogetherTenant(hold) => verdict(together::hold(&hold)),
         Part::Soak { seed, transitions, in_memory, calls } => {
             let seed = seed.unwrap_or_else(any_seed);
+            if transitions == 0 && in_memory == 0 {
+                say("nothing was looked at");
+                return ExitCode::from(UNSEEN);
+            }
             verdict(match calls {
                 Some(calls) => soaked(transitions, seed, &calls),
                 None => soak(transitions, in_memory, seed),
@@ -197,7 +204,10 @@ fn power(options: &power::Options) -> ExitCode {
         }
         Err(stopped) => {
             say(&stopped.to_string());
-            ExitCode::FAILURE
+            match stopped {
+                power::Stopped::Broken(_) => ExitCode::FAILURE,
+                _ => ExitCode::from(UNSEEN),
+            }
         }
     }
 }
@@ -220,6 +230,10 @@ fn transactions(seed: u64, budget: Budget) -> ExitCode {
         }
     };
     match transactions::check(seed, budget, &progress) {
+        Ok(figures) if figures.faulted == 0 => {
+            say(&format!("{figures}\nnothing was looked at"));
+            ExitCode::from(UNSEEN)
+        }
         Ok(figures) => {
             say(&format!("{figures}\n0 violations, {:.0} s", start.elapsed().as_secs_f64()));
             ExitCode::SUCCESS

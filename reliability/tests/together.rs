@@ -25,3 +25,15 @@ fn nobody_hurts_another_and_what_is_left_was_asked_for() {
         assert!(done(what), "{what} never came off: {text}");
     }
 }
+
+/// Whoever takes the lock of a GPU has it here, and so does everybody else.
+#[test]
+fn without_locks_it_is_seen() {
+    let output = Command::new(env!("CARGO_BIN_EXE_reliability"))
+        .args(["together", "--without-locks", "--seconds", "120", "--processes", "4"])
+        .output()
+        .unwrap();
+    let text = text(&output);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains("VIOLATION"), "{text}");
+}

@@ -11,6 +11,7 @@ fn whatever_goes_wrong_it_is_old_or_new() {
         Ok(figures) => {
             assert!(figures.faulted > 20_000, "{figures}");
             assert!(figures.beside > 100 && figures.recoveries > 500, "{figures}");
+            assert!(figures.begun > 5_000 && figures.around > 100, "{figures}");
         }
         Err(broken) => panic!("{broken}"),
     }

@@ -186,7 +186,7 @@ Printed from `privileges/table.rs`. `cargo test -p gpushare-tests --test privile
 caller, on the simulator. *No* is PERMISSION_DENIED, which names what is needed, before a file or the driver was
 touched; *as it was* means that the driver said so when it was asked to.
 
-| to | any user | … with a state directory of their own | … who may open `mig/config` | root |
+| to | any user | … with a state directory of their own | … who may open `mig/config` besides | root |
 |---|---|---|---|---|
 "
     .to_owned();

@@ -240,16 +240,27 @@ impl<'a> Crowd<'a> {
         events::of(&self.place.events(), pid)
     }
 
-    /// Whether it held something where appliers evict, a moment ago. It did until the next that it noted.
+    /// Whether it had something where appliers evict, or might have been about to, a moment ago.
     fn may_be_evicted(&self, pid: u32) -> bool {
         let consented = format!("gpu={} ", self.place.roles.consent);
-        let events = self.events_of(pid);
-        let held = |event: &events::Event| event.what.contains(&consented);
-        let last = events.iter().rfind(|event| event.what.contains("gpu="));
+        let (mut wants, mut has, mut until) = (false, false, None);
+        for event in self.events_of(pid) {
+            let there = event.what.contains(&consented);
+            let (wanted, had) = (wants, has);
+            match event.what.split(' ').next() {
+                Some("wants") => wants = there,
+                Some("holds" | "inherits" | "tenant") => (wants, has) = (false, has || there),
+                Some("done") if event.what.starts_with("done lease") => {
+                    (wants, has) = (false, false)
+                }
+                _ => {}
+            }
+            if (wanted || had) && !(wants || has) {
+                until = Some(event.at);
+            }
+        }
         let late = now() - EVICTED_LATE;
-        let until = events.iter().skip(1).map(|event| event.at);
-        let mut times = events.iter().zip(until);
-        last.is_some_and(held) || times.any(|(event, until)| held(event) && until > late)
+        wants || has || until.is_some_and(|until| until > late)
     }
 
     /// Who has a share by its mark has it by the list.

@@ -188,6 +188,12 @@ pub fn run(options: &Options, seed: u64, say: &dyn Fn(&str)) -> Result<Figures, 
         }
     }
     figures.took = begun.elapsed();
+    // A run in which everybody fails shows nothing.
+    for what in ["apply", "lease", "recover", "other"] {
+        if !figures.counts.contains_key(&(what.to_owned(), "OK".to_owned())) {
+            return Err(format!("nothing was seen: {what} never came off\n{figures}"));
+        }
+    }
     Ok(figures)
 }
 

@@ -236,7 +236,9 @@ impl Worker<'_> {
         if self.dice.once_in(3) {
             self.tenant(lease, grant, mark, gpu)?;
         }
-        sleep(Duration::from_millis(self.dice.below(40) as u64));
+        // Now and then so long that nobody's leaving can be taken for it.
+        let most = if self.dice.once_in(6) { 600 } else { 40 };
+        sleep(Duration::from_millis(self.dice.below(most) as u64));
         if let Some(before) = stands {
             let own = Pid::new(std::process::id());
             let processes = self.simulator.processes()?;

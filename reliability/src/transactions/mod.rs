@@ -15,6 +15,7 @@ mod space;
 mod verdict;
 mod world;
 
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -24,8 +25,8 @@ use gpushare_core::{ErrorCode, Outcome};
 
 use crate::dice::Dice;
 pub use script::Planted;
-use script::{After, Script, Strike};
-use verdict::{Known, Ran, Violation};
+use script::{After, Again, Place, Script, Strike};
+use verdict::{Known, Ran, Seen, Violation};
 
 /// How much is looked at.
 #[derive(Clone, Copy, Debug)]
@@ -58,18 +59,46 @@ pub struct Figures {
     pub deaths: usize,
     /// Runs in which somebody else came in between.
     pub beside: usize,
-    /// Runs in which recovery met a fault of its own.
+    /// Runs in which a rollback or a recovery met a fault of its own.
     pub recoveries: usize,
+    /// Runs in which the change had begun: its journal was there.
+    pub begun: usize,
+    /// The states that faults left, without ids and uuids, each once.
+    pub states: HashSet<u64>,
+    /// Of the runs beside others, those that were left to a person.
+    pub left: usize,
+    /// Runs in which nobody died, and the change could say no more than that its outcome is indeterminate.
+    pub undecided: usize,
     /// Transitions that are refused, and stay refused whatever goes wrong.
     pub refused: usize,
+    /// Why they are: by the error's code.
+    pub refused_as: BTreeMap<&'static str, usize>,
+    /// Transitions that come off while somebody is there who has not said yes.
+    pub around: usize,
+    /// Runs in which something went wrong with those that are refused.
+    pub faulted_refused: usize,
 }
 
 impl fmt::Display for Figures {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let codes: Vec<_> =
+            self.refused_as.iter().map(|(code, count)| format!("{code} {count}")).collect();
         write!(
             f,
-            "{} transitions, {} of them refused; {} faulted runs: {} with a death, reboot or reload in them, {} with others in between, {} with a fault in recovery",
-            self.transitions, self.refused, self.faulted, self.deaths, self.beside, self.recoveries
+            "{} transitions, {} of them refused ({}), {} done around a tenant; {} faulted runs, {} of them after the change had begun, {} of transitions that are refused; {} states left by faults; {} with a death, reboot or reload in them, {} with a fault in rollback or recovery, {} with others in between ({} left to a person), {} indeterminate though nobody died",
+            self.transitions,
+            self.refused,
+            codes.join(", "),
+            self.around,
+            self.faulted,
+            self.begun,
+            self.faulted_refused,
+            self.states.len(),
+            self.deaths,
+            self.recoveries,
+            self.beside,
+            self.left,
+            self.undecided
         )
     }
 }
@@ -191,19 +220,32 @@ impl Figures {
         self.deaths += other.deaths;
         self.beside += other.beside;
         self.recoveries += other.recoveries;
+        self.around += other.around;
+        self.begun += other.begun;
+        self.states.extend(&other.states);
+        for (code, count) in &other.refused_as {
+            *self.refused_as.entry(code).or_default() += count;
+        }
+        self.left += other.left;
+        self.undecided += other.undecided;
         self.refused += other.refused;
+        self.faulted_refused += other.faulted_refused;
     }
 
-    fn count(&mut self, script: &Script, ran: Ran) {
-        if ran != Ran::Faulted {
+    fn count(&mut self, script: &Script, seen: &Seen) {
+        let ran = seen.ran;
+        if matches!(ran, Ran::Missed | Ran::Refused) {
             return;
         }
         self.faulted += 1;
+        self.begun += usize::from(seen.begun);
+        self.states.insert(seen.left);
+        self.left += usize::from(ran == Ran::ForAPerson);
+        self.undecided += usize::from(ran == Ran::Undecided);
         let died =
             script.strike.as_ref().is_some_and(|strike| matches!(strike.fault, Fault::Die(_)));
         self.deaths += usize::from(died);
-        self.beside +=
-            usize::from(matches!(script.after, After::OthersCreate | After::OthersDestroy));
+        self.beside += usize::from(script.after.is_others());
         self.recoveries += usize::from(script.again.is_some());
     }
 }
@@ -241,14 +283,18 @@ fn transition(
         .and_then(|known| known.with_boots(script))
         .map_err(|why| Box::new((script.clone(), why)))?;
     let mut figures = Figures { transitions: 1, ..Figures::default() };
-    figures.refused += usize::from(known.is_refused());
+    figures.around += usize::from(known.is_around_a_tenant(script));
+    if let Some(code) = known.refused_as() {
+        figures.refused += 1;
+        *figures.refused_as.entry(code.name()).or_default() += 1;
+    }
     let scripts = scripts(script, &known);
     let judge = |script: Script, dice: &mut Dice, figures: &mut Figures| {
         let finish = dice.once_in(7);
         let judged = std::panic::catch_unwind(|| known.judge(&script, finish));
         match judged.unwrap_or_else(|_| Err("it panicked".to_owned())) {
-            Ok(ran) => {
-                figures.count(&script, ran);
+            Ok(seen) => {
+                figures.count(&script, &seen);
                 Ok(())
             }
             Err(why) => Err(Box::new((script, why))),
@@ -263,13 +309,15 @@ fn transition(
             }
         }
         Share::Of(runs) => {
-            let scripts: Vec<_> = scripts.collect();
-            for _ in 0..runs {
-                if let Some(script) = dice.one_of(&scripts).cloned() {
-                    judge(script, dice, &mut figures)?;
-                }
+            let mut scripts: Vec<_> = scripts.collect();
+            for _ in 0..runs.min(scripts.len()) {
+                let script = scripts.swap_remove(dice.below(scripts.len()));
+                judge(script, dice, &mut figures)?;
             }
         }
+    }
+    if known.refused_as().is_some() {
+        figures.faulted_refused = figures.faulted;
     }
     Ok(figures)
 }
@@ -278,25 +326,36 @@ fn transition(
 fn scripts<'a>(script: &'a Script, known: &'a Known) -> impl Iterator<Item = Script> + 'a {
     let at = move |call: &'a gpushare_core::backend::sim::CallRecord| {
         let nth = fault::nth(&known.calls, call);
-        let with = move |fault: Fault, after: After, again: Option<(usize, Fault)>| {
+        let with = move |fault: Fault, after: After, again: Option<Again>| {
             let strike = Some(Strike { call: call.name, nth, fault });
             Script { strike, after, again, ..script.clone() }
         };
         let single =
             fault::faults(call).into_iter().map(move |fault| with(fault, After::Nothing, None));
         let death = Fault::Die(Death::After);
-        let afters = [After::Reboot, After::Reload, After::OthersCreate, After::OthersDestroy];
+        let fails = Fault::Fail(gpushare_core::backend::sim::Failure::default());
+        let afters = [
+            After::Reboot,
+            After::Reload,
+            After::OthersCreate,
+            After::OthersDestroy,
+            After::OthersUse,
+        ];
         let others =
             afters.into_iter().filter(|_| call.mutating).map(move |after| with(death, after, None));
-        // Recovery dies at a call that follows from where the first one was.
-        let again = call
-            .mutating
-            .then(|| with(death, After::Nothing, Some((1 + call.number * 7 % 40, death))));
-        let fails = Fault::Fail(gpushare_core::backend::sim::Failure::default());
-        let fails = call
-            .mutating
-            .then(|| with(death, After::Nothing, Some((1 + call.number * 11 % 40, fails))));
-        single.chain(others).chain(again).chain(fails)
+        // What makes it good is struck at a call that follows from where the first one was.
+        let again = [
+            (death, Place::Recovery, 7, death),
+            (death, Place::Recovery, 11, fails),
+            (fails, Place::Rollback, 5, death),
+            (fails, Place::Rollback, 3, fails),
+        ];
+        let again = again.into_iter().filter(|_| call.mutating);
+        let again = again.map(move |(first, place, times, fault)| {
+            let again = Again { place, number: 1 + call.number * times, fault };
+            with(first, After::Nothing, Some(again))
+        });
+        single.chain(others).chain(again)
     };
     known.calls.iter().flat_map(at)
 }

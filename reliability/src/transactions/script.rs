@@ -26,8 +26,8 @@ pub(super) struct Script {
     pub(super) goal: Goal,
     pub(super) strike: Option<Strike>,
     pub(super) after: After,
-    /// What strikes the recovery, at the call of that number.
-    pub(super) again: Option<(usize, Fault)>,
+    /// What goes wrong while the first fault is made good.
+    pub(super) again: Option<Again>,
     /// What is built in wrongly, to see whether it is seen.
     pub(super) planted: Option<Planted>,
 }
@@ -118,6 +118,22 @@ pub(super) struct Strike {
     pub(super) fault: Fault,
 }
 
+/// A second fault, at one of the calls that change something there: at that number of them, counted around.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Again {
+    pub(super) place: Place,
+    pub(super) number: usize,
+    pub(super) fault: Fault,
+}
+
+/// Where a second fault strikes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// In the change itself, after the first fault.
+    Rollback,
+    Recovery,
+}
+
 /// What comes after the change, before `recover`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum After {
@@ -130,6 +146,14 @@ pub(super) enum After {
     OthersCreate,
     /// Somebody destroys an instance that nobody uses.
     OthersDestroy,
+    /// Somebody begins to work on the first GPU, or on its last MIG device.
+    OthersUse,
+}
+
+impl After {
+    pub(super) const fn is_others(self) -> bool {
+        matches!(self, Self::OthersCreate | Self::OthersDestroy | Self::OthersUse)
+    }
 }
 
 struct Failing(Fault);
@@ -195,19 +219,33 @@ impl fmt::Display for Script {
         if let Some(Strike { call, nth, fault }) = &self.strike {
             writeln!(f, "        number {nth} of {call} {}", Failing(*fault))?;
         }
+        if let Some(Again { place: Place::Rollback, number, fault }) = self.again {
+            let fault = Failing(fault);
+            writeln!(
+                f,
+                "        while it is rolled back call {number} of those that change something {fault}"
+            )?;
+        }
         match self.after {
             After::Nothing => {}
             After::Reboot => writeln!(f, "    the machine is rebooted")?,
             After::Reload => writeln!(f, "    the driver is loaded anew")?,
             After::OthersCreate => writeln!(f, "    somebody creates an instance and works on it")?,
             After::OthersDestroy => writeln!(f, "    somebody destroys an instance")?,
+            After::OthersUse => {
+                writeln!(f, "    somebody works on the last MIG device, or the GPU")?
+            }
         }
         if let Some(planted) = self.planted {
             writeln!(f, "    (planted: {planted:?})")?;
         }
         f.write_str("    gpushare recover\n")?;
-        if let Some((call, fault)) = self.again {
-            writeln!(f, "        its call {call} {}\n    gpushare recover", Failing(fault))?;
+        if let Some(Again { place: Place::Recovery, number, fault }) = self.again {
+            let fault = Failing(fault);
+            writeln!(
+                f,
+                "        call {number} of those that change something {fault}\n    gpushare recover"
+            )?;
         }
         Ok(())
     }

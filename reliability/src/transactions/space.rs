@@ -44,6 +44,11 @@ impl Script {
         Self { clients, ..self }
     }
 
+    /// Whoever is there has not said yes.
+    fn against_their_will(self) -> Self {
+        Self { consent: false, ..self }
+    }
+
     /// Somebody works there, and has not said yes.
     fn tenant(self, number: usize) -> Self {
         Self { tenant: Some(number), consent: false, ..self }
@@ -122,6 +127,9 @@ pub(super) fn small() -> Result<Vec<Script>> {
             scripts.extend((0..places).map(|number| script.clone().tenant(number)));
             let script = Script { prior: *from == Wanted::Nothing, ..script };
             scripts.push(script.clone().clients(2));
+            if matches!(from, Wanted::Mode("mps", _)) {
+                scripts.push(script.clients(2).against_their_will());
+            }
         }
     }
     Ok(scripts)
@@ -145,7 +153,10 @@ pub(super) fn pairs(seed: u64) -> Result<Vec<Script>> {
                 let script = match instances {
                     0 => script,
                     _ if dice.once_in(4) => script,
-                    _ => script.tenant(dice.below(instances)),
+                    // Who is in the way is ended where that is allowed.
+                    _ => {
+                        Script { consent: dice.once_in(4), ..script.tenant(dice.below(instances)) }
+                    }
                 };
                 scripts.push(Script { rules: rules(&mut dice), ..script });
             }
@@ -166,7 +177,11 @@ pub(super) fn others() -> Vec<Script> {
                 let mig = fleet != "1xV100";
                 if mig || (**from != cut && **to != cut) {
                     let script = Script::new(fleet, (*from).clone(), (*to).clone());
+                    let ended = Script { consent: true, ..script.clone().tenant(0) };
                     scripts.push(Script { prior: **from == Wanted::Nothing, ..script });
+                    if !matches!(from, Wanted::Mode("mps", _)) {
+                        scripts.push(ended);
+                    }
                 }
             }
         }
@@ -204,10 +219,16 @@ fn daemons() -> Vec<Script> {
             (&large, &Wanted::mode("exclusive")),
             (&small, &cut),
         ] {
-            scripts.push(h200(from, to).clients(clients));
+            let script = h200(from, to).clients(clients);
+            scripts.push(script.clone());
+            if clients > 0 {
+                scripts.push(script.against_their_will());
+            }
         }
         for from in [&small, &unchanged] {
-            scripts.push(h200(from, &sliced).clients(clients).leaving(Mode::Mps));
+            let script = h200(from, &sliced).clients(clients).leaving(Mode::Mps);
+            scripts.push(Script { prior: true, ..script.clone() });
+            scripts.push(script);
         }
     }
     for daemon in [Daemon::Frozen, Daemon::Killed] {
@@ -235,10 +256,15 @@ fn daemons_of_mig_devices() -> Vec<Script> {
     let mut scripts = Vec::new();
     for (number, from) in layouts.iter().enumerate() {
         for to in layouts.iter().filter(|to| *to != from) {
-            scripts.push(Script::new("1xA100-40GB", from.clone(), to.clone()).clients(number % 2));
+            let script = Script::new("1xA100-40GB", from.clone(), to.clone()).clients(number % 2);
+            if script.clients > 0 {
+                scripts.push(script.clone().against_their_will());
+            }
+            scripts.push(script);
         }
         let off = Script::new("1xH100-80GB", from.clone(), Wanted::mode("exclusive")).clients(1);
-        scripts.extend([off.clone().leaving(Mode::Mig), off]);
+        let left = off.clone().leaving(Mode::Mig);
+        scripts.extend([Script { prior: true, ..left.clone() }, left, off]);
     }
     scripts
 }

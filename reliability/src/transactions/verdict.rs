@@ -1,16 +1,19 @@
 //! What must be true after a script, whatever went wrong.
 
+use std::collections::BTreeMap;
 use std::fmt;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 use gpushare_core::backend::sim::{CallRecord, Fault, ProcessSpec, Rules, Simulator};
+use gpushare_core::mode::{ComputeMode, Interval};
 use gpushare_core::mps::MpsDomain;
 use gpushare_core::plan::Request;
 use gpushare_core::plan::state::{GpuState, MpsState};
 use gpushare_core::port::Nvml;
 use gpushare_core::{Error, ErrorCode, Outcome};
 
-use super::script::{After, Script};
-use super::world::{Base, Tenant, World, ids, process, willing};
+use super::script::{After, Again, Goal, Place, Script, Wanted};
+use super::world::{Base, Device, Tenant, World, ids, process, willing};
 
 /// What goes against a promise, in words.
 pub(super) type Violation = String;
@@ -25,6 +28,7 @@ pub(super) struct Known {
     dead: usize,
     /// None where the change is refused.
     new: Option<Vec<GpuState>>,
+    refused_as: Option<ErrorCode>,
     /// What a machine comes back as, from the old state and the new.
     rebooted: Vec<Vec<GpuState>>,
     reloaded: Vec<Vec<GpuState>>,
@@ -32,11 +36,25 @@ pub(super) struct Known {
     pub(super) calls: Vec<CallRecord>,
 }
 
+/// A run that broke nothing.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Seen {
+    pub(super) ran: Ran,
+    /// Whether the change had begun.
+    pub(super) begun: bool,
+    /// What the fault left, as a number.
+    pub(super) left: u64,
+}
+
 /// What became of a run that broke nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Ran {
     /// It went wrong as the script says, and all is well.
     Faulted,
+    /// So too, and it was recovery that had the last word: nobody died, and the answer was indeterminate.
+    Undecided,
+    /// So too, and others came in between: it is for a person to decide.
+    ForAPerson,
     /// The change is refused at once, and nothing went wrong or was touched.
     Refused,
     /// The call that was to go wrong was not made.
@@ -127,9 +145,17 @@ impl Known {
         let result = world.change(&request, script.consent);
         let calls = world.faults.calls();
         let states = world.states().map_err(said("to look"))?;
+        let refused_as = result.as_ref().err().map(Error::code);
         let new = match result {
-            Ok(_) => Some(states),
-            Err(error) if same(&states, &old) && error.outcome() != Outcome::Indeterminate => None,
+            Ok(_) => {
+                expect_no_journal(&world)?;
+                expect_wanted(script, &world, &states)?;
+                Some(states)
+            }
+            Err(error) if same(&states, &old) && error.outcome() != Outcome::Indeterminate => {
+                expect_due(script, &base, &error)?;
+                None
+            }
             // The driver refused, and refused the way back as well: at another time it does not.
             Err(error)
                 if error.outcome() == Outcome::Indeterminate && refuses_once(&script.rules) =>
@@ -163,18 +189,62 @@ impl Known {
             request,
             old,
             dead,
+            refused_as: refused_as.filter(|_| new.is_none()),
             new,
             rebooted: Vec::new(),
             reloaded: Vec::new(),
             calls,
         };
-        known.expect_tenant(script, &world)?;
+        known.expect_tenants(script, &world)?;
         Ok(known)
     }
 
-    /// Whether the change is refused.
-    pub(super) fn is_refused(&self) -> bool {
-        self.new.is_none()
+    /// Why the change is refused, if it is.
+    pub(super) fn refused_as(&self) -> Option<ErrorCode> {
+        self.refused_as
+    }
+
+    /// Whether it comes off though somebody is there who has not said yes.
+    pub(super) fn is_around_a_tenant(&self, script: &Script) -> bool {
+        self.new.is_some() && !self.base.tenants.is_empty() && !script.consent
+    }
+
+    /// The number of the call that strikes, in a change without faults.
+    fn struck_at(&self, script: &Script) -> Option<usize> {
+        let strike = script.strike.as_ref()?;
+        let mut calls = self.calls.iter().filter(|call| call.name == strike.call);
+        calls.nth(strike.nth - 1).map(|call| call.number)
+    }
+
+    /// Whether the journal is there when the strike comes.
+    fn had_begun(&self, script: &Script) -> bool {
+        let journal = self.calls.iter().find(|call| call.name == "store.append");
+        let journal = journal.map(|call| call.number);
+        self.struck_at(script).zip(journal).is_some_and(|(strike, journal)| strike >= journal)
+    }
+
+    /// The number of the call for the second fault, found by a rehearsal without it.
+    fn again_at(&self, script: &Script, again: &Again) -> Result<Option<usize>, Violation> {
+        let world = self.base.world().map_err(said("to copy"))?;
+        set(&world, script);
+        drop(world.change(&self.request, script.consent));
+        let (died, struck) = (world.faults.is_dead(), world.faults.pending() == 0);
+        let from = match again.place {
+            Place::Rollback if died || !struck => return Ok(None),
+            Place::Rollback => self.struck_at(script).unwrap_or_default(),
+            Place::Recovery => {
+                world.faults.revive();
+                if died {
+                    world.forget().map_err(said("to forget"))?;
+                }
+                drop(world.recover());
+                0
+            }
+        };
+        let calls = world.faults.calls();
+        let changing = calls.iter().filter(|call| call.mutating && call.number > from);
+        let changing: Vec<usize> = changing.map(|call| call.number).collect();
+        Ok(changing.get(again.number % changing.len().max(1)).copied())
     }
 
     /// The same, with what machines come back as.
@@ -204,10 +274,16 @@ impl Known {
     }
 
     /// Runs the script with its faults, and holds what is left against what was promised.
-    pub(super) fn judge(&self, script: &Script, finish: bool) -> Result<Ran, Violation> {
+    pub(super) fn judge(&self, script: &Script, finish: bool) -> Result<Seen, Violation> {
         let world = self.base.world().map_err(said("to copy"))?;
-        if let Some(strike) = &script.strike {
-            world.faults.on(strike.call, strike.nth, strike.fault);
+        set(&world, script);
+        let second = script.again.map(|again| self.again_at(script, &again)).transpose()?;
+        if second == Some(None) {
+            return Ok(Seen { ran: Ran::Missed, begun: false, left: 0 });
+        }
+        let second = script.again.zip(second.flatten());
+        if let Some((Again { place: Place::Rollback, fault, .. }, number)) = second {
+            world.faults.at(number, fault);
         }
         let result = world.change(&self.request, script.consent);
         let died = world.faults.is_dead();
@@ -216,35 +292,64 @@ impl Known {
         if died {
             world.forget().map_err(said("to forget"))?;
         }
-        if let (Err(error), None) = (&result, &self.new) {
+        let mut hash = DefaultHasher::new();
+        let left = world.states().map_err(said("to look"))?;
+        Lines(&left).to_string().hash(&mut hash);
+        let ran = self.ran(script, finish, &world, &result, (died, struck), second)?;
+        Ok(Seen { ran, begun: self.had_begun(script), left: hash.finish() })
+    }
+
+    /// What came of it, after what comes after it.
+    fn ran(
+        &self,
+        script: &Script,
+        finish: bool,
+        world: &World,
+        result: &gpushare_core::Result<gpushare_core::Report>,
+        (died, struck): (bool, bool),
+        second: Option<(Again, usize)>,
+    ) -> Result<Ran, Violation> {
+        if let (Err(error), None) = (result, &self.new) {
             if error.outcome() == Outcome::Untouched && !died && !struck {
-                return self.expect_old_or_new(script, &world).map(|()| Ran::Refused);
+                return self.expect_old_or_new(script, world).map(|()| Ran::Refused);
             }
         }
         if !struck {
             return Ok(Ran::Missed);
         }
         if !died {
-            self.expect_true(script, &result.as_ref().map(drop), &world)?;
+            self.expect_true(script, &result.as_ref().map(drop), world)?;
+        }
+        let undecided =
+            !died && result.as_ref().is_err_and(|e| e.outcome() == Outcome::Indeterminate);
+        if undecided && script.again.is_none() && !refuses_once(&script.rules) {
+            self.expect_undecidable(script, result)?;
         }
         let journals = world.journals().map_err(said("to list journals"))?;
         match script.after {
             After::Nothing => {}
-            After::Reboot => return self.come_back(&world, Simulator::reboot, &self.rebooted),
-            After::Reload => return self.come_back(&world, reload, &self.reloaded),
+            After::Reboot => return self.come_back(world, Simulator::reboot, &self.rebooted),
+            After::Reload => return self.come_back(world, reload, &self.reloaded),
             // Who comes after it is over is nobody's business.
-            After::OthersCreate | After::OthersDestroy if journals.is_empty() => {
-                return Ok(Ran::Missed);
+            After::OthersCreate | After::OthersDestroy | After::OthersUse => {
+                if journals.is_empty() {
+                    return Ok(Ran::Missed);
+                }
+                return self.beside(script, world);
             }
-            After::OthersCreate | After::OthersDestroy => return self.beside(script, &world),
         }
-        if let Some((call, fault)) = script.again {
-            world.faults.at(call, fault);
+        if let Some((Again { place: Place::Recovery, fault, .. }, number)) = second {
+            // Calls are counted from here, as in the rehearsal.
+            world.faults.revive();
+            world.faults.at(number, fault);
             drop(world.recover());
+            if world.faults.pending() > 0 {
+                return Err("the rehearsal came to a call that is not made".to_owned());
+            }
             world.faults.revive();
         }
-        recover_at_last(script, &world).map_err(said("recover"))?;
-        self.expect_old_or_new(script, &world)?;
+        recover_at_last(script, world).map_err(said("recover"))?;
+        self.expect_old_or_new(script, world)?;
         if let (Some(new), true) = (&self.new, finish) {
             let rules = willing(&script.rules);
             world.simulator.set_rules(rules).map_err(said("to set rules"))?;
@@ -254,14 +359,16 @@ impl Known {
                 return Err(format!("applied after all, and it is not:{}", Lines(&states)));
             }
         }
-        Ok(Ran::Faulted)
+        Ok(if undecided { Ran::Undecided } else { Ran::Faulted })
     }
 
     /// Whether it is as before. A daemon that did not answer when it was looked at counts as one that serves
     /// nobody: it is stopped as such, and not brought back.
     fn is_old(&self, script: &Script, states: &[GpuState]) -> bool {
         let unheard = script.strike.as_ref().is_some_and(|strike| {
-            matches!(strike.call, "mps.get" | "mps.probe") && !matches!(strike.fault, Fault::Die(_))
+            matches!(strike.call, "mps.get" | "mps.probe")
+                && !matches!(strike.fault, Fault::Die(_))
+                && !self.had_begun(script)
         });
         let silent = |now: &GpuState, old: &GpuState| {
             let mut old = old.clone();
@@ -286,7 +393,9 @@ impl Known {
     ) -> Result<(), Violation> {
         let states = world.states().map_err(said("to look"))?;
         match result {
-            Ok(()) if self.new.as_ref().is_some_and(|new| same(&states, new)) => Ok(()),
+            Ok(()) if self.new.as_ref().is_some_and(|new| same(&states, new)) => {
+                expect_no_journal(world)
+            }
             Ok(()) => Err(format!(
                 "said done, and it is not:{}\n  new{}",
                 Lines(&states),
@@ -306,6 +415,20 @@ impl Known {
         }
     }
 
+    /// Where nobody died and nothing else went wrong, a change undoes itself, but for what it cannot.
+    fn expect_undecidable(
+        &self,
+        script: &Script,
+        result: &gpushare_core::Result<gpushare_core::Report>,
+    ) -> Result<(), Violation> {
+        let call = script.strike.as_ref().map_or("", |strike| strike.call);
+        // As long as the journal is there recovery decides, though the change is done.
+        if call == "store.remove" {
+            return Ok(());
+        }
+        Err(format!("indeterminate by one fault at {call}: {result:?}"))
+    }
+
     fn expect_old_or_new(&self, script: &Script, world: &World) -> Result<(), Violation> {
         let states = world.states().map_err(said("to look"))?;
         if !self.is_old(script, &states) && !self.new.as_ref().is_some_and(|new| same(&states, new))
@@ -320,14 +443,14 @@ impl Known {
         // What was dead before may be there still, where nothing came of the change.
         let dead = if same(&states, &self.old) { self.dead } else { 0 };
         expect_clean(world, &states, dead)?;
-        self.expect_tenant(script, world)
+        self.expect_tenants(script, world)
     }
 
-    fn expect_tenant(&self, script: &Script, world: &World) -> Result<(), Violation> {
-        match &self.base.tenant {
-            Some(tenant) if !script.consent => expect_undisturbed(tenant, world),
-            _ => Ok(()),
+    fn expect_tenants(&self, script: &Script, world: &World) -> Result<(), Violation> {
+        if script.consent {
+            return Ok(());
         }
+        self.base.tenants.iter().try_for_each(|tenant| expect_undisturbed(tenant, world))
     }
 
     /// The machine comes back, as the old state or the new.
@@ -355,15 +478,17 @@ impl Known {
         let halfway = world.states().map_err(said("to look"))?;
         let other = match script.after {
             After::OthersCreate => others_create(world),
-            _ => others_destroy(world),
+            After::OthersDestroy => others_destroy(world),
+            _ => others_use(world),
         };
         let Some(other) = other? else { return Ok(Ran::Missed) };
         let before = world.states().map_err(said("to look"))?;
+        let devices = world.devices().map_err(said("to look"))?;
         let recovered = recover_at_last(script, &world);
         if let Some(tenant) = &other.tenant {
             expect_undisturbed(tenant, world)?;
         }
-        self.expect_tenant(script, world)?;
+        self.expect_tenants(script, world)?;
         let states = world.states().map_err(said("to look"))?;
         match recovered {
             Ok(_) => {
@@ -396,13 +521,87 @@ impl Known {
                         Lines(&states)
                     ));
                 }
+                let now = world.devices().map_err(said("to look"))?;
+                let mut gpus = before.iter().zip(&halfway).zip(devices.iter().zip(&now));
+                if gpus.any(|((before, halfway), (then, now))| before != halfway && then != now) {
+                    return Err(format!(
+                        "RECOVERY_REQUIRED, and other instances: {error:?}\n  {devices:?}\n  {now:?}"
+                    ));
+                }
                 if world.journals().map_err(said("to list"))?.is_empty() {
                     return Err(format!("RECOVERY_REQUIRED, and no journal: {error:?}"));
                 }
+                return Ok(Ran::ForAPerson);
             }
             Err(error) => return Err(format!("recover beside others: {error:?}")),
         }
         Ok(Ran::Faulted)
+    }
+}
+
+/// Sets the first fault.
+fn set(world: &World, script: &Script) {
+    if let Some(strike) = &script.strike {
+        world.faults.on(strike.call, strike.nth, strike.fault);
+    }
+}
+
+fn expect_no_journal(world: &World) -> Result<(), Violation> {
+    let journals = world.journals().map_err(said("to list journals"))?;
+    if journals.is_empty() { Ok(()) } else { Err(format!("done, and {journals:?} are left")) }
+}
+
+/// What was asked for, in the words of who asked and not of the planner.
+fn expect_wanted(script: &Script, world: &World, states: &[GpuState]) -> Result<(), Violation> {
+    let snapshot = world.node.snapshot().map_err(said("to look"))?;
+    let not = |why: String| Err(format!("not what was asked for: {why}: {}", Lines(states)));
+    for (gpu, state) in snapshot.gpus.iter().zip(states) {
+        let mode = gpu.mode.to_string();
+        match &script.goal {
+            Goal::Apply(Wanted::Mode(wanted, block)) => {
+                if mode != *wanted {
+                    return not(format!("{mode} for {wanted}"));
+                }
+                if block.contains(r#""interval": "long""#) && state.interval != Some(Interval::Long)
+                {
+                    return not("another interval".to_owned());
+                }
+            }
+            Goal::Apply(Wanted::Counted(counts)) => {
+                let mut found: BTreeMap<String, u32> = BTreeMap::new();
+                for device in &gpu.mig_devices {
+                    *found.entry(device.profile.to_string()).or_default() += 1;
+                }
+                if mode != "mig" || found != *counts {
+                    return not(format!("{mode} with {found:?} for {counts:?}"));
+                }
+            }
+            Goal::Leave(_) if script.prior => {
+                let before = (Some(ComputeMode::ExclusiveProcess), Some(Interval::Long));
+                if (state.compute_mode, state.interval) != before {
+                    return not("compute mode and interval of before are not back".to_owned());
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// A change is refused for a reason, and before anything is touched.
+fn expect_due(script: &Script, base: &Base, error: &Error) -> Result<(), Violation> {
+    let undue = |why: &str| Err(format!("refused, {why}: {error:?}"));
+    if error.outcome() != Outcome::Untouched && !refuses_once(&script.rules) {
+        return undue("and it had begun");
+    }
+    let in_the_way = !base.tenants.is_empty() && !script.consent;
+    match error.code() {
+        ErrorCode::Busy | ErrorCode::Insufficient
+            if !in_the_way && !refuses_once(&script.rules) =>
+        {
+            undue("and nobody is in the way")
+        }
+        _ => Ok(()),
     }
 }
 
@@ -490,6 +689,24 @@ fn others_create(world: &World) -> Result<Option<Other>, Violation> {
         return Ok(Some(Other { tenant }));
     }
     Ok(None)
+}
+
+/// Somebody begins to work on what there is.
+fn others_use(world: &World) -> Result<Option<Other>, Violation> {
+    let (snapshot, nvml) = look(world)?;
+    drop(nvml);
+    let Some(gpu) = snapshot.gpus.first() else { return Ok(None) };
+    let device = gpu.mig_devices.last();
+    let spec = ProcessSpec::new("another tenant's");
+    let busy = match device {
+        Some(device) => world.simulator.busy(&device.uuid, spec),
+        None => world.simulator.busy(&gpu.uuid, spec),
+    };
+    // The GPU may be closed to them.
+    let Ok(pid) = busy else { return Ok(None) };
+    let process = process(&world.simulator, pid).map_err(said("to look"))?;
+    let device: Option<Device> = device.map(ids);
+    Ok(Some(Other { tenant: process.map(|process| Tenant { process, device }) }))
 }
 
 /// Somebody destroys a compute instance that nobody uses.

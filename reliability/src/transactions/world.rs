@@ -27,8 +27,8 @@ pub(super) struct Base {
     simulator: Simulator,
     store: MemoryStore,
     planted: Option<Planted>,
-    /// Who works on the node.
-    pub(super) tenant: Option<Tenant>,
+    /// Who works on the node, clients of its daemons among them.
+    pub(super) tenants: Vec<Tenant>,
 }
 
 /// Who works on the node, and on which instance.
@@ -82,8 +82,9 @@ impl Base {
         // Creations and destructions are counted from here.
         simulator.set_rules(script.rules.clone())?;
         let snapshot = world.node.snapshot()?;
+        let mut tenants = Vec::new();
         for _ in 0..script.clients {
-            serve(&simulator, &snapshot)?;
+            tenants.extend(serve(&simulator, &snapshot)?);
         }
         for gpu in simulator.gpus()? {
             match script.daemon {
@@ -93,7 +94,8 @@ impl Base {
             }
         }
         let tenant = script.tenant.map(|number| work(&simulator, &snapshot, number)).transpose()?;
-        Ok(Self { simulator, store, planted: script.planted, tenant })
+        tenants.extend(tenant);
+        Ok(Self { simulator, store, planted: script.planted, tenants })
     }
 
     pub(super) fn world(&self) -> Result<World> {
@@ -109,17 +111,19 @@ pub(super) fn willing(rules: &Rules) -> Rules {
 }
 
 /// One client more on every daemon.
-fn serve(simulator: &Simulator, snapshot: &Snapshot) -> Result<()> {
+fn serve(simulator: &Simulator, snapshot: &Snapshot) -> Result<Vec<Tenant>> {
     let client = || ProcessSpec::new("python serve.py").doing(ProcessKind::MpsClient);
+    let mut clients = Vec::new();
     for gpu in &snapshot.gpus {
         if gpu.mps.is_some() {
-            simulator.busy(&gpu.uuid, client())?;
+            clients.push(tenant(simulator, simulator.busy(&gpu.uuid, client())?, None)?);
         }
         for device in gpu.mig_devices.iter().filter(|device| device.mps.is_some()) {
-            simulator.busy(&device.uuid, client())?;
+            let pid = simulator.busy(&device.uuid, client())?;
+            clients.push(tenant(simulator, pid, Some(ids(device)))?);
         }
     }
-    Ok(())
+    Ok(clients)
 }
 
 /// Somebody begins to work on that MIG device of the first GPU, or on that GPU.
@@ -131,9 +135,11 @@ fn work(simulator: &Simulator, snapshot: &Snapshot, number: usize) -> Result<Ten
         Some(device) => simulator.busy(&device.uuid, spec)?,
         None => simulator.busy(&gpu.uuid, spec)?,
     };
-    let process = process(simulator, pid)?;
-    let device = device.as_ref().map(ids);
-    process.map(|process| Tenant { process, device }).ok_or_else(|| {
+    tenant(simulator, pid, device.as_ref().map(ids))
+}
+
+fn tenant(simulator: &Simulator, pid: Pid, device: Option<Device>) -> Result<Tenant> {
+    process(simulator, pid)?.map(|process| Tenant { process, device }).ok_or_else(|| {
         Error::new(ErrorCode::NotFound, format!("process {pid} came and is not there"))
     })
 }
@@ -200,6 +206,12 @@ impl World {
     pub(super) fn states(&self) -> Result<Vec<GpuState>> {
         let snapshot = self.node.observer()?.snapshot(&Scope::all().with_intervals())?;
         Ok(snapshot.gpus.iter().map(GpuState::of).collect())
+    }
+
+    /// The MIG devices of each GPU.
+    pub(super) fn devices(&self) -> Result<Vec<Vec<Device>>> {
+        let snapshot = self.node.snapshot()?;
+        Ok(snapshot.gpus.iter().map(|gpu| gpu.mig_devices.iter().map(ids).collect()).collect())
     }
 
     pub(super) fn journals(&self) -> Result<Vec<String>> {
