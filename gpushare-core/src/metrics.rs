@@ -10,6 +10,7 @@ use crate::hazard::{self, MpsTarget};
 use crate::id::{Pid, ShareId};
 use crate::mode::SharingMode;
 use crate::snapshot::{GpuProcess, GpuSnapshot, MpsStatus, Share, Snapshot};
+use crate::terminal::obeyed;
 use crate::units::Bytes;
 
 /// How many transitions of this node came to what, since its state directory was made.
@@ -325,7 +326,7 @@ fn escaped(value: &str) -> String {
             '\\' => text.push_str("\\\\"),
             '"' => text.push_str("\\\""),
             '\n' => text.push_str("\\n"),
-            letter if letter.is_control() => text.push('\u{fffd}'),
+            letter if obeyed(letter) => text.push('\u{fffd}'),
             letter => text.push(letter),
         }
     }

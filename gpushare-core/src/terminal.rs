@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use std::fmt;
 
 /// Whether a terminal obeys it, another line could begin with it, or it shows nothing.
-const fn obeyed(c: char) -> bool {
+pub(crate) const fn obeyed(c: char) -> bool {
     matches!(c,
         // C0, DEL and C1: ESC, CR, LF and CSI among them.
         '\0'..='\x1f' | '\x7f'..='\u{9f}'

@@ -28,7 +28,7 @@ pub(super) fn obtain(
     let start = ports.clock.time_of_others();
     loop {
         expect_accepted(&plan, options)?;
-        expect_worth_an_eviction(ports, &plan)?;
+        expect_worth_an_eviction(ports, &plan, options)?;
         let waited = ports.clock.time_of_others().saturating_sub(start);
         if plan.needs.evict.is_empty() || waited >= options.drain {
             break;
@@ -90,23 +90,28 @@ fn expect_accepted(plan: &Plan, options: &ApplyOptions) -> Result<()> {
 
 /// Refuses to end anybody for what the driver then denies: an eviction is not undone, so that rolling back
 /// would come too late.
-fn expect_worth_an_eviction(ports: &Ports, plan: &Plan) -> Result<()> {
-    // Whom nobody sees nobody ends: that is BUSY.
-    let seen = |eviction: &&Eviction| !eviction.holders.is_empty();
-    let Some(eviction) = plan.needs.evict.iter().find(seen) else { return Ok(()) };
+fn expect_worth_an_eviction(ports: &Ports, plan: &Plan, options: &ApplyOptions) -> Result<()> {
     let own = ports.processes.own_uid();
-    if own == 0 || !plan.gpus.iter().flat_map(|gpu| &gpu.steps).any(Step::needs_root) {
+    let steps = || plan.gpus.iter().flat_map(|gpu| gpu.steps.iter().map(|step| (&gpu.uuid, step)));
+    if own == 0 || !steps().any(|(_, step)| step.needs_root()) {
         return Ok(());
     }
+    // Whom nobody sees nobody ends: that is BUSY. But to a daemon clients may come until it stops.
+    let seen = plan.needs.evict.iter().find(|eviction| !eviction.holders.is_empty());
+    let stops = steps().find(|(_, step)| matches!(step, Step::StopMps { config: Some(_), .. }));
+    let (gpu, what, holders) = match (seen, stops) {
+        (Some(eviction), _) => (&eviction.gpu, &*eviction.what, eviction.holders.clone()),
+        (None, Some((gpu, _))) if options.allow_evict => (gpu, "its MPS daemon", Vec::new()),
+        _ => return Ok(()),
+    };
     Err(Error::new(
         ErrorCode::PermissionDenied,
         format!(
-            "{} is in use, and the driver lets only root do what its eviction would be for; this is user {own}",
-            eviction.what
+            "{what} is in use, or may be, and the driver lets only root do what an eviction would be for; this is user {own}"
         ),
     )
-    .of_gpu(&eviction.gpu)
-    .with_holders(eviction.holders.clone())
+    .of_gpu(gpu)
+    .with_holders(holders)
     .with_needs(vec!["root".to_owned()]))
 }
 

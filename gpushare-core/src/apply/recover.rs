@@ -17,7 +17,7 @@ use crate::plan::Step;
 use crate::plan::state::GpuState;
 use crate::port::Ports;
 use crate::snapshot::{GpuSnapshot, Snapshot};
-use crate::state::journal::{self, Found, Header, Journal};
+use crate::state::journal::{self, Found, GpuChange, Header, Journal};
 use crate::state::lock::{self, Locks};
 
 /// Settles every unfinished change of this node whose applier is dead, and then ends the MPS daemons
@@ -223,7 +223,7 @@ fn settle_gpus(
         let position = state.and_then(|state| locate(change, reached.begun, &state));
         position == Some(Position::After(change.steps.len()))
     });
-    if finished {
+    if finished && !header.others_are_back {
         leases::retire_gone(ports, simulated, header);
         journal.settle()?;
         return Ok(recovered(Settled::Finished, Vec::new()));
@@ -245,6 +245,17 @@ fn settle_gpus(
             || stuck.iter().any(|(_, error)| error.outcome() != Outcome::Untouched);
         return Err(if touched { error.with_outcome(Outcome::Indeterminate) } else { error });
     }
+    if header.others_are_back {
+        return Err(Error::new(
+            ErrorCode::RecoveryRequired,
+            format!(
+                "the unfinished change {} can not be rolled back here, as it was on other GPUs ({error}); mend what stands in the way and recover again, or set it aside with `gpushare recover --discard {}`",
+                found.name, found.name
+            ),
+        )
+        .with_outcome(Outcome::Indeterminate)
+        .with_source(error.clone()));
+    }
     // Back is barred: forward.
     let undone = error.clone();
     match forward(&mut executor, &mut journal, header, progress) {
@@ -265,6 +276,16 @@ fn settle_gpus(
     }
 }
 
+/// The MIG mode after so many steps, where their undoing has left a change of it that waits for a reset: with that
+/// nothing after them comes out as planned.
+fn waits_to_be_undone(change: &GpuChange, done: usize, found: &GpuState) -> Option<bool> {
+    let steps = change.steps.iter().take(done);
+    let after = steps.fold(change.before.clone(), |state, step| state.after(step));
+    let (after, found) = (after.mig?, found.mig?);
+    let waits = after.enabled == after.pending && found.enabled != found.pending;
+    (waits && after.enabled == found.enabled).then_some(after.enabled)
+}
+
 /// Does the steps that are not done.
 fn forward(
     executor: &mut Executor<'_>,
@@ -276,10 +297,17 @@ fn forward(
     let mut from = Vec::with_capacity(header.gpus.len());
     for change in &header.gpus {
         let gpu = answering(change, snapshot.gpu(&change.uuid))?;
-        let position = locate(change, change.steps.len(), &GpuState::of(gpu));
+        let found = GpuState::of(gpu);
+        let position = locate(change, change.steps.len(), &found);
         let Some(Position::After(done) | Position::Within(done)) = position else {
             return Err(required(change, "it is in no state to go on from", Vec::new()));
         };
+        if let (Some(Position::After(_)), Some(enable)) =
+            (position, waits_to_be_undone(change, done, &found))
+        {
+            let step = Step::SetMigMode { enable, may_reset: false };
+            executor.step(&change.uuid, &step).map_err(|error| error.of_gpu(&change.uuid))?;
+        }
         from.push(Reached { begun: done, ..Reached::default() });
     }
     executor.run_from(journal, header, from, progress).map(drop).map_err(|failed| failed.error)
@@ -334,7 +362,7 @@ fn undo_what_outlives_a_reboot(
         if (now.enabled, now.pending) == (before, before) {
             continue;
         }
-        if !now.gpu_instances.is_empty() || !gpu.processes.is_empty() {
+        if !now.gpu_instances.is_empty() || !gpu.processes.is_empty() || gpu.processes_hidden {
             let holders = gpu.processes.iter().map(|process| process.holder.clone()).collect();
             return Err(required(change, "the GPU is in use since the reboot", holders));
         }

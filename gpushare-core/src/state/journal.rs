@@ -6,7 +6,7 @@
 //! as if it had not been written: its step had not begun. Anything else that does not add up is no journal
 //! of ours.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -41,6 +41,9 @@ pub(crate) struct Header {
     pub(crate) digest: String,
     /// The GPUs, in the order in which they are changed.
     pub(crate) gpus: Vec<GpuChange>,
+    /// Whether other GPUs of the change were here, and are in their state of before: then these have one way only.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) others_are_back: bool,
     /// What becomes of their CDI specifications.
     #[serde(default, skip_serializing_if = "CdiSpecifications::is_as_before")]
     pub(crate) cdi: CdiSpecifications,
@@ -100,7 +103,8 @@ impl Header {
         gpus: Vec<GpuChange>,
         cdi: CdiSpecifications,
     ) -> Self {
-        Self { schema: SCHEMA.to_owned(), pid, start_time, epoch, digest, gpus, cdi }
+        let schema = SCHEMA.to_owned();
+        Self { schema, pid, start_time, epoch, digest, gpus, others_are_back: false, cdi }
     }
 }
 
@@ -124,7 +128,7 @@ impl Found {
         created.collect()
     }
 
-    /// The part of it that is about these GPUs, by position.
+    /// The part of it that is about these GPUs, by position, when the others are as before.
     #[must_use]
     pub(crate) fn only(&self, gpus: &[usize]) -> Self {
         let place = |gpu: usize| gpus.iter().position(|&kept| kept == gpu);
@@ -137,9 +141,10 @@ impl Found {
             })
         });
         let changes = gpus.iter().filter_map(|&gpu| self.header.gpus.get(gpu).cloned());
+        let others_are_back = self.header.others_are_back || gpus.len() < self.header.gpus.len();
         Self {
             name: self.name.clone(),
-            header: Header { gpus: changes.collect(), ..self.header.clone() },
+            header: Header { gpus: changes.collect(), others_are_back, ..self.header.clone() },
             entries: entries.collect(),
         }
     }
@@ -333,6 +338,9 @@ fn seal(before: &str, value: &impl Serialize) -> Result<(String, String)> {
     Ok((format!("{sum} {json}\n"), sum))
 }
 
+/// More GPUs than any machine has by far: each is looked for, and locked.
+const MOST_GPUS: usize = 1024;
+
 fn parse(content: &[u8]) -> std::result::Result<(Header, Vec<Entry>), String> {
     let text = std::str::from_utf8(content).map_err(|_| "it is not text".to_owned())?;
     let mut sum = String::new();
@@ -366,6 +374,13 @@ fn parse(content: &[u8]) -> std::result::Result<(Header, Vec<Entry>), String> {
     let header: Header =
         serde_json::from_str(header).map_err(|error| format!("its first line: {error}"))?;
     expect_schema(&header.schema, SCHEMA).map_err(|error| error.to_string())?;
+    let gpus: BTreeSet<_> = header.gpus.iter().map(|gpu| &gpu.uuid).collect();
+    if gpus.len() != header.gpus.len() {
+        return Err("it names a GPU twice".to_owned());
+    }
+    if gpus.len() > MOST_GPUS {
+        return Err(format!("it names more than {MOST_GPUS} GPUs"));
+    }
     let mut entries = Vec::new();
     while let Some(json) = next(&mut sum)? {
         let entry: Entry = serde_json::from_str(json).map_err(|error| error.to_string())?;

@@ -530,3 +530,23 @@ fn the_interval_of_before_comes_back_in_every_order() {
         assert_eq!(policy.interval(&gpu).unwrap(), Interval::Short, "{specs:?}");
     }
 }
+
+/// A client may come to a daemon between the look and its end: that would be an eviction too.
+#[test]
+fn who_may_not_stops_no_daemon_on_the_way_there() {
+    let world = World::new("1xH100-80GB");
+    let spec = |mode: &str| {
+        parse(&format!(
+            r#"{{"version": "gpushare/v1", "gpus": [{{"select": "all", "mode": {mode}}}]}}"#
+        ))
+    };
+    world.simulator.act_as(1000).unwrap();
+    let own = spec(r#""mps", "mps": {"compute_mode": "unchanged"}"#);
+    let bypass = HazardName::BypassPossible;
+    world.node.apply(&own, &nothing().allow_hazard(bypass)).unwrap();
+    let exclusive = spec(r#""exclusive""#);
+    let error = world.node.apply(&exclusive, &nothing().allow_evict(true)).unwrap_err();
+    let said = (error.code(), error.outcome());
+    assert_eq!(said, (ErrorCode::PermissionDenied, Outcome::Untouched), "{error:?}");
+    assert!(world.node.plan(&own).unwrap().noop);
+}

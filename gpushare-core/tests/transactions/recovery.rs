@@ -404,3 +404,43 @@ fn a_rollback_that_called_off_a_pending_change_is_gone_on_with() {
     assert_eq!(world.snapshot().gpus[0].mode.to_string(), "exclusive");
     assert!(world.journals().is_empty());
 }
+
+/// Where undoing a change of MIG mode stops before the reset that it needs, and the way on is taken, that change is
+/// called off first.
+#[test]
+fn the_way_on_leaves_no_change_of_mig_mode_that_waits() {
+    let scenario = Scenario::new("1xA100-80GB", spec("exclusive", ""), mig(r#"{"1g": 3}"#))
+        .rules(|rules| rules.mode_change_stays_pending = true);
+    let world = scenario.start();
+    world.faults.on("nvml.create_gpu_instance", 1, Fault::Die(Death::Before));
+    world.node.apply(&scenario.target(), &options()).unwrap_err();
+    world.faults.revive();
+    world.faults.on("reset.reset", 1, Fault::Fail(Failure::default()));
+    let report = world.node.recover().unwrap();
+    assert_eq!(world.faults.pending(), 0);
+    assert_eq!(report.recovered[0].settled, Settled::Finished);
+    assert!(world.node.plan(&scenario.target()).unwrap().noop);
+    assert!(world.journals().is_empty());
+}
+
+/// One GPU that could not be rolled back with the others is not left in the new state because it is there.
+#[test]
+fn a_gpu_follows_the_others_back() {
+    let to = r#"{"version": "gpushare/v1", "gpus": [
+        {"select": 0, "mode": "mig", "mig": {"instances": {"3g": 2}}}, {"select": 1, "mode": "exclusive"}]}"#;
+    let from = spec("time_sliced", r#"{"replicas": 2}"#);
+    let mut stuck = 0;
+    for call in 1..12 {
+        let scenario = Scenario::new("2xH100-80GB", &*from, to)
+            .rules(|rules| rules.insufficient_at_create = Some(2));
+        let world = scenario.start();
+        let before = world.states();
+        world.faults.on("store.replace", call, Fault::Fail(Failure::default()));
+        let error = world.node.apply(&scenario.target(), &options()).unwrap_err();
+        stuck += usize::from(error.outcome() == Outcome::Indeterminate);
+        world.faults.clear();
+        world.node.recover().unwrap();
+        assert_eq!(world.states(), before, "call {call}: {error:?}");
+    }
+    assert!(stuck > 0);
+}

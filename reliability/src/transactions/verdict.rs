@@ -484,7 +484,7 @@ impl Known {
         let Some(other) = other? else { return Ok(Ran::Missed) };
         let before = world.states().map_err(said("to look"))?;
         let devices = world.devices().map_err(said("to look"))?;
-        let recovered = recover_at_last(script, &world);
+        let recovered = recover_at_last(script, world);
         if let Some(tenant) = &other.tenant {
             expect_undisturbed(tenant, world)?;
         }

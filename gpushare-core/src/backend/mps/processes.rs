@@ -196,9 +196,11 @@ pub(super) fn variable(pid: Pid, name: &str) -> Option<std::ffi::OsString> {
 
 /// As getenv(3): the first of that name.
 pub(in crate::backend) fn value_of<'a>(environment: &'a [u8], name: &str) -> Option<&'a [u8]> {
-    environment
+    let value = environment
         .split(|&byte| byte == 0)
-        .find_map(|entry| entry.strip_prefix(name.as_bytes())?.strip_prefix(b"="))
+        .find_map(|entry| entry.strip_prefix(name.as_bytes())?.strip_prefix(b"="));
+    // Longer than any path: another user's text, which is shown.
+    value.map(|value| value.get(..4096).unwrap_or(value))
 }
 
 fn has_name(pid: Pid) -> bool {

@@ -642,15 +642,22 @@ impl Slots for FileSlots {
         };
         let before = share.map(|share| format!("{}~", encode(share)));
         let mut notes = Vec::new();
+        let mut authors = BTreeMap::new();
         for (name, _) in folder.names()? {
             if before.as_ref().is_some_and(|before| !name.starts_with(before)) {
                 continue;
             }
-            let Some((share, _)) = name.split_once('~') else { continue };
+            let Some((share, rest)) = name.split_once('~') else { continue };
             let Some(share) = decode(share) else { continue };
-            // Whose it is, the file system says.
+            let named = rest.split('~').next().and_then(|user| user.parse::<u32>().ok());
+            // Whose it is, the file system says. Anybody may put files here, as many as they like: of each
+            // author and share so many are kept as `note` leaves while it writes one.
             if let Some((author, content)) = folder.read(&name) {
-                notes.push(Note { share, author, content });
+                let kept: &mut u8 = authors.entry((share.clone(), author)).or_default();
+                if named == Some(author) && *kept < 2 {
+                    *kept += 1;
+                    notes.push(Note { share, author, content });
+                }
             }
         }
         Ok(notes)
