@@ -118,14 +118,20 @@ impl Found {
         steps.max().unwrap_or(0)
     }
 
-    /// The MIG devices that it created on a GPU, by step: the last of each step, since a step can
-    /// be undone and done again.
+    /// The MIG devices that it created on a GPU, by step: the last of each step, since a step can be undone and done
+    /// again. Of one that was begun again nothing is known until it is noted.
     pub(crate) fn created(&self, gpu: usize) -> BTreeMap<usize, MigUuid> {
-        let created = self.entries.iter().filter_map(|entry| match entry {
-            Entry::Created(g, step, uuid) if *g == gpu => Some((*step, uuid.clone())),
-            _ => None,
-        });
-        created.collect()
+        let mut created = BTreeMap::new();
+        for entry in &self.entries {
+            match entry {
+                Entry::Begin(g, step) if *g == gpu => drop(created.remove(step)),
+                Entry::Created(g, step, uuid) if *g == gpu => {
+                    created.insert(*step, uuid.clone());
+                }
+                _ => {}
+            }
+        }
+        created
     }
 
     /// The part of it that is about these GPUs, by position, when the others are as before.

@@ -444,3 +444,27 @@ fn a_gpu_follows_the_others_back() {
     }
     assert!(stuck > 0);
 }
+
+/// The way on makes again what the way back had taken away, under another uuid; a death before that is noted makes
+/// nobody else's of it.
+#[test]
+fn what_the_way_on_made_is_known() {
+    for nth in 1..=2 {
+        let scenario = Scenario::new(
+            "1xA30-24GB",
+            spec("time_sliced", r#"{"interval": "long"}"#),
+            mig(r#"{"1g.6gb": 1}"#),
+        )
+        .rules(|rules| (rules.same_uuid, rules.in_use_at_destroy) = (false, Some(2)));
+        let world = scenario.start();
+        world.faults.on("policy.set_interval", 1, Fault::Die(Death::After));
+        world.node.apply(&scenario.target(), &options()).unwrap_err();
+        world.faults.revive();
+        world.faults.on("nvml.create_compute_instance", nth, Fault::Die(Death::After));
+        drop(world.node.recover());
+        world.faults.revive();
+        let report = world.node.recover().unwrap();
+        assert!(report.recovered.len() <= 1);
+        assert!(world.journals().is_empty());
+    }
+}
