@@ -245,34 +245,32 @@ fn settle_gpus(
             || stuck.iter().any(|(_, error)| error.outcome() != Outcome::Untouched);
         return Err(if touched { error.with_outcome(Outcome::Indeterminate) } else { error });
     }
-    if header.others_are_back {
-        return Err(Error::new(
+    let barred = |why: String, source: Error| {
+        Err(Error::new(
             ErrorCode::RecoveryRequired,
             format!(
-                "the unfinished change {} can not be rolled back here, as it was on other GPUs ({error}); mend what stands in the way and recover again, or set it aside with `gpushare recover --discard {}`",
+                "the unfinished change {} can {why}; mend what stands in the way and recover again, or set it aside with `gpushare recover --discard {}`",
                 found.name, found.name
             ),
         )
         .with_outcome(Outcome::Indeterminate)
-        .with_source(error.clone()));
+        .with_source(source))
+    };
+    let undone = error.clone();
+    if header.others_are_back {
+        let why = format!("not be rolled back here, as it was on other GPUs ({undone})");
+        return barred(why, undone);
     }
     // Back is barred: forward.
-    let undone = error.clone();
     match forward(&mut executor, &mut journal, header, progress) {
         Ok(()) => {
             leases::retire_gone(ports, simulated, header);
             journal.settle()?;
             Ok(recovered(Settled::Finished, recreated))
         }
-        Err(error) => Err(Error::new(
-            ErrorCode::RecoveryRequired,
-            format!(
-                "the unfinished change {} can neither be rolled back ({undone}) nor finished ({error}); mend what stands in the way and recover again, or set it aside with `gpushare recover --discard {}`",
-                found.name, found.name
-            ),
-        )
-        .with_outcome(Outcome::Indeterminate)
-        .with_source(error)),
+        Err(error) => {
+            barred(format!("neither be rolled back ({undone}) nor finished ({error})"), error)
+        }
     }
 }
 

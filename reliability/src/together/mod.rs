@@ -12,7 +12,6 @@ mod events;
 mod mark;
 mod other;
 mod place;
-mod plant;
 mod verdict;
 mod watch;
 mod worker;

@@ -5,6 +5,7 @@ use std::ops::ControlFlow;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -14,14 +15,15 @@ use gpushare_core::hazard::HazardName;
 use gpushare_core::id::Pid;
 use gpushare_core::lease::{Grant, LeaseRequest};
 use gpushare_core::plan::Request;
+use gpushare_core::port::Ports;
 use gpushare_core::snapshot::GpuSnapshot;
 use gpushare_core::{ApplyOptions, Error, ErrorCode, Event, Lease, Node, Result, Snapshot};
 
 use super::events::Events;
 use super::mark::Mark;
 use super::place::{Asked, GPUS, Place, WANTED, index, simulator, spec};
-use super::plant;
 use crate::dice::Dice;
+use crate::plant::Flawed;
 
 const SIGTERM: i32 = 15;
 
@@ -66,7 +68,7 @@ pub(super) fn work(
     let parent = rustix::process::getppid();
     let node = place.node()?;
     let simulator = simulator(&node)?.clone();
-    let node = if without_locks { plant::without_locks(&node) } else { node };
+    let node = if without_locks { unlocked(&node) } else { node };
     let failed = |error: std::io::Error| {
         Error::new(ErrorCode::Io, "the events cannot be written").with_source(error)
     };
@@ -88,6 +90,13 @@ pub(super) fn work(
         sleep(Duration::from_millis(worker.dice.below(8) as u64));
     }
     worker.look_after_tenants(true)
+}
+
+/// The same node, where whoever changes a GPU is not alone.
+fn unlocked(node: &Node) -> Node {
+    let ports = node.ports().clone();
+    let store = Arc::new(Flawed::unlocked(ports.store.clone()));
+    Node::with_ports(Ports { store, ..ports }, node.is_simulated())
 }
 
 impl Worker<'_> {

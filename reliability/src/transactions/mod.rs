@@ -8,7 +8,7 @@
 //! between, RECOVERY_REQUIRED with nothing touched.
 
 mod fault;
-mod plant;
+mod others;
 mod script;
 mod shrink;
 mod space;

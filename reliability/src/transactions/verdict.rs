@@ -4,16 +4,16 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
-use gpushare_core::backend::sim::{CallRecord, Fault, ProcessSpec, Rules, Simulator};
+use gpushare_core::backend::sim::{CallRecord, Fault, Rules, Simulator};
 use gpushare_core::mode::{ComputeMode, Interval};
 use gpushare_core::mps::MpsDomain;
 use gpushare_core::plan::Request;
 use gpushare_core::plan::state::{GpuState, MpsState};
-use gpushare_core::port::Nvml;
 use gpushare_core::{Error, ErrorCode, Outcome};
 
+use super::others;
 use super::script::{After, Again, Goal, Place, Script, Wanted};
-use super::world::{Base, Device, Tenant, World, ids, process, willing};
+use super::world::{Base, Tenant, World, ids, process, willing};
 
 /// What goes against a promise, in words.
 pub(super) type Violation = String;
@@ -83,7 +83,7 @@ impl fmt::Display for Lines<'_> {
     }
 }
 
-fn said(doing: &str) -> impl Fn(Error) -> Violation {
+pub(super) fn said(doing: &str) -> impl Fn(Error) -> Violation {
     move |error| format!("{doing}: {error:?}")
 }
 
@@ -228,20 +228,16 @@ impl Known {
         let world = self.base.world().map_err(said("to copy"))?;
         set(&world, script);
         drop(world.change(&self.request, script.consent));
-        let (died, struck) = (world.faults.is_dead(), world.faults.pending() == 0);
-        let from = match again.place {
+        let calls = world.faults.calls();
+        let (died, struck) = end_life(&world)?;
+        let (calls, from) = match again.place {
             Place::Rollback if died || !struck => return Ok(None),
-            Place::Rollback => self.struck_at(script).unwrap_or_default(),
+            Place::Rollback => (calls, self.struck_at(script).unwrap_or_default()),
             Place::Recovery => {
-                world.faults.revive();
-                if died {
-                    world.forget().map_err(said("to forget"))?;
-                }
                 drop(world.recover());
-                0
+                (world.faults.calls(), 0)
             }
         };
-        let calls = world.faults.calls();
         let changing = calls.iter().filter(|call| call.mutating && call.number > from);
         let changing: Vec<usize> = changing.map(|call| call.number).collect();
         Ok(changing.get(again.number % changing.len().max(1)).copied())
@@ -286,16 +282,11 @@ impl Known {
             world.faults.at(number, fault);
         }
         let result = world.change(&self.request, script.consent);
-        let died = world.faults.is_dead();
-        let struck = world.faults.pending() == 0;
-        world.faults.revive();
-        if died {
-            world.forget().map_err(said("to forget"))?;
-        }
+        let life = end_life(&world)?;
         let mut hash = DefaultHasher::new();
         let left = world.states().map_err(said("to look"))?;
         Lines(&left).to_string().hash(&mut hash);
-        let ran = self.ran(script, finish, &world, &result, (died, struck), second)?;
+        let ran = self.ran(script, finish, &world, &result, life, (&left, second))?;
         Ok(Seen { ran, begun: self.had_begun(script), left: hash.finish() })
     }
 
@@ -307,7 +298,7 @@ impl Known {
         world: &World,
         result: &gpushare_core::Result<gpushare_core::Report>,
         (died, struck): (bool, bool),
-        second: Option<(Again, usize)>,
+        (left, second): (&[GpuState], Option<(Again, usize)>),
     ) -> Result<Ran, Violation> {
         if let (Err(error), None) = (result, &self.new) {
             if error.outcome() == Outcome::Untouched && !died && !struck {
@@ -318,7 +309,7 @@ impl Known {
             return Ok(Ran::Missed);
         }
         if !died {
-            self.expect_true(script, &result.as_ref().map(drop), world)?;
+            self.expect_true(script, &result.as_ref().map(drop), world, left)?;
         }
         let undecided =
             !died && result.as_ref().is_err_and(|e| e.outcome() == Outcome::Indeterminate);
@@ -335,7 +326,7 @@ impl Known {
                 if journals.is_empty() {
                     return Ok(Ran::Missed);
                 }
-                return self.beside(script, world);
+                return self.beside(script, world, left);
             }
         }
         if let Some((Again { place: Place::Recovery, fault, .. }, number)) = second {
@@ -390,23 +381,23 @@ impl Known {
         script: &Script,
         result: &Result<(), &Error>,
         world: &World,
+        states: &[GpuState],
     ) -> Result<(), Violation> {
-        let states = world.states().map_err(said("to look"))?;
         match result {
-            Ok(()) if self.new.as_ref().is_some_and(|new| same(&states, new)) => {
+            Ok(()) if self.new.as_ref().is_some_and(|new| same(states, new)) => {
                 expect_no_journal(world)
             }
             Ok(()) => Err(format!(
                 "said done, and it is not:{}\n  new{}",
-                Lines(&states),
+                Lines(states),
                 Lines(self.new.as_deref().unwrap_or_default())
             )),
             Err(error) if error.outcome() == Outcome::Indeterminate => Ok(()),
-            Err(error) if !self.is_old(script, &states) => Err(format!(
+            Err(error) if !self.is_old(script, states) => Err(format!(
                 "said {}, and it is not: {error:?}\n  old{}\n  now{}",
                 error.outcome(),
                 Lines(&self.old),
-                Lines(&states)
+                Lines(states)
             )),
             Err(error) if !world.journals().map_err(said("to list"))?.is_empty() => {
                 Err(format!("said {}, and a journal is left: {error:?}", error.outcome()))
@@ -474,14 +465,13 @@ impl Known {
     }
 
     /// Somebody came in between: it is for a person to decide, or makes no difference.
-    fn beside(&self, script: &Script, world: &World) -> Result<Ran, Violation> {
-        let halfway = world.states().map_err(said("to look"))?;
-        let other = match script.after {
-            After::OthersCreate => others_create(world),
-            After::OthersDestroy => others_destroy(world),
-            _ => others_use(world),
-        };
-        let Some(other) = other? else { return Ok(Ran::Missed) };
+    fn beside(
+        &self,
+        script: &Script,
+        world: &World,
+        halfway: &[GpuState],
+    ) -> Result<Ran, Violation> {
+        let Some(other) = others::come(script.after, world)? else { return Ok(Ran::Missed) };
         let before = world.states().map_err(said("to look"))?;
         let devices = world.devices().map_err(said("to look"))?;
         let recovered = recover_at_last(script, world);
@@ -494,7 +484,7 @@ impl Known {
             Ok(_) => {
                 // Where nothing of ours had begun, what they did is theirs, and stays.
                 let theirs = |expected: &[GpuState]| -> Vec<GpuState> {
-                    let gpus = before.iter().zip(&halfway).zip(&self.old).zip(expected);
+                    let gpus = before.iter().zip(halfway).zip(&self.old).zip(expected);
                     let stays = |(((before, halfway), old), expected)| {
                         let untouched = halfway == old && before != halfway;
                         GpuState::clone(if untouched { before } else { expected })
@@ -510,7 +500,7 @@ impl Known {
             }
             Err(error) if error.code() == ErrorCode::RecoveryRequired => {
                 // What others changed stays as it is; the other GPUs of the change may be back.
-                let mut gpus = states.iter().zip(&before).zip(&halfway).zip(&self.old);
+                let mut gpus = states.iter().zip(&before).zip(halfway).zip(&self.old);
                 let stays = gpus.all(|(((now, before), halfway), old)| {
                     now == before || (before == halfway && one_same(now, old))
                 });
@@ -522,7 +512,7 @@ impl Known {
                     ));
                 }
                 let now = world.devices().map_err(said("to look"))?;
-                let mut gpus = before.iter().zip(&halfway).zip(devices.iter().zip(&now));
+                let mut gpus = before.iter().zip(halfway).zip(devices.iter().zip(&now));
                 if gpus.any(|((before, halfway), (then, now))| before != halfway && then != now) {
                     return Err(format!(
                         "RECOVERY_REQUIRED, and other instances: {error:?}\n  {devices:?}\n  {now:?}"
@@ -544,6 +534,16 @@ fn set(world: &World, script: &Script) {
     if let Some(strike) = &script.strike {
         world.faults.on(strike.call, strike.nth, strike.fault);
     }
+}
+
+/// The process is over, one way or the other. Whether it died, and whether all that was to go wrong did.
+fn end_life(world: &World) -> Result<(bool, bool), Violation> {
+    let ended = (world.faults.is_dead(), world.faults.pending() == 0);
+    world.faults.revive();
+    if ended.0 {
+        world.forget().map_err(said("to forget"))?;
+    }
+    Ok(ended)
 }
 
 fn expect_no_journal(world: &World) -> Result<(), Violation> {
@@ -656,77 +656,4 @@ fn reload(simulator: &Simulator) -> gpushare_core::Result<()> {
         simulator.idle_all(&gpu)?;
     }
     simulator.reload()
-}
-
-/// What somebody else did.
-struct Other {
-    /// Who works now on what they made.
-    tenant: Option<Tenant>,
-}
-
-/// Somebody creates an instance where there is room, and works on it.
-fn others_create(world: &World) -> Result<Option<Other>, Violation> {
-    let (snapshot, mut nvml) = look(world)?;
-    let Some((gpu, mig)) = snapshot.gpus.iter().find_map(|gpu| Some((gpu, gpu.mig.as_ref()?)))
-    else {
-        return Ok(None);
-    };
-    let places = mig.geometry.profiles().iter().flat_map(|profile| {
-        profile.placements.iter().map(move |placement| (profile.id, *placement))
-    });
-    for (profile, placement) in places {
-        let Ok(gi) = nvml.create_gpu_instance(&gpu.uuid, profile, placement) else { continue };
-        let profiles = nvml.compute_profiles(&gpu.uuid, gi.id).unwrap_or_default();
-        let whole = profiles.iter().max_by_key(|profile| profile.slices);
-        let made =
-            whole.map(|whole| nvml.create_compute_instance(&gpu.uuid, gi.id, whole.id, None));
-        drop(nvml);
-        let Some(Ok(ci)) = made else { return Ok(Some(Other { tenant: None })) };
-        let spec = ProcessSpec::new("another agent's");
-        let pid = world.simulator.busy((&gpu.uuid, gi.id, ci.id), spec).map_err(said("to work"))?;
-        let process = process(&world.simulator, pid).map_err(said("to look"))?;
-        let tenant = process.map(|process| Tenant { process, device: None });
-        return Ok(Some(Other { tenant }));
-    }
-    Ok(None)
-}
-
-/// Somebody begins to work on what there is.
-fn others_use(world: &World) -> Result<Option<Other>, Violation> {
-    let (snapshot, nvml) = look(world)?;
-    drop(nvml);
-    let Some(gpu) = snapshot.gpus.first() else { return Ok(None) };
-    let device = gpu.mig_devices.last();
-    let spec = ProcessSpec::new("another tenant's");
-    let busy = match device {
-        Some(device) => world.simulator.busy(&device.uuid, spec),
-        None => world.simulator.busy(&gpu.uuid, spec),
-    };
-    // The GPU may be closed to them.
-    let Ok(pid) = busy else { return Ok(None) };
-    let process = process(&world.simulator, pid).map_err(said("to look"))?;
-    let device: Option<Device> = device.map(ids);
-    Ok(Some(Other { tenant: process.map(|process| Tenant { process, device }) }))
-}
-
-/// Somebody destroys a compute instance that nobody uses.
-fn others_destroy(world: &World) -> Result<Option<Other>, Violation> {
-    let (snapshot, mut nvml) = look(world)?;
-    for gpu in &snapshot.gpus {
-        let instances = gpu.mig.iter().flat_map(|mig| &mig.gpu_instances);
-        for gi in instances {
-            for ci in &gi.compute_instances {
-                if nvml.destroy_compute_instance(&gpu.uuid, gi.id, ci.id).is_ok() {
-                    return Ok(Some(Other { tenant: None }));
-                }
-            }
-        }
-    }
-    Ok(None)
-}
-
-fn look(world: &World) -> Result<(gpushare_core::Snapshot, Box<dyn Nvml>), Violation> {
-    let snapshot = world.node.snapshot().map_err(said("to look"))?;
-    let nvml = world.node.ports().nvml.open().map_err(|failure| format!("{failure:?}"))?;
-    Ok((snapshot, nvml))
 }

@@ -18,8 +18,8 @@ use gpushare_core::port::Store;
 use gpushare_core::snapshot::MigDevice;
 use gpushare_core::{ApplyOptions, Error, ErrorCode, Event, Node, Report, Snapshot, Spec};
 
-use super::plant::Unsynced;
 use super::script::{Daemon, Goal, Planted, Script};
+use crate::plant::Flawed;
 
 /// A node before what is asked for, to be copied for each run.
 #[derive(Debug)]
@@ -48,7 +48,7 @@ pub(super) struct World {
     pub(super) node: Node,
     pub(super) faults: Faults,
     planted: Option<Planted>,
-    unsynced: Option<Arc<Unsynced>>,
+    unsynced: Option<Arc<Flawed>>,
 }
 
 impl Base {
@@ -138,7 +138,7 @@ fn work(simulator: &Simulator, snapshot: &Snapshot, number: usize) -> Result<Ten
     tenant(simulator, pid, device.as_ref().map(ids))
 }
 
-fn tenant(simulator: &Simulator, pid: Pid, device: Option<Device>) -> Result<Tenant> {
+pub(super) fn tenant(simulator: &Simulator, pid: Pid, device: Option<Device>) -> Result<Tenant> {
     process(simulator, pid)?.map(|process| Tenant { process, device }).ok_or_else(|| {
         Error::new(ErrorCode::NotFound, format!("process {pid} came and is not there"))
     })
@@ -165,7 +165,7 @@ impl World {
     fn over(simulator: &Simulator, store: &MemoryStore, planted: Option<Planted>) -> Self {
         let store: Arc<dyn Store> = Arc::new(store.clone());
         let unsynced = (planted == Some(Planted::JournalNotSynced))
-            .then(|| Arc::new(Unsynced::new(store.clone())));
+            .then(|| Arc::new(Flawed::unsynced(store.clone())));
         let store = unsynced.clone().map_or(store, |unsynced| unsynced);
         let (ports, faults) = Faults::wrap(simulator.ports(store));
         let node = Node::with_ports(ports, true);
